@@ -1,0 +1,191 @@
+"""What can go wrong, as one tree.
+
+    MicrolockError
+    ├── InvalidArgumentError            also a ValueError; nothing was sent
+    │   ├── KeyRequiredError
+    │   ├── NodeIdRequiredError
+    │   ├── InvalidTtlError
+    │   └── EtcdClientRequiredError
+    ├── AlreadyLockedError              somebody holds the lock: .holder
+    ├── LockNotOwnedError               nothing of ours to act on: .holder
+    │   └── LockLostError               it was ours and is no longer: .reason
+    ├── LockUncertainError              nobody can say whether the lock is held
+    ├── DestroyedError                  the lock or its client was destroyed or closed
+    ├── ForkedError                     made before os.fork(), used in the child
+    └── EtcdError                       etcd did not do it: .may_have_happened
+        ├── EtcdUnavailableError        no member answers; passing
+        │   └── EtcdTimeoutError        no answer in time; passing, also a TimeoutError
+        ├── EtcdAuthenticationError     user, password or token refused
+        ├── EtcdPermissionError         the user may not touch this key
+        ├── EtcdTlsError                certificates or TLS do not match
+        ├── NotEtcdError                something else answers on this port
+        ├── EtcdNoSpaceError            the database is full
+        └── LeaseNotFoundError          the lease ended or was revoked
+
+Each error carries what a handler needs, and says whether the operation happened.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from microlock.queue import Holder
+
+
+class LossReason(enum.Enum):
+    """Why a hold ended without `unlock()`."""
+
+    EXPIRED = "the deadline passed without a renewal"
+    DELETED = "the entry is gone from etcd"
+    LEASE_GONE = "the lease ended before its time"
+    FORKED = "the process forked: the hold belongs to the parent"
+
+
+class MicrolockError(Exception):
+    """The root of every error of this package."""
+
+
+class InvalidArgumentError(MicrolockError, ValueError):
+    """An argument is wrong; the message names it and its value. Nothing was sent."""
+
+
+class KeyRequiredError(InvalidArgumentError):
+    """`key` is not a non-empty str without NUL of at most 4 KiB of UTF-8."""
+
+
+class NodeIdRequiredError(InvalidArgumentError):
+    """`node_id` is not a non-empty str without NUL of at most 4 KiB of UTF-8."""
+
+
+class InvalidTtlError(InvalidArgumentError):
+    """`ttl` is not a number of seconds in 0 < ttl <= 9,000,000,000."""
+
+
+class EtcdClientRequiredError(InvalidArgumentError):
+    """`etcd` is not what `connect()` returns, nor a client of python-etcd3 or etcd-sdk-python."""
+
+
+class AlreadyLockedError(MicrolockError):
+    """The lock is held, by another or by this very object. Nothing was changed.
+
+    Attributes:
+        key: the lock.
+        holder: who holds it, as a `Holder`.
+    """
+
+    def __init__(self, key: str, holder: Holder) -> None:
+        super().__init__(f"{key!r} is locked by {holder}")
+        self.key = key
+        self.holder = holder
+
+
+class LockNotOwnedError(MicrolockError):
+    """This object (or, if it never locked, its node) holds nothing. Nothing was changed.
+
+    Attributes:
+        key: the lock.
+        node_id: who asked.
+        holder: who holds the lock, where that was read from etcd, else None.
+    """
+
+    def __init__(
+        self, key: str, node_id: str, holder: Holder | None = None, *, why: str = ""
+    ) -> None:
+        held_by = f"; it is locked by {holder}" if holder else ""
+        super().__init__(f"{key!r} is not locked by {node_id!r}{why and ': ' + why}{held_by}")
+        self.key = key
+        self.node_id = node_id
+        self.holder = holder
+
+
+class LockLostError(LockNotOwnedError):
+    """The hold ended before `unlock()`; somebody else may hold the lock by now.
+
+    Attributes:
+        reason: why, as a `LossReason`.
+    """
+
+    def __init__(self, key: str, node_id: str, reason: LossReason) -> None:
+        super().__init__(key, node_id, why=f"lost, {reason.value}")
+        self.reason = reason
+
+
+class LockUncertainError(MicrolockError):
+    """The outcome is unknown, and etcd could not be asked to undo it.
+
+    The operation may have happened or may still happen. This object holds nothing and never
+    uses that lease again, so whatever is left of it ends by itself with the lease, `ttl` seconds
+    after etcd applied it at the latest (longer only if etcd elects a leader meanwhile).
+
+    Attributes:
+        key: the lock.
+        node_id: who asked.
+        lease_id: the lease in doubt.
+    """
+
+    def __init__(self, key: str, node_id: str, lease_id: int) -> None:
+        super().__init__(
+            f"nobody can say whether {node_id!r} holds {key!r}: etcd did not answer, "
+            f"and lease {lease_id:x} could not be revoked"
+        )
+        self.key = key
+        self.node_id = node_id
+        self.lease_id = lease_id
+
+
+class DestroyedError(MicrolockError):
+    """The lock was destroyed, or its client closed. Nothing was sent."""
+
+
+class ForkedError(MicrolockError):
+    """The client was made before `os.fork()`; the child needs one of its own. Nothing was sent."""
+
+
+class EtcdError(MicrolockError):
+    """etcd refused or could not be reached.
+
+    Attributes:
+        may_have_happened: False when etcd certainly did not do what was asked; True when the
+            request was sent and its fate is unknown, also in the future.
+    """
+
+    def __init__(self, message: str, *, may_have_happened: bool = False) -> None:
+        super().__init__(message)
+        self.may_have_happened = may_have_happened
+
+
+class EtcdUnavailableError(EtcdError):
+    """No member of etcd answers, or none has a leader. Passing: worth another try."""
+
+
+class EtcdTimeoutError(EtcdUnavailableError, TimeoutError):
+    """No answer within the time given. Passing: worth another try."""
+
+
+class EtcdAuthenticationError(EtcdError):
+    """etcd refused the user, the password or the token. It did not happen."""
+
+
+class EtcdPermissionError(EtcdError):
+    """The user may not read or write this key. It did not happen."""
+
+
+class EtcdTlsError(EtcdError):
+    """TLS on one side only, an unknown CA, a missing or refused certificate. It did not happen."""
+
+
+class NotEtcdError(EtcdError):
+    """Something answers at this address, and it is not etcd's client port. It did not happen."""
+
+
+class EtcdNoSpaceError(EtcdError):
+    """etcd's database is full: it refuses to write. It did not happen.
+
+    https://etcd.io/docs/v3.5/op-guide/maintenance/#space-quota
+    """
+
+
+class LeaseNotFoundError(EtcdError):
+    """The lease ended or was revoked. It did not happen."""
