@@ -1,0 +1,316 @@
+"""The decisions of a lock: try, release, renew, extend, and settling what is in doubt.
+
+Each flow is a generator: it yields a request, is sent the reply (or thrown the error), and returns
+what came of it. It knows no thread, no clock and no network, so that every branch can be walked
+by a test, and other faces than the blocking one can drive it.
+
+A doubt is a request whose reply was lost: etcd may apply it seconds later, even after a read that
+did not see it. So nothing is reported as not done before its lease is revoked, and a lease with a
+doubt on it is never used for another hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from microlock.errors import (
+    EtcdError,
+    EtcdNoSpaceError,
+    LeaseNotFoundError,
+    LockUncertainError,
+    LossReason,
+)
+from microlock.keys import entry_name
+from microlock.queue import Holder, holder_of, places
+from microlock.requests import (
+    Beside,
+    CreatedAt,
+    Delete,
+    Empty,
+    Found,
+    Get,
+    Grant,
+    KeepAlive,
+    KeyValue,
+    Lifetime,
+    Outcome,
+    Put,
+    Read,
+    Request,
+    Revoke,
+    Txn,
+    UnderLease,
+)
+from microlock.tenure import Lease, Lost, Names, Refused, Tenure
+
+T = TypeVar("T")
+Flow = Generator[Request, Any, T]
+
+# Enough to find the holder, unless this many nested names are older; then `_look` reads them all.
+OLDEST = 16
+
+
+def try_lock(
+    names: Names,
+    ttl: int,
+    lease: Lease | None,
+    *,
+    lost: Tenure | None = None,
+    now: float,
+    lease_ids: Iterator[int],
+) -> Flow[Tenure | Refused]:
+    """One try: takes the lock if nobody holds it.
+
+    `lease` is what an earlier cycle left, `lost` a hold of this object whose deadline has passed:
+    its entry may still be there. When this raises, no lease and no entry of ours is left in etcd;
+    where that can't be confirmed, it raises LockUncertainError.
+    """
+    granted = False
+    while True:
+        if lease is None or lease.deadline <= now:
+            # Look before the grant, so that a try on a held lock writes nothing.
+            found: Found = yield Read(names.prefix, OLDEST)
+            holder = holder_of(names.prefix, found.keys)
+            if holder and lost and holder.token == lost.token:
+                yield from discard(*lost.leases)
+                lost = None
+                continue
+            if holder:
+                return Refused(holder, None)
+            lease = yield from _grant(ttl, next(lease_ids))
+            granted = True
+        try:
+            entered = yield from _enter(names, lease, now)
+        except LeaseNotFoundError:
+            # It ended early: revoked by an operator, shorter than etcd took to answer, or lost
+            # though it was renewed (etcd before 3.4.31 and 3.5.13).
+            lease = None
+            continue
+        if granted and isinstance(entered, Refused) and entered.lease:
+            yield from discard(entered.lease)
+            return Refused(entered.holder, None)
+        return entered
+
+
+def _enter(names: Names, lease: Lease, now: float) -> Flow[Tenure | Refused]:
+    """Puts our entry if there is none, under a lease that exists; undoes what is in doubt."""
+    try:
+        entered = yield from _put(names, lease, now)
+    except LeaseNotFoundError:
+        raise  # nothing is under it, and nothing can be any more
+    except BaseException as error:  # KeyboardInterrupt leaves the same doubt as a lost reply
+        if isinstance(error, EtcdError) and not error.may_have_happened:
+            yield from discard(lease)
+        else:
+            yield from _undo(names, lease, error=error)
+        raise
+    if isinstance(entered, Refused) and entered.lease and entered.lease.doubtful:
+        yield from _undo(names, lease)
+        return Refused(entered.holder, None)
+    return entered
+
+
+def _put(names: Names, lease: Lease, now: float) -> Flow[Tenure | Refused]:
+    entry = entry_name(names.prefix, lease.id)
+    txn = Txn(
+        guards=(Empty(names.prefix),),
+        then=(Put(entry, names.value, lease.id),),
+        otherwise=(Read(names.prefix, OLDEST),),
+    )
+    lifetime: Lifetime | None = None
+    outcome: Outcome
+    if lease.fresh(now):
+        outcome = yield txn
+    else:
+        lifetime, outcome = yield Beside(lease.id, txn)
+    lease = replace(lease.renewed(lifetime), doubtful=outcome.repeated)
+    mine = _find(entry, outcome.keys)
+    if not outcome.succeeded and not mine:
+        holder = holder_of(names.prefix, outcome.keys)
+        if holder:
+            return Refused(holder, lease)
+    try:
+        if outcome.succeeded or mine:  # by this copy of the transaction or by an earlier one
+            token = mine.create_revision if mine else outcome.revision
+            return Tenure(entry, token, (yield from _alive(lease, outcome.at)))
+        # Only nested names are in the way: put the entry, look who is older, withdraw if any is.
+        outcome = yield Txn((), (Put(entry, names.value, lease.id), Read(names.prefix)))
+        (oldest, holder), *_ = places(names.prefix, outcome.keys)
+        if oldest != entry:
+            return Refused(holder, replace(lease, doubtful=True))
+        lease = replace(lease, doubtful=lease.doubtful or outcome.repeated)
+        return Tenure(entry, holder.token, (yield from _alive(lease, outcome.at)))
+    except EtcdError as error:
+        error.may_have_happened = True  # whatever became of the last request, the entry may stand
+        raise
+
+
+def _alive(lease: Lease, at: float) -> Flow[Lease]:
+    """The lease with its deadline ahead, also where etcd took longer to answer than the ttl."""
+    while lease.deadline <= at:
+        lifetime: Lifetime = yield KeepAlive(lease.id)
+        if lifetime.ttl <= 0:
+            raise LeaseNotFoundError(f"lease {lease.id:x} ended before etcd answered")
+        lease, at = lease.renewed(lifetime), lifetime.at
+    return lease
+
+
+def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | Lost | None]:
+    """Gives the lock back. Returns the lease if it can serve the next hold of `ttl` seconds.
+
+    An EtcdError leaves the hold as it was; after LockUncertainError or an interrupt it is over.
+    """
+    lease = tenure.lease
+    try:
+        outcome: Outcome = yield Txn(
+            guards=(CreatedAt(tenure.entry, tenure.token),), then=(Delete(tenure.entry),)
+        )
+    except EtcdError as error:
+        # Out of space, etcd 3.5.1 refuses the delete in a transaction, but no revocation.
+        if not error.may_have_happened and not isinstance(error, EtcdNoSpaceError):
+            raise
+        yield from _undo(names, *tenure.leases, error=error)
+        return None
+    except BaseException as error:
+        yield from _undo(names, *tenure.leases, error=error)
+        raise
+    if lease.doubtful:
+        yield from _undo(names, *tenure.leases)
+    elif lease.asked == ttl and outcome.succeeded and not tenure.next_lease:
+        return lease
+    else:
+        yield from discard(*tenure.leases)
+    # A repeated delete that finds nothing has most likely been done by its first copy.
+    return None if outcome.succeeded or outcome.repeated else Lost(LossReason.DELETED)
+
+
+def renew(names: Names, tenure: Tenure) -> Flow[Tenure | Lost]:
+    """Puts the whole ttl back, and looks whether the entry is still there: a keep-alive alone may
+    succeed for an entry that was deleted, or a lease that was revoked (etcd before 3.5.23)."""
+    if tenure.next_lease:
+        try:
+            moved = yield from _move(names, tenure, tenure.next_lease)
+        except LeaseNotFoundError:
+            moved = replace(tenure, next_lease=None)
+        if isinstance(moved, Lost):
+            return moved
+        tenure = moved
+    lifetime: Lifetime | None
+    found: Found
+    lifetime, found = yield Beside(tenure.lease.id, Get(tenure.entry))
+    lost = _lost(tenure, found.keys)
+    if not lost:
+        if lifetime is None:
+            lifetime = yield KeepAlive(tenure.lease.id)
+        if lifetime.ttl > 0:
+            return replace(tenure, lease=tenure.lease.renewed(lifetime))
+        lost = Lost(LossReason.LEASE_GONE)
+    yield from discard(*tenure.leases)
+    return lost
+
+
+def extend(
+    names: Names, tenure: Tenure, ttl: int, *, lease_ids: Iterator[int]
+) -> Flow[tuple[Tenure | Lost, BaseException | None]]:
+    """Puts the entry under a new lease. It keeps its place and its token.
+
+    Returns what there is now, and the error that leaves the extension in doubt, to be raised:
+    the hold then stands with `next_lease`, and the next renewal finishes what was begun.
+    """
+    if tenure.next_lease:
+        renewed = yield from renew(names, tenure)
+        if isinstance(renewed, Lost):
+            return renewed, None
+        tenure = renewed
+    lease = yield from _grant(ttl, next(lease_ids))
+    try:
+        return (yield from _move(names, tenure, lease)), None
+    except BaseException as error:
+        if isinstance(error, EtcdError) and not error.may_have_happened:
+            yield from discard(lease)
+            raise
+        return replace(tenure, next_lease=lease), error
+
+
+def _move(names: Names, tenure: Tenure, lease: Lease) -> Flow[Tenure | Lost]:
+    """Puts the entry under another lease, once, however often it is repeated."""
+    outcome: Outcome = yield Txn(
+        # The old lease is part of the guard: a copy that arrives after a later extension must
+        # not move the entry back.
+        guards=(
+            CreatedAt(tenure.entry, tenure.token),
+            UnderLease(tenure.entry, tenure.lease.id),
+        ),
+        then=(Put(tenure.entry, names.value, lease.id),),
+        otherwise=(Get(tenure.entry),),
+    )
+    moved = replace(tenure, lease=lease, next_lease=None)
+    lost = None if outcome.succeeded else _lost(moved, outcome.keys)
+    yield from discard(tenure.lease, *((lease,) if lost else ()))
+    return lost or moved
+
+
+def _lost(tenure: Tenure, found: tuple[KeyValue, ...]) -> Lost | None:
+    """What the entry, as it was read, says of the hold."""
+    mine = _find(tenure.entry, found)
+    if mine is None or mine.create_revision != tenure.token:
+        return Lost(LossReason.DELETED)
+    if mine.lease_id != tenure.lease.id:
+        return Lost(LossReason.LEASE_GONE)
+    return None
+
+
+def adopt(names: Names, *, now: float) -> Flow[Tenure | Holder | None]:
+    """The hold of our node, whichever object took it; else who holds the lock."""
+    found: Found = yield Read(names.prefix)
+    entries = places(names.prefix, found.keys)
+    if not entries:
+        return None
+    (entry, holder), *_ = entries
+    if holder.node_id != names.node_id:
+        return holder
+    return Tenure(entry, holder.token, Lease(holder.lease_id, asked=None, ttl=0, sent=now))
+
+
+def discard(*leases: Lease) -> Flow[None]:
+    """Revokes leases of ours that nothing depends on: one that can't be revoked ends by itself."""
+    for lease in leases:
+        if lease.asked is not None:
+            yield from _try_revoke(lease.id)
+
+
+def _try_revoke(lease_id: int) -> Flow[None]:
+    with suppress(EtcdError):
+        yield Revoke(lease_id)
+
+
+def _undo(names: Names, *leases: Lease, error: BaseException | None = None) -> Flow[None]:
+    """Revokes the leases of an entry that may be there, or come: it ends now, or never comes.
+
+    Where that can't be confirmed it raises LockUncertainError, but never in place of an interrupt.
+    """
+    try:
+        for lease in leases:
+            yield Revoke(lease.id)
+    except EtcdError as exc:
+        if error is None or isinstance(error, EtcdError):
+            raise LockUncertainError(names.key, names.node_id, lease.id) from error or exc
+    else:
+        if isinstance(error, EtcdError):
+            error.may_have_happened = False
+
+
+def _grant(ttl: int, lease_id: int) -> Flow[Lease]:
+    try:
+        lifetime: Lifetime = yield Grant(lease_id, ttl)
+    except BaseException:
+        yield from _try_revoke(lease_id)
+        raise
+    return Lease(lease_id, asked=ttl, ttl=lifetime.ttl, sent=lifetime.sent)
+
+
+def _find(name: bytes, found: tuple[KeyValue, ...]) -> KeyValue | None:
+    return next((kv for kv in found if kv.name == name), None)

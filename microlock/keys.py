@@ -1,0 +1,104 @@
+"""Names in etcd, and the checks of what a user passes in.
+
+An entry of the lock `foo` is named `foo/<lease id in lowercase hex, no padding>`, the layout of
+Go's clientv3/concurrency, `etcdctl lock` and jetcd. A nested lock, `foo/bar`, has its entries in
+the same range, `foo/bar/<hex>`; `is_entry` tells them apart.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+
+from microlock.errors import (
+    InvalidArgumentError,
+    InvalidTtlError,
+    KeyRequiredError,
+    NodeIdRequiredError,
+)
+
+MAX_NAME_BYTES = 4096
+# etcd refuses more: MaxLeaseTTL in server/lease/lessor.go.
+MAX_TTL = 9_000_000_000
+
+_LEASE_ID = re.compile(rb"[0-9a-fA-F]{1,16}")
+
+
+def check_key(key: object) -> bytes:
+    """Returns the key as UTF-8, or raises KeyRequiredError."""
+    return _name("key", key, KeyRequiredError)
+
+
+def check_node_id(node_id: object) -> bytes:
+    """Returns the node id as UTF-8, or raises NodeIdRequiredError."""
+    return _name("node_id", node_id, NodeIdRequiredError)
+
+
+def _name(argument: str, value: object, error: type[InvalidArgumentError]) -> bytes:
+    if not isinstance(value, str):
+        raise error(f"{argument} must be a str, not {_shown(value)}")
+    if not value:
+        raise error(f"{argument} must not be empty")
+    if "\0" in value:
+        raise error(f"{argument} must not contain NUL: {_shown(value)}")
+    try:
+        encoded = value.encode()
+    except UnicodeEncodeError as exc:
+        raise error(f"{argument} cannot be encoded as UTF-8: {_shown(value)}") from exc
+    if len(encoded) > MAX_NAME_BYTES:
+        raise error(
+            f"{argument} is {len(encoded)} bytes of UTF-8, more than {MAX_NAME_BYTES}: "
+            f"{_shown(value)}"
+        )
+    return encoded
+
+
+def check_ttl(ttl: object) -> int:
+    """Returns the ttl in whole seconds, rounded up, or raises InvalidTtlError."""
+    seconds = _seconds("ttl", ttl, InvalidTtlError)
+    if not 0 < seconds <= MAX_TTL:
+        raise InvalidTtlError(f"ttl must be in 0 < ttl <= {MAX_TTL} seconds, not {_shown(ttl)}")
+    return math.ceil(seconds)
+
+
+def check_timeout(timeout: object) -> float:
+    """Returns seconds > 0, or raises InvalidArgumentError."""
+    seconds = _seconds("timeout", timeout, InvalidArgumentError)
+    if not 0 < seconds < math.inf:
+        raise InvalidArgumentError(f"timeout must be more than 0 seconds, not {_shown(timeout)}")
+    return seconds
+
+
+def _seconds(argument: str, value: object, error: type[InvalidArgumentError]) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise error(f"{argument} must be a number of seconds, not {_shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def entries_prefix(key: bytes) -> bytes:
+    """Where every entry of a lock begins."""
+    return key + b"/"
+
+
+def range_end(prefix: bytes) -> bytes:
+    """The end of the range of all keys with this prefix; the prefix ends in `/`."""
+    return prefix[:-1] + b"0"  # the byte after "/"
+
+
+def entry_name(prefix: bytes, lease_id: int) -> bytes:
+    """The name of the entry that is born with this lease."""
+    return prefix + format(lease_id, "x").encode()
+
+
+def is_entry(prefix: bytes, name: bytes) -> bool:
+    """Whether the name is an entry of this lock, and not of one nested in it."""
+    return name.startswith(prefix) and _LEASE_ID.fullmatch(name, len(prefix)) is not None
