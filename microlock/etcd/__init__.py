@@ -1,0 +1,1 @@
+"""The etcd side: connection, messages, the transport's errors, other clients."""

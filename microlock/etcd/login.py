@@ -1,0 +1,68 @@
+"""What every call carries to say who calls."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from microlock.errors import EtcdTimeoutError
+from microlock.etcd import rpc_pb2 as pb
+from microlock.etcd.messages import AUTHENTICATE
+from microlock.etcd.wire import Metadata, Wire
+
+
+class Identity(Protocol):
+    def metadata(self, wire: Wire, timeout: float) -> Metadata:
+        """What to send along; may ask the member at `wire`, for `timeout` seconds."""
+
+    def refused(self) -> bool:
+        """etcd refused it. Returns whether asking again may give another."""
+
+
+class Given:
+    """Metadata that somebody else answers for; none by default."""
+
+    def __init__(self, metadata: Callable[[], Metadata] = tuple) -> None:
+        self._metadata = metadata
+
+    def metadata(self, wire: Wire, timeout: float) -> Metadata:
+        return self._metadata()
+
+    def refused(self) -> bool:
+        return False
+
+
+class Login:
+    """A user with a password. The token they give is renewed when etcd no longer takes it.
+
+    It travels as metadata, so it works without TLS too, where gRPC sends no call credentials.
+    """
+
+    def __init__(self, user: str, password: str) -> None:
+        self._user = user
+        self._password = password
+        self._token: str | None = None
+        self._lock = threading.Lock()  # one login at a time, for all who wait for it
+
+    def metadata(self, wire: Wire, timeout: float) -> Metadata:
+        token = self._token
+        if token is None:
+            if not self._lock.acquire(timeout=timeout):
+                raise EtcdTimeoutError("no time was left to log in")
+            try:
+                token = self._token = self._token or self._log_in(wire, timeout)
+            finally:
+                self._lock.release()
+        return (("token", token),)
+
+    def refused(self) -> bool:
+        had_one, self._token = self._token is not None, None
+        return had_one
+
+    def _log_in(self, wire: Wire, timeout: float) -> str:
+        request = pb.AuthenticateRequest(name=self._user, password=self._password)
+        reply = wire.call(
+            AUTHENTICATE, request, pb.AuthenticateResponse, timeout=timeout, metadata=()
+        )
+        return reply.token

@@ -1,0 +1,95 @@
+"""The errors of gRPC and etcd, as ours; the only place that knows their texts.
+
+The texts of etcd are those of api/v3rpc/rpctypes/error.go, the same in 3.4 to 3.6. gRPC reports
+every fault of a connection as UNAVAILABLE and tells them apart by text only; what those texts were
+when this was written is held by the tests of TLS and of wrong ports.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from microlock.errors import (
+    DestroyedError,
+    EtcdAuthenticationError,
+    EtcdError,
+    EtcdNoSpaceError,
+    EtcdPermissionError,
+    EtcdTimeoutError,
+    EtcdTlsError,
+    EtcdUnavailableError,
+    LeaseNotFoundError,
+    MicrolockError,
+    NotEtcdError,
+)
+
+
+class LeaseExistsError(EtcdError):
+    """A lease with this id is there already: an earlier copy of the grant made it."""
+
+
+_BY_TEXT: tuple[tuple[str, type[EtcdError]], ...] = (
+    ("requested lease not found", LeaseNotFoundError),
+    ("lease already exists", LeaseExistsError),
+    ("database space exceeded", EtcdNoSpaceError),
+    ("user name is empty", EtcdAuthenticationError),
+    ("authentication failed", EtcdAuthenticationError),
+    ("authentication is not enabled", EtcdAuthenticationError),
+    ("invalid auth token", EtcdAuthenticationError),
+    ("revision of auth store is old", EtcdAuthenticationError),
+    ("permission denied", EtcdPermissionError),
+    ("too many requests", EtcdUnavailableError),
+)
+
+# The request never left: the name was not found, or no connection could be made.
+_NOT_SENT = ("failed to connect to all addresses", "errors resolving", "DNS resolution failed")
+_TLS = ("SSL", "Tls handshake", "Hostname Verification", "security handshaker")
+# What a server with TLS does to a client without, and the other way round; but so does a proxy
+# with nothing behind it. Taken for TLS only while the address never gave an answer.
+_TLS_PERHAPS = ("Socket closed", "Connection reset", "Handshake read failed")
+_NOT_ETCD = ("Failed parsing HTTP/2",)
+
+
+def translate(error: grpc.RpcError, address: str, *, answered: bool) -> MicrolockError:
+    """What an RPC's failure means.
+
+    Args:
+        error: as raised by a call.
+        address: where it was sent, for the message.
+        answered: whether this address ever gave an answer.
+    """
+    code, details = error.code(), error.details() or ""
+
+    def has(texts: tuple[str, ...]) -> bool:
+        return any(text in details for text in texts)
+
+    for text, kind in _BY_TEXT:
+        if text in details:
+            return kind(f"etcd at {address}: {details}")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        if has(_NOT_SENT):
+            if has(_TLS):
+                return EtcdTlsError(f"no TLS connection to {address}: {details}")
+            if has(_NOT_ETCD):
+                return NotEtcdError(f"{address} does not speak HTTP/2, so is not etcd: {details}")
+            if has(_TLS_PERHAPS) and not answered:
+                return EtcdTlsError(
+                    f"{address} closes the connection at once; is TLS on at one side only? "
+                    f"({details})"
+                )
+            return EtcdUnavailableError(f"no connection to {address}: {details}")
+        return EtcdUnavailableError(f"etcd at {address}: {details}", may_have_happened=True)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED or "context deadline exceeded" in details:
+        return EtcdTimeoutError(f"etcd at {address} did not answer in time", may_have_happened=True)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return NotEtcdError(f"{address} is not etcd's client port: {details}")
+    if code is grpc.StatusCode.CANCELLED:
+        return DestroyedError(f"the connection to {address} was closed: {details}")
+    if code is grpc.StatusCode.INTERNAL:  # a stream reset, a frame cut short
+        return EtcdUnavailableError(f"etcd at {address}: {details}", may_have_happened=True)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return EtcdPermissionError(f"etcd at {address}: {details}")
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return EtcdAuthenticationError(f"etcd at {address}: {details}")
+    unknown = code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
+    return EtcdError(f"etcd at {address}: {code.name}: {details}", may_have_happened=unknown)

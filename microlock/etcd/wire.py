@@ -1,0 +1,148 @@
+"""The wire to one etcd member: one request with one answer, and one stream.
+
+Another transport than grpcio has these two calls to provide, and raises the same errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from microlock.errors import DestroyedError, EtcdUnavailableError, MicrolockError
+from microlock.etcd.translate import translate
+
+M = TypeVar("M", bound=Message)
+_FAULTS = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INTERNAL,
+}
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Stream(Protocol):
+    """Requests and replies that flow independently, until one side ends it."""
+
+    def send(self, message: Message) -> None:
+        """Queues a request; never blocks, and may be called from a garbage collection."""
+
+    def receive(self) -> Any:
+        """The next reply; blocks. Raises an EtcdError when the stream has ended."""
+
+    def close(self) -> None:
+        """Ends it; a thread in `receive` gets DestroyedError."""
+
+
+class Wire(Protocol):
+    """The way to one member of etcd.
+
+    Attributes:
+        address: where it is, for messages.
+        answered: whether it ever gave an answer.
+    """
+
+    address: str
+    answered: bool
+
+    def call(
+        self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
+    ) -> M:
+        """One request, one answer, within `timeout` seconds. Raises an EtcdError."""
+
+    def stream(
+        self, method: str, reply: type[Message], *, timeout: float | None, metadata: Metadata
+    ) -> Stream: ...
+
+    def close(self) -> None: ...
+
+
+class GrpcWire:
+    """A `Wire` over a grpcio channel."""
+
+    def __init__(self, channel: grpc.Channel, address: str, *, lent: bool = False) -> None:
+        self.address = address
+        self._channel = channel
+        self._lent = lent
+        self.answered = False
+        self._calls: dict[str, Callable[..., Any]] = {}
+
+    def call(
+        self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
+    ) -> M:
+        call = self._calls.get(method)
+        if call is None:
+            call = self._calls[method] = self._channel.unary_unary(
+                method,
+                request_serializer=type(message).SerializeToString,
+                response_deserializer=reply.FromString,
+            )
+        try:
+            answer: M = call(message, timeout=timeout, metadata=metadata)
+        except (grpc.RpcError, ValueError) as error:
+            raise self._translated(error) from error
+        self.answered = True
+        return answer
+
+    def stream(
+        self, method: str, reply: type[Message], *, timeout: float | None, metadata: Metadata
+    ) -> GrpcStream:
+        open_stream = self._channel.stream_stream(
+            method,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=reply.FromString,
+        )
+        requests: SimpleQueue[Message | None] = SimpleQueue()
+        try:
+            call = open_stream(iter(requests.get, None), timeout=timeout, metadata=metadata)
+        except ValueError as error:
+            raise self._translated(error) from error
+        return GrpcStream(call, requests, self._translated)
+
+    def close(self) -> None:
+        if not self._lent:
+            self._channel.close()
+
+    def _translated(self, error: Exception) -> MicrolockError:
+        if isinstance(error, grpc.RpcError):
+            translated = translate(error, self.address, answered=self.answered)
+            # A refusal is an answer. A fault of the connection is none.
+            self.answered |= error.code() not in _FAULTS
+            return translated
+        if "closed channel" in str(error):  # grpcio's ValueError
+            return DestroyedError(f"the connection to {self.address} is closed")
+        raise error
+
+
+class GrpcStream:
+    def __init__(
+        self,
+        call: Any,
+        requests: SimpleQueue[Message | None],
+        translated: Callable[[Exception], MicrolockError],
+    ) -> None:
+        self._call: Iterator[Any] = call
+        self._cancel: Callable[[], bool] = call.cancel
+        self._requests = requests
+        self._translated = translated
+
+    def send(self, message: Message) -> None:
+        self._requests.put(message)
+
+    def receive(self) -> Any:
+        try:
+            return next(self._call)
+        except StopIteration:
+            raise EtcdUnavailableError("etcd ended the stream", may_have_happened=True) from None
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
+    def close(self) -> None:
+        self._requests.put(None)  # lets the thread go that grpcio reads the requests with
+        self._cancel()
