@@ -1,0 +1,58 @@
+"""Running users' handlers: in order, on one thread for each client, apart from all that reads from
+etcd, so that a handler may take its time and may call any method of a lock."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from weakref import finalize
+
+from microlock.etcd.client import EtcdClient
+
+log = logging.getLogger("microlock")
+
+
+class Dispatcher:
+    """The thread that runs handlers; it starts with the first one."""
+
+    def __init__(self, client: EtcdClient) -> None:
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        finalize(client, self._jobs.put, None)  # for a client that is dropped, not closed
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Runs it after those before it; never blocks."""
+        self._jobs.put(job)
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=_run, args=(self._jobs,), name="microlock-handlers", daemon=True
+                )
+                self._thread.start()
+
+    def flush(self, timeout: float) -> None:
+        """Waits until what was submitted so far has run, for `timeout` seconds at most.
+
+        Called by a handler it returns at once.
+        """
+        thread = self._thread
+        if thread and thread.is_alive() and thread is not threading.current_thread():
+            done = threading.Event()
+            self._jobs.put(done.set)
+            done.wait(timeout)
+
+    def close(self) -> None:
+        """Runs what was submitted so far, and ends."""
+        self._jobs.put(None)
+
+
+def _run(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        try:
+            job()
+        except Exception:  # a handler's own are caught where it is called
+            log.exception("a job of the handlers' thread failed")
+        del job  # or the thread would keep its lock until the next one comes

@@ -1,0 +1,82 @@
+"""pyee's emitter, with handlers on a thread of their own.
+
+Handlers are called with the `LockEvent` if they accept an argument, and with none if they don't.
+One that raises is logged and reported as `error`; it stops nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from pyee import EventEmitter
+
+from microlock import events
+from microlock.dispatch import Dispatcher
+from microlock.errors import InvalidArgumentError, MicrolockError
+from microlock.etcd.client import EtcdClient
+from microlock.events import LockEvent
+
+log = logging.getLogger("microlock")
+
+
+class Emitter(EventEmitter):
+    """What a lock tells its listeners."""
+
+    def __init__(self, client: EtcdClient, key: str) -> None:
+        super().__init__()
+        self._client = client
+        self._key = key
+
+    def _listened(self, event: str) -> None:
+        """Called when a handler of this event was added; it is removed again if this raises."""
+
+    def _tell(self, name: str, **fields: Any) -> None:
+        """Has the handlers called, after those of the events before."""
+        if self.listeners(name):
+            event = LockEvent(name, self._key, **fields)
+            self._client.one(Dispatcher).submit(lambda: self._deliver(event))
+
+    def _deliver(self, event: LockEvent) -> None:
+        if self.listeners(event.name):  # pyee raises an `error` that nobody listens to
+            self.emit(event.name, event)
+
+    # pyee's two seams: how a handler is added, by any of its methods, and how it is run.
+
+    def _add_event_handler(self, event: str, k: Callable[..., Any], v: Callable[..., Any]) -> None:
+        if not callable(k):
+            raise InvalidArgumentError(f"a handler of {event!r} must be callable, not {k!r}")
+        if v is not k:
+            v.__wrapped__ = k  # type: ignore[attr-defined]  # shows what `once` has wrapped
+        super()._add_event_handler(event, k, v)
+        try:
+            self._listened(event)
+        except MicrolockError:
+            self.remove_listener(event, k)
+            raise
+
+    def _emit_run(
+        self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if not (args and isinstance(args[0], LockEvent)):  # a user's own event, or pyee's
+            super()._emit_run(f, args, kwargs)
+            return
+        event = args[0]
+        try:
+            f(*args) if _takes_an_argument(f) else f()
+        except BaseException as error:  # sys.exit() in a handler must not end the events
+            log.exception("a handler of %r of %r failed", event.name, event.key)
+            if event.name != events.error and isinstance(error, Exception):
+                self._tell(events.error, error=error)
+
+
+def _takes_an_argument(handler: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # some builtins tell no signature
+        return True
+    return True

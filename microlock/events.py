@@ -1,0 +1,43 @@
+"""The names of the events, and what a handler is given.
+
+The names are plain strings: `foo.on("unlocked", ...)` and `foo.on(events.unlocked, ...)` are one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Of the key: somebody's, this node's included.
+locked = "locked"
+unlocked = "unlocked"
+
+# Of this object.
+acquired = "acquired"
+released = "released"
+failed = "failed"
+error = "error"
+
+OF_THE_KEY = frozenset({locked, unlocked})
+
+
+@dataclass(frozen=True, slots=True)
+class LockEvent:
+    """Something happened to a lock.
+
+    Attributes:
+        name: one of the names of this module.
+        key: the lock.
+        node_id: whose hold it is about: who took the lock, who had it. None if that client stores
+            no name, as Go's and etcdctl do, or if there is no hold.
+        token: the fencing token of that hold, None if there is none.
+        synthesised: it was not seen as it happened, but found afterwards: the changes in between
+            are not known, since etcd had compacted them or could not be reached at first.
+        error: what went wrong, for `failed` and `error`.
+    """
+
+    name: str
+    key: str
+    node_id: str | None = None
+    token: int | None = None
+    synthesised: bool = False
+    error: Exception | None = None

@@ -1,0 +1,48 @@
+"""What one watch has told so far: who holds the lock, and up to which revision that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from microlock.queue import Change, Queue, changes
+from microlock.requests import Event, Found
+
+
+class Feed:
+    """Turns a read and the events after it into changes of the lock, each told once."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self._prefix = prefix
+        # Where to watch on from. None <=> nothing is known, or not the changes since: the watch
+        # starts from now, and `rebase` gets what is read after that.
+        self.next_revision: int | None = None
+        self._queue: Queue | None = None  # None <=> nothing was ever known
+
+    def rebase(self, found: Found) -> list[Change]:
+        """Takes what was read. Returns what must have changed while nobody watched."""
+        before, self._queue = self._queue, Queue(self._prefix, found.keys)
+        self.next_revision = found.revision + 1
+        return changes(before.holder, self._queue.holder) if before else []
+
+    def apply(self, events: Iterable[Event]) -> list[Change]:
+        """Takes events in their order. What was read or told already is passed over."""
+        told: list[Change] = []
+        if self._queue is None or self.next_revision is None:
+            return told  # the read that is on its way will know
+        for revision, together in groupby(events, key=lambda event: event.revision):
+            if revision < self.next_revision:
+                continue
+            before = self._queue.holder
+            for event in together:
+                if event.kv is None:
+                    self._queue.delete(event.name)
+                else:
+                    self._queue.put(event.kv)
+            told += changes(before, self._queue.holder)
+            self.next_revision = revision + 1
+        return told
+
+    def compacted(self) -> None:
+        """etcd no longer has the changes since `next_revision`."""
+        self.next_revision = None
