@@ -1,0 +1,87 @@
+"""microlock: a distributed lock on etcd v3.
+
+    from socket import gethostname
+    from microlock import AlreadyLockedError, Microlock, connect
+
+    foo = Microlock(connect("localhost:2379"), "foo", gethostname(), ttl=5)
+    hold = foo.lock()
+
+`microlock.etcd3` is python-etcd3, made to work with the protobuf that is installed.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from microlock import events
+from microlock.errors import (
+    AlreadyLockedError,
+    DestroyedError,
+    EtcdAuthenticationError,
+    EtcdClientRequiredError,
+    EtcdError,
+    EtcdNoSpaceError,
+    EtcdPermissionError,
+    EtcdTimeoutError,
+    EtcdTlsError,
+    EtcdUnavailableError,
+    ForkedError,
+    InvalidArgumentError,
+    InvalidTtlError,
+    KeyRequiredError,
+    LeaseNotFoundError,
+    LockLostError,
+    LockNotOwnedError,
+    LockUncertainError,
+    LossReason,
+    MicrolockError,
+    NodeIdRequiredError,
+    NotEtcdError,
+)
+from microlock.etcd.client import EtcdClient
+from microlock.etcd.connect import connect
+from microlock.events import LockEvent
+from microlock.hold import Hold, State
+from microlock.lock import Microlock
+from microlock.queue import Holder
+
+__all__ = [
+    "AlreadyLockedError",
+    "DestroyedError",
+    "EtcdAuthenticationError",
+    "EtcdClient",
+    "EtcdClientRequiredError",
+    "EtcdError",
+    "EtcdNoSpaceError",
+    "EtcdPermissionError",
+    "EtcdTimeoutError",
+    "EtcdTlsError",
+    "EtcdUnavailableError",
+    "ForkedError",
+    "Hold",
+    "Holder",
+    "InvalidArgumentError",
+    "InvalidTtlError",
+    "KeyRequiredError",
+    "LeaseNotFoundError",
+    "LockEvent",
+    "LockLostError",
+    "LockNotOwnedError",
+    "LockUncertainError",
+    "LossReason",
+    "Microlock",
+    "MicrolockError",
+    "NodeIdRequiredError",
+    "NotEtcdError",
+    "State",
+    "connect",
+    "events",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name == "etcd3":  # not imported before it is asked for: most users have no need of it
+        from microlock.etcd.python_etcd3 import load
+
+        return load()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
