@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pyee import EventEmitter
 
 from microlock import events
 from microlock.dispatch import Dispatcher
-from microlock.errors import InvalidArgumentError, MicrolockError
+from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockError
 from microlock.etcd.client import EtcdClient
 from microlock.events import LockEvent
 
@@ -37,7 +38,8 @@ class Emitter(EventEmitter):
         """Has the handlers called, after those of the events before."""
         if self.listeners(name):
             event = LockEvent(name, self._key, **fields)
-            self._client.one(Dispatcher).submit(lambda: self._deliver(event))
+            with suppress(DestroyedError):  # the client is closed, and its threads with it
+                self._client.one(Dispatcher).submit(lambda: self._deliver(event))
 
     def _deliver(self, event: LockEvent) -> None:
         if self.listeners(event.name):  # pyee raises an `error` that nobody listens to

@@ -43,6 +43,6 @@ class Feed:
             self.next_revision = revision + 1
         return told
 
-    def compacted(self) -> None:
-        """etcd no longer has the changes since `next_revision`."""
+    def forget(self) -> None:
+        """The changes since `next_revision` are not to be had."""
         self.next_revision = None

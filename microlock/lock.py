@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -31,8 +30,6 @@ from microlock.queue import Change, Holder, places
 from microlock.requests import Read
 from microlock.tenure import Lease, Lost, Names, Refused, Tenure
 from microlock.watch import Watcher
-
-log = logging.getLogger("microlock")
 
 T = TypeVar("T")
 
@@ -332,7 +329,6 @@ class Microlock(Emitter):
                 )
 
     def on_watch_error(self, error: MicrolockError) -> None:
-        log.warning("the watch of %r: %s", self.key, error)
         if not self._destroyed:
             self._tell(events.error, error=error)
 

@@ -33,7 +33,7 @@ from microlock.etcd.wire import Stream, Wire
 from microlock.feed import Feed
 from microlock.keys import range_end
 from microlock.queue import Change
-from microlock.requests import Read
+from microlock.requests import Found, Read
 
 log = logging.getLogger("microlock")
 
@@ -203,12 +203,15 @@ class Watcher:
         )
         try:
             follow(self._follow)
+        except MicrolockError as error:  # the client was closed, here or by its owner
+            self._end(error)
         except Exception as error:
-            if not self._closed.is_set():
-                log.exception("the watch of %r ended", self._client)
-                self._end(error if isinstance(error, MicrolockError) else MicrolockError(error))
+            log.exception("watching with %r ended", self._client)
+            self._end(MicrolockError(f"watching ended: {error!r}"))
 
     def _end(self, error: MicrolockError) -> None:
+        if self._closed.is_set():
+            return
         with self._lock:
             watches = list(self._watches.values())
             self._watches.clear()
@@ -253,38 +256,38 @@ class Watcher:
             watch = session.of(reply)
         if watch is None:
             return  # of a watch that nobody listens to any more, or the answer to `_abandon`
-        if reply.compact_revision:
-            watch.feed.compacted()
-            with self._lock:
-                session.create(watch)
-        elif reply.canceled:
+        behind = reply.created and reply.header.revision + 1 < (watch.feed.next_revision or 0)
+        if reply.canceled and not reply.compact_revision:
             self._refused(watch, reply.cancel_reason)
+        elif reply.canceled or behind:  # behind: at a member that lags, or data was put back
+            watch.feed.forget()
+            with self._lock:
+                session.cancel(watch)
+                session.create(watch)
         elif reply.created:
-            try:
-                if watch.feed.next_revision is None:
-                    self._read(watch)
-            except EtcdPermissionError as error:
-                self._drop(watch, error)
-            else:
-                watch.runs()
-                self._worked, self._told = True, None
+            if watch.feed.next_revision is None:
+                found = self._read(watch)
+                if found is None:
+                    return
+                watch.tell(watch.feed.rebase(found), synthesised=True)
+            watch.runs()
+            self._worked, self._told = True, None
         else:
             watch.tell(watch.feed.apply(map(messages.event, reply.events)))
 
-    def _read(self, watch: _Watch) -> None:
-        found = self._client.perform(Read(watch.prefix), Budget.of(self._client.timeout))
-        watch.tell(watch.feed.rebase(found), synthesised=True)
-
-    def _refused(self, watch: _Watch, reason: str) -> None:
-        """A watch is refused to a user who may not read the key, and to one whose token expired.
-
-        etcd 3.5.1 gives the same reason for both. A read tells: it logs in again if need be.
-        """
+    def _read(self, watch: _Watch) -> Found | None:
+        """What there is now. None if the user may not read it, which ends the watch."""
         try:
-            self._read(watch)
+            found: Found = self._client.perform(Read(watch.prefix), Budget.of(self._client.timeout))
         except EtcdPermissionError as error:
             self._drop(watch, error)
-        else:
+            return None
+        return found
+
+    def _refused(self, watch: _Watch, reason: str) -> None:
+        # A watch is refused to a user who may not read the key, and to one whose token expired;
+        # etcd 3.5.1 gives the same reason for both. The read tells: it logs in again if need be.
+        if self._read(watch):
             self._client.log_in_again()
             raise EtcdUnavailableError(f"etcd ended the watch: {reason}")
 
@@ -293,6 +296,7 @@ class Watcher:
             self._watches.pop(watch.prefix, None)
             if self._session:
                 self._session.cancel(watch)
+        log.warning("the watch of %r ended: %s", watch.prefix, error)
         watch.failed(error)
 
     def _broke(self, error: EtcdError) -> None:
@@ -300,6 +304,8 @@ class Watcher:
         news, self._told = type(error) is not self._told, type(error)
         if isinstance(error, EtcdAuthenticationError):
             self._client.log_in_again()
+        if news:
+            log.warning("watching is interrupted: %s", error)
         with self._lock:
             watches = list(self._watches.values())
         for watch in watches:

@@ -120,6 +120,7 @@ class EtcdClient:
         """
         self.check()
         with self._shared_lock:
+            self.check()
             if kind not in self._shared:
                 self._shared[kind] = kind(self)
             made: T = self._shared[kind]
