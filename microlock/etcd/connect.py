@@ -168,7 +168,7 @@ def _lent_wires(etcd: object) -> list[GrpcWire]:
     if not channels or not all(isinstance(each, grpc.Channel) for each in channels.values()):
         raise EtcdClientRequiredError(
             "etcd must be what microlock.connect() returns, or a client of python-etcd3 or "
-            f"etcd-sdk-python, not {etcd!r}"
+            f"etcd-sdk-python (no asyncio, no HTTP gateway), not {etcd!r}"
         )
     return [GrpcWire(channel, str(name), lent=True) for name, channel in channels.items()]
 
