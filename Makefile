@@ -1,0 +1,76 @@
+# Everything runs in .venv, which the first target that needs it makes. PYTHON=python3.12 make ...
+# chooses the Python to make it with.
+
+PYTHON = python3
+ETCD_VERSION =
+export ETCD_VERSION
+
+VENV = .venv
+PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+PYTEST = $(VENV)/bin/python -m pytest
+
+.PHONY: help demo test unit integration lint check format matrix compat proto clean
+.SILENT:
+
+help: ## shows this
+	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.server ## runs the lock on a real etcd, to watch
+	$(VENV)/bin/python examples/demo.py
+
+test: $(VENV)/.test ## runs all tests against an etcd of their own
+	$(PYTEST)
+
+unit: $(VENV)/.test ## runs the tests that need no etcd
+	$(PYTEST) tests/unit
+
+integration: $(VENV)/.test ## runs the tests on etcd; ETCD_VERSION=v3.4, v3.5, v3.6 or v3.5.1
+	$(PYTEST) tests/integration
+
+lint: $(VENV)/.dev ## checks format, style, types and the layers
+	$(VENV)/bin/ruff format --check --quiet .
+	$(VENV)/bin/ruff check --quiet .
+	$(VENV)/bin/mypy --no-error-summary
+	$(VENV)/bin/lint-imports --no-cache >$(VENV)/layers || { cat $(VENV)/layers; exit 1; }
+
+check: lint unit ## lint and unit
+
+format: $(VENV)/.dev ## lays out the code
+	$(VENV)/bin/ruff format --quiet .
+	$(VENV)/bin/ruff check --quiet --fix .
+
+matrix: ## unit and integration tests on every Python from 3.10 on this machine
+	sh tests/matrix.sh
+
+compat: $(VENV)/.test ## a lock cycle on old and new protobufs, beside other etcd clients
+	$(VENV)/bin/python tests/compat/run.py
+
+# The oldest generator whose code runs on every protobuf from 3.20 on; it needs Python 3.10 or 3.11.
+proto: ## generates the messages from microlock/etcd/rpc.proto
+	rm -rf .venvs/proto
+	$(PYTHON) -m venv .venvs/proto
+	.venvs/proto/bin/python -m pip --quiet --disable-pip-version-check install \
+		grpcio-tools==1.49.1 'setuptools<80'
+	.venvs/proto/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
+		microlock/etcd/rpc.proto
+
+clean: ## removes what the targets made
+	rm -rf $(VENV) .venvs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# .venv/.server, .venv/.test, .venv/.dev: installed with the extra of that name
+$(VENV)/.%: setup.cfg setup.py pyproject.toml | $(VENV)/.made
+	echo "Installing microlock[$*] into $(VENV) ..."
+	$(PIP) install --use-pep517 --editable '.[$*]'
+	touch $@
+
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo 'microlock needs Python 3.10 or newer; for example: make PYTHON=python3.12'; \
+		exit 1; }
+	$(PYTHON) -m venv --clear $(VENV) || { \
+		rm -rf $(VENV); \
+		echo 'this Python makes no virtual environments; on Debian: apt install python3-venv'; \
+		exit 1; }
+	touch $@

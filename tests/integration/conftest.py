@@ -1,0 +1,134 @@
+"""The etcd under test, and what every integration test needs around it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Protocol
+
+import docker_etcd
+import etcds
+import pytest
+
+from microlock.server import EtcdServer, binaries, binary_version, find_binary
+
+UNDER_TEST = pytest.StashKey[str]()
+
+
+class Etcd(Protocol):
+    """What `EtcdServer` and `DockerEtcd` have in common."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Says which etcd it was."""
+    if etcd := config.stash.get(UNDER_TEST, None):
+        terminalreporter.write_line(f"etcd under test: {etcd}")
+
+
+@pytest.fixture(scope="session")
+def etcd_choice(request: pytest.FixtureRequest) -> etcds.Choice:
+    """Which etcd `$ETCD_VERSION` selects; ends the run when there is none."""
+    try:
+        choice = etcds.choose(
+            os.environ.get("ETCD_VERSION", ""),
+            local_tags=docker_etcd.local_tags,
+            pull=docker_etcd.pull,
+            binaries=binaries(),
+            version=binary_version,
+        )
+    except etcds.NoEtcdError as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+    if choice.tag is not None:
+        request.config.stash[UNDER_TEST] = f"{choice.tag} in Docker"
+    else:
+        binary = choice.binary or find_binary()
+        request.config.stash[UNDER_TEST] = f"v{binary_version(binary)}, {binary}"
+    return choice
+
+
+@pytest.fixture(scope="session")
+def etcd_server(etcd_choice: etcds.Choice) -> Iterator[Etcd]:
+    """The etcd that the tests share, with fast timers."""
+    etcd = _made(etcd_choice, fast=True)
+    try:
+        etcd.start()
+        yield etcd
+    finally:
+        etcd.close()
+
+
+@pytest.fixture
+def own_etcd(etcd_choice: etcds.Choice) -> Iterator[Callable[..., Etcd]]:
+    """Starts an etcd for one test, which may kill, pause and restart it.
+
+    `own_etcd(fast=True, flags=())`. Flags that name files name them as `--flag=/absolute/path`.
+    """
+    with ExitStack() as stack:
+
+        def start(*, fast: bool = True, flags: Sequence[str] = ()) -> Etcd:
+            etcd = _made(etcd_choice, fast=fast, flags=flags)
+            stack.callback(etcd.close)
+            etcd.start()
+            return etcd
+
+        yield start
+
+
+def _made(choice: etcds.Choice, *, fast: bool, flags: Sequence[str] = ()) -> Etcd:
+    if choice.tag is not None:
+        return docker_etcd.DockerEtcd(choice.tag, fast=fast, flags=flags)
+    return EtcdServer(binary=choice.binary, fast=fast, flags=flags)
+
+
+class Etcdctl:
+    """`etcdctl` on one etcd: a call runs it to its end, `start()` leaves it running."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._command = [str(find_binary("etcdctl")), f"--endpoints={endpoint}"]
+        theirs = {name: value for name, value in os.environ.items() if name[:4] != "ETCD"}
+        self._env = theirs | {"ETCDCTL_API": "3"}
+
+    def __call__(self, *arguments: str, timeout: float = 20) -> str:
+        """What it prints; CalledProcessError when it fails."""
+        return subprocess.run(
+            [*self._command, *arguments],
+            env=self._env,
+            timeout=timeout,
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
+        ).stdout
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The running process, with its output to read: `with etcdctl.start("lock", "foo")`."""
+        return subprocess.Popen(
+            [*self._command, *arguments], env=self._env, text=True, stdout=subprocess.PIPE
+        )
+
+
+@pytest.fixture
+def etcdctl(etcd_server: Etcd) -> Etcdctl:
+    """`etcdctl("get", "foo")` on the shared etcd."""
+    return Etcdctl(etcd_server.endpoint)
+
+
+@pytest.fixture
+def prefix() -> str:
+    """For the keys of one test, so that no test sees another's."""
+    return f"test-{uuid.uuid4().hex[:8]}/"
