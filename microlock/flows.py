@@ -306,8 +306,10 @@ def _undo(names: Names, *leases: Lease, error: BaseException | None = None) -> F
 def _grant(ttl: int, lease_id: int) -> Flow[Lease]:
     try:
         lifetime: Lifetime = yield Grant(lease_id, ttl)
-    except BaseException:
+    except BaseException as error:
         yield from _try_revoke(lease_id)
+        if isinstance(error, EtcdError):
+            error.may_have_happened = False  # a lease alone holds nothing
         raise
     return Lease(lease_id, asked=ttl, ttl=lifetime.ttl, sent=lifetime.sent)
 

@@ -20,7 +20,6 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.nap import sleep_using_event
 
 from microlock.errors import (
-    EtcdAuthenticationError,
     EtcdError,
     EtcdPermissionError,
     EtcdUnavailableError,
@@ -241,7 +240,7 @@ class Watcher:
                 self._received(session, session.stream.receive())
         except EtcdError as error:
             self._broke(error)
-            if wire and isinstance(error, EtcdUnavailableError):
+            if wire:
                 self._client.move_on(wire)
             raise
         finally:
@@ -302,8 +301,6 @@ class Watcher:
     def _broke(self, error: EtcdError) -> None:
         """Tells of a failure of the stream: once, until it works again or fails otherwise."""
         news, self._told = type(error) is not self._told, type(error)
-        if isinstance(error, EtcdAuthenticationError):
-            self._client.log_in_again()
         if news:
             log.warning("watching is interrupted: %s", error)
         with self._lock:

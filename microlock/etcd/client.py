@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from microlock.errors import (
     DestroyedError,
     EtcdAuthenticationError,
     EtcdError,
+    EtcdPermissionError,
     EtcdTimeoutError,
     ForkedError,
 )
@@ -34,7 +36,7 @@ from microlock.etcd.failover import Trial
 from microlock.etcd.login import Given, Identity
 from microlock.etcd.messages import WATCH
 from microlock.etcd.wire import Stream, Wire
-from microlock.requests import Request, Revoke
+from microlock.requests import Get, Read, Request, Revoke
 
 T = TypeVar("T")
 
@@ -165,13 +167,19 @@ class EtcdClient:
             )(once)
         except EtcdError as error:
             verdict = trial.verdict()
+            if isinstance(request, Read | Get):
+                verdict.may_have_happened = False
             if verdict is error:
                 raise
             raise verdict from error
 
     def open_watch(self) -> tuple[Stream, Wire]:
-        """A new stream of watches, and the member it goes to. Raises what logging in raises."""
-        self.check()
+        """A new stream of watches to a member that answers, and which one that is.
+
+        Raises what a call raises: a stream that fails tells little of why.
+        """
+        with suppress(EtcdPermissionError):  # as good an answer as any
+            self.perform(Get(b"health"), Budget.of(self.timeout))
         wire = self._wires[self._current]
         metadata = self._identity.metadata(wire, self.timeout) + HAS_LEADER
         return wire.stream(WATCH, pb.WatchResponse, timeout=None, metadata=metadata), wire
