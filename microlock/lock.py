@@ -342,7 +342,6 @@ class Microlock(Emitter):
     @contextmanager
     def _turn(self) -> Iterator[Budget]:
         """The turn of one call, among those of other threads, within the client's timeout."""
-        self._client.check()  # in a child of the process the mutex may be held for ever
         budget = Budget.of(self._client.timeout)
         if not self._mutex.acquire(timeout=self._client.timeout):
             raise EtcdTimeoutError(f"another call on the lock {self.key!r} is not done yet")
@@ -353,7 +352,7 @@ class Microlock(Emitter):
 
     @contextmanager
     def _call(self) -> Iterator[Budget]:
-        self._check()
+        self._check()  # before the mutex too: in a child of the process nobody may release it
         with self._turn() as budget:
             self._check()
             yield budget

@@ -109,6 +109,10 @@ class _Session:
         return self._asked.popleft() if reply.created else self._watches.get(reply.watch_id)
 
 
+class _StaleLoginError(EtcdError):
+    """The stream was opened with a token that has expired: it is to be opened again."""
+
+
 class Watcher:
     """The watches of one client."""
 
@@ -238,6 +242,8 @@ class Watcher:
                     session.create(watch)
             while self._needed():
                 self._received(session, session.stream.receive())
+        except _StaleLoginError:
+            raise
         except EtcdError as error:
             self._broke(error)
             if wire:
@@ -288,7 +294,7 @@ class Watcher:
         # etcd 3.5.1 gives the same reason for both. The read tells: it logs in again if need be.
         if self._read(watch):
             self._client.log_in_again()
-            raise EtcdUnavailableError(f"etcd ended the watch: {reason}")
+            raise _StaleLoginError(f"etcd ended the watch: {reason}")
 
     def _drop(self, watch: _Watch, error: EtcdError) -> None:
         with self._lock:

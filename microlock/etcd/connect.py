@@ -23,8 +23,9 @@ DEFAULT_TIMEOUT = 5.0
 _OPTIONS = (
     # gRPC's own backoff, 1 s and rising, would hide for seconds that etcd is back.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # Despite its name, how long one attempt may take: TCP, TLS and HTTP/2, to a far machine too.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     # Notice a member that stopped without a word. etcd ends connections that ping more often
     # than every 5 s (--grpc-keepalive-min-time).
     ("grpc.keepalive_time_ms", 6_000),

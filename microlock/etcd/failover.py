@@ -5,6 +5,7 @@ from __future__ import annotations
 from microlock.errors import (
     EtcdAuthenticationError,
     EtcdError,
+    EtcdTimeoutError,
     EtcdTlsError,
     EtcdUnavailableError,
     NotEtcdError,
@@ -24,6 +25,7 @@ class Trial:
         self._failed: dict[str, EtcdError] = {}  # the last failure at each member's address
         self._last: EtcdError | None = None
         self._logins = 0
+        self._log_in_again = False
 
     @property
     def round_over(self) -> bool:
@@ -37,6 +39,8 @@ class Trial:
         """
         self._last = error
         self.doubt |= error.may_have_happened
+        # Tokens expire; but a new one that is refused is no good.
+        self._log_in_again = login_again and self._logins == 0
         self._logins += login_again
         elsewhere = isinstance(error, EtcdUnavailableError | EtcdTlsError | NotEtcdError)
         if elsewhere:
@@ -46,13 +50,15 @@ class Trial:
     def worth_another_try(self, *, ever_answered: bool) -> bool:
         """Whether the last failure is one to try again after."""
         if isinstance(self._last, EtcdAuthenticationError):
-            return self._logins == 1  # tokens expire; but a new one that is refused is no good
+            return self._log_in_again
         if self._last not in self._failed.values():
             return False
         if not self.round_over or self.doubt:
             return True
-        # Who never got an answer from any member has a wrong address rather than bad luck.
-        return ever_answered and any(map(_passing, self._failed.values()))
+        # Whom every member turns away, and none ever answered, has a wrong address rather than
+        # bad luck.
+        slow = any(isinstance(each, EtcdTimeoutError) for each in self._failed.values())
+        return (ever_answered or slow) and any(map(_passing, self._failed.values()))
 
     def verdict(self) -> EtcdError:
         """The error to raise: of several members' the one that says most."""

@@ -37,6 +37,7 @@ _BY_TEXT: tuple[tuple[str, type[EtcdError]], ...] = (
     ("authentication is not enabled", EtcdAuthenticationError),
     ("invalid auth token", EtcdAuthenticationError),
     ("revision of auth store is old", EtcdAuthenticationError),
+    ("revision in header is old", EtcdAuthenticationError),
     ("permission denied", EtcdPermissionError),
     ("too many requests", EtcdUnavailableError),
 )
@@ -77,7 +78,8 @@ def translate(error: grpc.RpcError, address: str, *, answered: bool) -> Microloc
                     f"{address} closes the connection at once; is TLS on at one side only? "
                     f"({details})"
                 )
-            return EtcdUnavailableError(f"no connection to {address}: {details}")
+            kind = EtcdTimeoutError if "timed out" in details else EtcdUnavailableError
+            return kind(f"no connection to {address}: {details}")
         return EtcdUnavailableError(f"etcd at {address}: {details}", may_have_happened=True)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED or "context deadline exceeded" in details:
         return EtcdTimeoutError(f"etcd at {address} did not answer in time", may_have_happened=True)
