@@ -11,8 +11,7 @@ doubt on it is never used for another hold.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -75,12 +74,12 @@ def try_lock(
             found: Found = yield Read(names.prefix, OLDEST)
             holder = holder_of(names.prefix, found.keys)
             if holder and lost and holder.token == lost.token:
-                yield from discard(*lost.leases)
+                yield from discard(names, *lost.leases)
                 lost = None
                 continue
             if holder:
                 return Refused(holder, None)
-            lease = yield from _grant(ttl, next(lease_ids))
+            lease = yield from _grant(names, ttl, lease_ids)
             granted = True
         try:
             entered = yield from _enter(names, lease, now)
@@ -90,7 +89,7 @@ def try_lock(
             lease = None
             continue
         if granted and isinstance(entered, Refused) and entered.lease:
-            yield from discard(entered.lease)
+            yield from discard(names, entered.lease)
             return Refused(entered.holder, None)
         return entered
 
@@ -102,13 +101,11 @@ def _enter(names: Names, lease: Lease, now: float) -> Flow[Tenure | Refused]:
     except LeaseNotFoundError:
         raise  # nothing is under it, and nothing can be any more
     except BaseException as error:  # KeyboardInterrupt leaves the same doubt as a lost reply
-        if isinstance(error, EtcdError) and not error.may_have_happened:
-            yield from discard(lease)
-        else:
-            yield from _undo(names, lease, error=error)
+        doubtful = not isinstance(error, EtcdError) or error.may_have_happened
+        yield from discard(names, replace(lease, doubtful=doubtful), after=error)
         raise
     if isinstance(entered, Refused) and entered.lease and entered.lease.doubtful:
-        yield from _undo(names, lease)
+        yield from discard(names, entered.lease)
         return Refused(entered.holder, None)
     return entered
 
@@ -163,7 +160,6 @@ def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | Lost | None]
 
     An EtcdError leaves the hold as it was; after LockUncertainError or an interrupt it is over.
     """
-    lease = tenure.lease
     try:
         outcome: Outcome = yield Txn(
             guards=(CreatedAt(tenure.entry, tenure.token),), then=(Delete(tenure.entry),)
@@ -172,17 +168,15 @@ def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | Lost | None]
         # Out of space, etcd 3.5.1 refuses the delete in a transaction, but no revocation.
         if not error.may_have_happened and not isinstance(error, EtcdNoSpaceError):
             raise
-        yield from _undo(names, *tenure.leases, error=error)
+        yield from discard(names, *_doubtful(tenure.leases), after=error)
         return None
     except BaseException as error:
-        yield from _undo(names, *tenure.leases, error=error)
+        yield from discard(names, *_doubtful(tenure.leases), after=error)
         raise
-    if lease.doubtful:
-        yield from _undo(names, *tenure.leases)
-    elif lease.asked == ttl and outcome.succeeded and not tenure.next_lease:
+    lease = tenure.lease
+    if outcome.succeeded and lease.asked == ttl and not lease.doubtful and not tenure.next_lease:
         return lease
-    else:
-        yield from discard(*tenure.leases)
+    yield from discard(names, *tenure.leases)
     # A repeated delete that finds nothing has most likely been done by its first copy.
     return None if outcome.succeeded or outcome.repeated else Lost(LossReason.DELETED)
 
@@ -208,7 +202,7 @@ def renew(names: Names, tenure: Tenure) -> Flow[Tenure | Lost]:
         if lifetime.ttl > 0:
             return replace(tenure, lease=tenure.lease.renewed(lifetime))
         lost = Lost(LossReason.LEASE_GONE)
-    yield from discard(*tenure.leases)
+    yield from discard(names, *tenure.leases)
     return lost
 
 
@@ -220,17 +214,19 @@ def extend(
     Returns what there is now, and the error that leaves the extension in doubt, to be raised:
     the hold then stands with `next_lease`, and the next renewal finishes what was begun.
     """
-    if tenure.next_lease:
+    if tenure.next_lease or not tenure.lease.ttl:  # in doubt, or found in etcd a moment ago
         renewed = yield from renew(names, tenure)
         if isinstance(renewed, Lost):
             return renewed, None
         tenure = renewed
-    lease = yield from _grant(ttl, next(lease_ids))
+    lease = yield from _grant(names, ttl, lease_ids)
     try:
         return (yield from _move(names, tenure, lease)), None
+    except LockUncertainError:
+        raise
     except BaseException as error:
         if isinstance(error, EtcdError) and not error.may_have_happened:
-            yield from discard(lease)
+            yield from discard(names, lease)
             raise
         return replace(tenure, next_lease=lease), error
 
@@ -249,8 +245,18 @@ def _move(names: Names, tenure: Tenure, lease: Lease) -> Flow[Tenure | Lost]:
     )
     moved = replace(tenure, lease=lease, next_lease=None)
     lost = None if outcome.succeeded else _lost(moved, outcome.keys)
-    yield from discard(tenure.lease, *((lease,) if lost else ()))
-    return lost or moved
+    if lost:
+        yield from discard(names, tenure.lease, lease)
+        return lost
+    if tenure.lease.doubtful:
+        try:
+            yield Revoke(tenure.lease.id)
+        except EtcdError as error:
+            error.may_have_happened = True  # moved, but not done with the old lease
+            raise
+    else:
+        yield from discard(names, tenure.lease)
+    return moved
 
 
 def _lost(tenure: Tenure, found: tuple[KeyValue, ...]) -> Lost | None:
@@ -275,43 +281,52 @@ def adopt(names: Names, *, now: float) -> Flow[Tenure | Holder | None]:
     return Tenure(entry, holder.token, Lease(holder.lease_id, asked=None, ttl=0, sent=now))
 
 
-def discard(*leases: Lease) -> Flow[None]:
-    """Revokes leases of ours that nothing depends on: one that can't be revoked ends by itself."""
-    for lease in leases:
-        if lease.asked is not None:
-            yield from _try_revoke(lease.id)
+def discard(names: Names, *leases: Lease, after: BaseException | None = None) -> Flow[None]:
+    """Revokes leases, and with them the entry that is there, or may yet come.
 
-
-def _try_revoke(lease_id: int) -> Flow[None]:
-    with suppress(EtcdError):
-        yield Revoke(lease_id)
-
-
-def _undo(names: Names, *leases: Lease, error: BaseException | None = None) -> Flow[None]:
-    """Revokes the leases of an entry that may be there, or come: it ends now, or never comes.
-
-    Where that can't be confirmed it raises LockUncertainError, but never in place of an interrupt.
+    A lease without a doubt that can't be revoked ends by itself. With one it raises
+    LockUncertainError, but never in place of the interrupt that it comes `after`.
     """
-    try:
-        for lease in leases:
+    if isinstance(after, GeneratorExit):
+        return  # the flow was dropped: there is nobody to ask
+    uncertain: LockUncertainError | None = None
+    for lease in leases:
+        if lease.asked is None and not lease.doubtful:
+            continue  # another object's, to end or to keep
+        try:
             yield Revoke(lease.id)
-    except EtcdError as exc:
-        if error is None or isinstance(error, EtcdError):
-            raise LockUncertainError(names.key, names.node_id, lease.id) from error or exc
-    else:
-        if isinstance(error, EtcdError):
-            error.may_have_happened = False
+        except EtcdError as error:
+            if lease.doubtful:
+                uncertain = LockUncertainError(names.key, names.node_id, lease.id)
+                uncertain.__cause__ = after or error
+    if uncertain and (after is None or isinstance(after, EtcdError)):
+        raise uncertain
+    if isinstance(after, EtcdError):
+        after.may_have_happened = False
 
 
-def _grant(ttl: int, lease_id: int) -> Flow[Lease]:
-    try:
-        lifetime: Lifetime = yield Grant(lease_id, ttl)
-    except BaseException as error:
-        yield from _try_revoke(lease_id)
-        if isinstance(error, EtcdError):
-            error.may_have_happened = False  # a lease alone holds nothing
-        raise
-    return Lease(lease_id, asked=ttl, ttl=lifetime.ttl, sent=lifetime.sent)
+def _doubtful(leases: Iterable[Lease]) -> list[Lease]:
+    return [replace(lease, doubtful=True) for lease in leases]
+
+
+def _grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:
+    """A new lease; after a lost reply one with another id, since a late copy of the first grant
+    would bring a revoked lease back."""
+    first: EtcdError | None = None
+    while True:
+        lease = Lease(next(lease_ids), asked=ttl, ttl=ttl, sent=0.0)
+        try:
+            lifetime: Lifetime = yield Grant(lease.id, ttl)
+        except BaseException as error:
+            no_answer = isinstance(error, EtcdError) and error.may_have_happened
+            yield from discard(names, lease, after=error)
+            if not isinstance(error, EtcdError):
+                raise
+            first = first or error  # later ones tell that the time is over
+            if not no_answer:
+                raise first from None
+        else:
+            return lease.renewed(lifetime)
 
 
 def _find(name: bytes, found: tuple[KeyValue, ...]) -> KeyValue | None:

@@ -19,6 +19,7 @@ from microlock.errors import (
     EtcdTimeoutError,
     LockLostError,
     LockNotOwnedError,
+    LockUncertainError,
     LossReason,
     MicrolockError,
 )
@@ -219,6 +220,8 @@ class Microlock(Emitter):
         Raises:
             LockNotOwnedError: nothing is held. Nothing was changed.
             LockLostError: the hold has ended.
+            LockUncertainError: it has ended, and what is left of it can't be ended: the lock may
+                be held for up to a ttl.
             EtcdError: etcd refused or can't be reached; the hold stands until its deadline.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
@@ -242,6 +245,7 @@ class Microlock(Emitter):
             InvalidTtlError: `ttl` is wrong.
             LockNotOwnedError: nothing is held. Nothing was changed.
             LockLostError: the hold has ended.
+            LockUncertainError: as for `renew()`.
             EtcdError: etcd refused or can't be reached; the hold stands. If `may_have_happened`,
                 it stands until the earlier of both deadlines, and the next `renew()` or
                 `extend()` finishes this extension first.
@@ -251,7 +255,8 @@ class Microlock(Emitter):
         with self._call() as budget:
             tenure = self._own(budget)
             flow = flows.extend(self._names, tenure, seconds, lease_ids=_lease_ids)
-            left, error = run(self._client, flow, budget)
+            with self._uncertain():
+                left, error = run(self._client, flow, budget)
             self._tenure = self._settle(left)
             if error:
                 raise error
@@ -309,7 +314,7 @@ class Microlock(Emitter):
             self._tell(events.released, node_id=self.node_id, token=tenure.token)
         else:
             leases = tenure.leases if tenure else filter(None, [lease])
-            run(self._client, flows.discard(*leases), budget)
+            run(self._client, flows.discard(self._names, *leases), budget)
 
     # What the watch tells, on the thread that reads from etcd.
 
@@ -370,6 +375,14 @@ class Microlock(Emitter):
                 return found
             holder = found
         raise LockNotOwnedError(self.key, self.node_id, holder)
+
+    @contextmanager
+    def _uncertain(self) -> Iterator[None]:
+        try:
+            yield
+        except LockUncertainError:
+            self._tenure = None
+            raise
 
     def _settle(self, left: T | Lost) -> T:
         """What a flow left of the hold, unless it found it lost."""

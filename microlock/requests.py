@@ -21,9 +21,9 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Make a lease with an id of our choosing, so that repeating it makes no second one.
+    """Make a lease with an id of our choosing, so that it can be revoked if the reply is lost.
 
-    Reply: `Lifetime`.
+    Never sent again after that: a late copy would bring a revoked lease back. Reply: `Lifetime`.
     """
 
     lease_id: int

@@ -11,7 +11,6 @@ from microlock import clock
 from microlock.errors import EtcdUnavailableError, LeaseNotFoundError
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.translate import LeaseExistsError
 from microlock.etcd.wire import Metadata, Stream, Wire
 from microlock.requests import Beside, Grant, KeepAlive, Lifetime, Request, Revoke, Txn
 
@@ -46,11 +45,6 @@ def attempt(
             method, message, kind = messages.encode(request)
     try:
         answer = wire.call(method, message, kind, timeout=timeout, metadata=metadata)
-    except LeaseExistsError:
-        if isinstance(request, Grant) and repeated:
-            # An earlier copy of this grant made it; how long it lives is asked anew.
-            return send(KeepAlive(request.lease_id))
-        raise
     except LeaseNotFoundError:
         if isinstance(request, Revoke):
             return None

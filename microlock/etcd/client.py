@@ -36,7 +36,7 @@ from microlock.etcd.failover import Trial
 from microlock.etcd.login import Given, Identity
 from microlock.etcd.messages import WATCH
 from microlock.etcd.wire import Stream, Wire
-from microlock.requests import Get, Read, Request, Revoke
+from microlock.requests import Get, Grant, Read, Request, Revoke
 
 T = TypeVar("T")
 
@@ -155,6 +155,8 @@ class EtcdClient:
                 raise
 
         def worth_another_try(_: BaseException) -> bool:
+            if isinstance(request, Grant) and trial.doubt:
+                return False
             return trial.worth_another_try(ever_answered=any(w.answered for w in self._wires))
 
         try:

@@ -23,14 +23,8 @@ from microlock.errors import (
     NotEtcdError,
 )
 
-
-class LeaseExistsError(EtcdError):
-    """A lease with this id is there already: an earlier copy of the grant made it."""
-
-
 _BY_TEXT: tuple[tuple[str, type[EtcdError]], ...] = (
     ("requested lease not found", LeaseNotFoundError),
-    ("lease already exists", LeaseExistsError),
     ("database space exceeded", EtcdNoSpaceError),
     ("user name is empty", EtcdAuthenticationError),
     ("authentication failed", EtcdAuthenticationError),
