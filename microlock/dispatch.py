@@ -33,15 +33,19 @@ class Dispatcher:
                 )
                 self._thread.start()
 
-    def flush(self, timeout: float) -> None:
-        """Waits until what was submitted so far has run, for `timeout` seconds at most.
+    def finish(self, job: Callable[[], None], *, timeout: float) -> None:
+        """Runs it after those before it, and waits for that, `timeout` seconds at most.
 
-        Called by a handler it returns at once.
+        A handler that calls this does not wait: it is one of those before it.
         """
         thread = self._thread
-        if thread and thread.is_alive() and thread is not threading.current_thread():
-            done = threading.Event()
-            self._jobs.put(done.set)
+        if thread is None or not thread.is_alive():
+            job()
+            return
+        done = threading.Event()
+        self._jobs.put(job)
+        self._jobs.put(done.set)
+        if thread is not threading.current_thread():
             done.wait(timeout)
 
     def close(self) -> None:

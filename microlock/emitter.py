@@ -20,6 +20,9 @@ from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockErro
 from microlock.etcd.client import EtcdClient
 from microlock.events import LockEvent
 
+# Seconds that destroy() waits for the handlers of the events before it.
+_PATIENCE = 1.0
+
 log = logging.getLogger("microlock")
 
 
@@ -44,6 +47,13 @@ class Emitter(EventEmitter):
     def _deliver(self, event: LockEvent) -> None:
         if self.listeners(event.name):  # pyee raises an `error` that nobody listens to
             self.emit(event.name, event)
+
+    def _tell_no_more(self) -> None:
+        """Removes the listeners, when they have been told of what happened so far."""
+        try:
+            self._client.one(Dispatcher).finish(self.remove_all_listeners, timeout=_PATIENCE)
+        except DestroyedError:
+            self.remove_all_listeners()
 
     # pyee's two seams: how a handler is added, by any of its methods, and how it is run.
 

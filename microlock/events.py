@@ -31,7 +31,8 @@ class LockEvent:
             no name, as Go's and etcdctl do, or if there is no hold.
         token: the fencing token of that hold, None if there is none.
         synthesised: it was not seen as it happened, but found afterwards: the changes in between
-            are not known, since etcd had compacted them or could not be reached at first.
+            are not known, since etcd had compacted them, or could not be reached when the first
+            handler was added. In the latter case it may be no change at all.
         error: what went wrong, for `failed` and `error`.
     """
 

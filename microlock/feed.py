@@ -18,12 +18,25 @@ class Feed:
         # starts from now, and `rebase` gets what is read after that.
         self.next_revision: int | None = None
         self._queue: Queue | None = None  # None <=> nothing was ever known
+        self._owed = False  # somebody listens already, though nothing is known
 
     def rebase(self, found: Found) -> list[Change]:
-        """Takes what was read. Returns what must have changed while nobody watched."""
+        """Takes what was read. Returns what must have changed while nobody watched.
+
+        To those who listened while nothing was known, the state is told as a change: it may be
+        one, and they may wait for it.
+        """
         before, self._queue = self._queue, Queue(self._prefix, found.keys)
         self.next_revision = found.revision + 1
-        return changes(before.holder, self._queue.holder) if before else []
+        owed, self._owed = self._owed, False
+        holder = self._queue.holder
+        if before:
+            return changes(before.holder, holder)
+        return [Change(holder is not None, holder)] if owed else []
+
+    def owe(self) -> None:
+        """Somebody listens from now on, whatever is known by now."""
+        self._owed = self._queue is None
 
     def apply(self, events: Iterable[Event]) -> list[Change]:
         """Takes events in their order. What was read or told already is passed over."""

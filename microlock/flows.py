@@ -48,7 +48,7 @@ from microlock.tenure import Lease, Lost, Names, Refused, Tenure
 T = TypeVar("T")
 Flow = Generator[Request, Any, T]
 
-# Enough to find the holder, unless this many nested names are older; then `_look` reads them all.
+# Enough to find the holder, unless this many nested names are older: then `_look` reads them all.
 OLDEST = 16
 
 
@@ -64,8 +64,9 @@ def try_lock(
     """One try: takes the lock if nobody holds it.
 
     `lease` is what an earlier cycle left, `lost` a hold of this object whose deadline has passed:
-    its entry may still be there. When this raises, no lease and no entry of ours is left in etcd;
-    where that can't be confirmed, it raises LockUncertainError.
+    its entry may still be there. When this raises, no entry that it made is left in etcd; where
+    that can't be confirmed, it raises LockUncertainError. A lease that etcd could not be asked to
+    revoke has nothing under it, and ends by itself.
     """
     granted = False
     while True:
@@ -133,16 +134,20 @@ def _put(names: Names, lease: Lease, now: float) -> Flow[Tenure | Refused]:
         if outcome.succeeded or mine:  # by this copy of the transaction or by an earlier one
             token = mine.create_revision if mine else outcome.revision
             return Tenure(entry, token, (yield from _alive(lease, outcome.at)))
-        # Only nested names are in the way: put the entry, look who is older, withdraw if any is.
-        outcome = yield Txn((), (Put(entry, names.value, lease.id), Read(names.prefix)))
-        (oldest, holder), *_ = places(names.prefix, outcome.keys)
-        if oldest != entry:
-            return Refused(holder, replace(lease, doubtful=True))
-        lease = replace(lease, doubtful=lease.doubtful or outcome.repeated)
-        return Tenure(entry, holder.token, (yield from _alive(lease, outcome.at)))
+        return (yield from _look(names, entry, lease))
     except EtcdError as error:
         error.may_have_happened = True  # whatever became of the last request, the entry may stand
         raise
+
+
+def _look(names: Names, entry: bytes, lease: Lease) -> Flow[Tenure | Refused]:
+    """Only nested names are in the way: puts our entry, and looks who is older."""
+    outcome: Outcome = yield Txn((), (Put(entry, names.value, lease.id), Read(names.prefix)))
+    (oldest, holder), *_ = places(names.prefix, outcome.keys)
+    if oldest != entry:
+        return Refused(holder, replace(lease, doubtful=True))  # our entry is there, to be undone
+    lease = replace(lease, doubtful=lease.doubtful or outcome.repeated)
+    return Tenure(entry, holder.token, (yield from _alive(lease, outcome.at)))
 
 
 def _alive(lease: Lease, at: float) -> Flow[Lease]:
@@ -158,7 +163,8 @@ def _alive(lease: Lease, at: float) -> Flow[Lease]:
 def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | Lost | None]:
     """Gives the lock back. Returns the lease if it can serve the next hold of `ttl` seconds.
 
-    An EtcdError leaves the hold as it was; after LockUncertainError or an interrupt it is over.
+    An EtcdError leaves the hold as it was; after LockUncertainError or an interrupt it is not to
+    be counted on.
     """
     try:
         outcome: Outcome = yield Txn(
@@ -276,7 +282,7 @@ def adopt(names: Names, *, now: float) -> Flow[Tenure | Holder | None]:
     if not entries:
         return None
     (entry, holder), *_ = entries
-    if holder.node_id != names.node_id:
+    if not any(kv.name == entry and kv.value == names.value for kv in found.keys):
         return holder
     return Tenure(entry, holder.token, Lease(holder.lease_id, asked=None, ttl=0, sent=now))
 

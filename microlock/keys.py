@@ -80,7 +80,10 @@ def _seconds(argument: str, value: object, error: type[InvalidArgumentError]) ->
 
 
 def _shown(value: object) -> str:
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except ValueError:  # an int of more digits than Python prints
+        return f"an {type(value).__name__} too long to show"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

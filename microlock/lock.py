@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from microlock import clock, events, flows
-from microlock.dispatch import Dispatcher
 from microlock.driver import run
 from microlock.emitter import Emitter
 from microlock.errors import (
@@ -36,9 +35,6 @@ T = TypeVar("T")
 
 # Random, since a process that forks must not share them with its children.
 _lease_ids = iter(lambda: secrets.randbits(63), 0)
-
-# How long destroy() waits for handlers of the events before it.
-_FLUSH = 1.0
 
 
 class Microlock(Emitter):
@@ -175,12 +171,12 @@ class Microlock(Emitter):
         if lost and self.held:
             raise AlreadyLockedError(self.key, Holder(self.node_id, lost.token, lost.lease.id))
         lease, self._lease = self._lease, None  # it is the flow's to keep or to end
-        self._tenure = self._lost = None
         self._speaks_for_node = False
         flow = flows.try_lock(
             self._names, self._ttl, lease, lost=lost, now=clock.now(), lease_ids=_lease_ids
         )
         entered = run(self._client, flow, budget)
+        self._tenure = self._lost = None  # not before: its entry may still be there
         if isinstance(entered, Refused):
             self._lease = entered.lease
             raise AlreadyLockedError(self.key, entered.holder)
@@ -227,8 +223,9 @@ class Microlock(Emitter):
         """
         with self._call() as budget:
             tenure = self._own(budget)
-            self._tenure = self._settle(run(self._client, flows.renew(self._names, tenure), budget))
-            return self.remaining
+            with self._uncertain():
+                left = run(self._client, flows.renew(self._names, tenure), budget)
+            return self._hold_on(left)
 
     def extend(self, ttl: float) -> float:
         """Gives the hold another ttl, longer or shorter, without losing its place or its token.
@@ -257,10 +254,10 @@ class Microlock(Emitter):
             flow = flows.extend(self._names, tenure, seconds, lease_ids=_lease_ids)
             with self._uncertain():
                 left, error = run(self._client, flow, budget)
-            self._tenure = self._settle(left)
+            remaining = self._hold_on(left)
             if error:
                 raise error
-            return self.remaining
+            return remaining
 
     def holder(self) -> Holder | None:
         """Who holds the lock, read from etcd; None if it is free.
@@ -292,19 +289,14 @@ class Microlock(Emitter):
         if self._destroyed or self._client.forked:
             self._destroyed = True
             return
-        with self._turn() as budget:
-            if self._destroyed:
-                return
-            self._destroyed = True
-            try:
-                with suppress(DestroyedError):  # the client is closed: its threads have ended
+        try:
+            with self._turn() as budget, suppress(DestroyedError):  # the client may be closed
+                if not self._destroyed:
+                    self._destroyed = True
                     self._client.one(Watcher).unwatch(self._names.prefix, self)
-                    try:
-                        self._give_up(budget)
-                    finally:
-                        self._client.one(Dispatcher).flush(_FLUSH)
-            finally:
-                self.remove_all_listeners()
+                    self._give_up(budget)
+        finally:
+            self._tell_no_more()
 
     def _give_up(self, budget: Budget) -> None:
         held, tenure, lease = self.held, self._tenure, self._lease
@@ -328,8 +320,8 @@ class Microlock(Emitter):
             for change in changes:
                 self._tell(
                     events.locked if change.locked else events.unlocked,
-                    node_id=change.holder.node_id,
-                    token=change.holder.token,
+                    node_id=change.holder and change.holder.node_id,
+                    token=change.holder and change.holder.token,
                     synthesised=synthesised,
                 )
 
@@ -375,6 +367,14 @@ class Microlock(Emitter):
                 return found
             holder = found
         raise LockNotOwnedError(self.key, self.node_id, holder)
+
+    def _hold_on(self, left: Tenure | Lost) -> float:
+        """Goes on with the hold, and returns the seconds left."""
+        self._tenure = self._settle(left)
+        remaining = self.remaining
+        if not remaining:  # the reply came too late
+            raise LockLostError(self.key, self.node_id, LossReason.EXPIRED)
+        return remaining
 
     @contextmanager
     def _uncertain(self) -> Iterator[None]:

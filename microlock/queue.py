@@ -44,7 +44,6 @@ def places(prefix: bytes, keys: Iterable[KeyValue]) -> list[tuple[bytes, Holder]
         for kv in keys
         if is_entry(prefix, kv.name)
     ]
-    # One transaction of somebody else's may make two entries: then their names decide.
     return sorted(found, key=lambda place: (place[1].token, place[0]))
 
 
@@ -78,10 +77,13 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The lock was taken (`locked`) or became free, by or from `holder`."""
+    """The lock was taken (`locked`) or became free, by or from `holder`.
+
+    `holder` is None for a lock that was found free, where nobody knows who had it.
+    """
 
     locked: bool
-    holder: Holder
+    holder: Holder | None
 
 
 def changes(before: Holder | None, after: Holder | None) -> list[Change]:

@@ -22,6 +22,7 @@ from tenacity.nap import sleep_using_event
 from microlock.errors import (
     EtcdError,
     EtcdPermissionError,
+    EtcdTimeoutError,
     EtcdUnavailableError,
     MicrolockError,
 )
@@ -61,6 +62,7 @@ class _Watch:
 
     def failed(self, error: MicrolockError) -> None:
         self.error = error
+        self.feed.owe()
         for each in self.alive():
             each.on_watch_error(error)
         self.settled.set()
@@ -132,8 +134,8 @@ class Watcher:
     def watch(self, prefix: bytes, watching: Watching) -> None:
         """Tells `watching`, which is held weakly, of every change from when this returns.
 
-        While etcd can't be reached it returns at the first failure, and what changed is told when
-        etcd is back.
+        While etcd can't be reached it returns when a first attempt has failed, after the client's
+        timeout at the latest, and what changed is told when etcd is back.
 
         Raises:
             EtcdError: etcd refuses: no permission, no TLS, not etcd. Nothing is watched then.
@@ -152,7 +154,11 @@ class Watcher:
                     target=self._run, name="microlock-watch", daemon=True
                 )
                 self._thread.start()
-        watch.settled.wait(self._client.timeout)
+        if not watch.settled.wait(self._client.timeout):
+            watch.feed.owe()
+            watching.on_watch_error(
+                EtcdTimeoutError(f"{self._client!r} did not answer: watching begins when it does")
+            )
         if watch.error and not isinstance(watch.error, EtcdUnavailableError):
             raise watch.error
 
@@ -306,7 +312,9 @@ class Watcher:
 
     def _broke(self, error: EtcdError) -> None:
         """Tells of a failure of the stream: once, until it works again or fails otherwise."""
-        news, self._told = type(error) is not self._told, type(error)
+        # Refusals and timeouts take turns in one outage.
+        kind = EtcdUnavailableError if isinstance(error, EtcdUnavailableError) else type(error)
+        news, self._told = kind is not self._told, kind
         if news:
             log.warning("watching is interrupted: %s", error)
         with self._lock:

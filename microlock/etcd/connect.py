@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,8 +25,9 @@ _OPTIONS = (
     # gRPC's own backoff, 1 s and rising, would hide for seconds that etcd is back.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # Despite its name, how long one attempt may take: TCP, TLS and HTTP/2, to a far machine too.
-    ("grpc.min_reconnect_backoff_ms", 1_000),
+    # Despite its name, how long one attempt may take: TCP (which sends a lost packet again after
+    # 1 s), TLS and HTTP/2.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
     # Notice a member that stopped without a word. etcd ends connections that ping more often
     # than every 5 s (--grpc-keepalive-min-time).
     ("grpc.keepalive_time_ms", 6_000),
@@ -102,20 +104,23 @@ def _parse(endpoints: object) -> tuple[list[str], set[str]]:
 
 
 def _parse_one(endpoint: object) -> tuple[str, str]:
-    wrong = InvalidArgumentError(f"endpoints: {endpoint!r} is not host:port or a URL with http(s)")
+    shown = repr(endpoint)
+    if "@" in shown:
+        shown = "what is given (a user and password are arguments of their own)"
+    wrong = InvalidArgumentError(f"endpoints: {shown} is not host:port or a URL with http(s)")
     if not isinstance(endpoint, str):
         raise wrong
     text = endpoint.strip()
     try:
         url = urlsplit(text if "://" in text else f"//{text}")
-        port = url.port
+        port = DEFAULT_PORT if url.port is None else url.port
     except ValueError as error:
         raise wrong from error
-    rest = url.path.strip("/") or url.query or url.fragment or url.username
-    if not url.hostname or rest or url.scheme not in ("", "http", "https") or " " in text:
+    rest = url.path.strip("/") or url.query or url.fragment or re.search(r"[\s,@]", text)
+    if not url.hostname or not port or rest or url.scheme not in ("", "http", "https"):
         raise wrong
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    return f"{host}:{DEFAULT_PORT if port is None else port}", url.scheme
+    return f"{host}:{port}", url.scheme
 
 
 def _read(argument: str, path: object) -> bytes | None:

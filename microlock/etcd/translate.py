@@ -38,7 +38,8 @@ _BY_TEXT: tuple[tuple[str, type[EtcdError]], ...] = (
 
 # The request never left: the name was not found, or no connection could be made.
 _NOT_SENT = ("failed to connect to all addresses", "errors resolving", "DNS resolution failed")
-_TLS = ("SSL", "Tls handshake", "Hostname Verification", "security handshaker")
+# "Unwrap failed": with TLS 1.3 a server refuses a client's certificate after the handshake.
+_TLS = ("SSL", "Tls handshake", "Unwrap failed", "Hostname Verification", "security handshaker")
 # What a server with TLS does to a client without, and the other way round; but so does a proxy
 # with nothing behind it. Taken for TLS only while the address never gave an answer.
 _TLS_PERHAPS = ("Socket closed", "Connection reset", "Handshake read failed")

@@ -1,0 +1,440 @@
+"""User and password: what is refused is named, what expires is renewed, and nothing tells."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic, sleep
+
+import grpc
+import pytest
+from certificates import Pki, tls
+from conftest import Etcd, Etcdctl
+from watching import DEADLINE, eventually
+from witness import AT_ONCE, Witness, assert_works, at_most, entries, leases
+
+from microlock import (
+    EtcdAuthenticationError,
+    EtcdError,
+    EtcdPermissionError,
+    EtcdTlsError,
+    Microlock,
+    connect,
+)
+from microlock.etcd import rpc_pb2 as pb
+from microlock.etcd.client import EtcdClient
+from microlock.etcd.messages import AUTHENTICATE, RANGE
+
+TIMEOUT = 20.0
+PASSWORD = "correct-horse-battery-staple"
+ROOT = ("root", "root-of-all")
+OwnEtcd = Callable[..., Etcd]
+
+
+class Guarded:
+    """An etcd with authentication, seen by root. `worker` may do all under `mine/`, `reader`
+    may read there."""
+
+    def __init__(self, etcd: Etcd, *flags: str) -> None:
+        self.endpoint = etcd.endpoint
+        self._flags = flags
+        self.ctl("user", "add", ":".join(ROOT))
+        self.ctl("user", "grant-role", "root", "root")
+        for user, permission in (("worker", "readwrite"), ("reader", "read")):
+            self.ctl("user", "add", f"{user}:{PASSWORD}")
+            self.ctl("role", "add", user)
+            self.ctl("user", "grant-role", user, user)
+            self.grant(user, permission)
+        self.ctl("auth", "enable")
+        self._flags = (*flags, f"--user={':'.join(ROOT)}")
+
+    def ctl(self, *arguments: str) -> str:
+        return Etcdctl(self.endpoint)(*self._flags, *arguments)
+
+    def grant(self, user: str, permission: str) -> None:
+        self.ctl("role", "grant-permission", "--prefix=true", user, permission, "mine/")
+
+    def revoke(self, user: str) -> None:
+        self.ctl("role", "revoke-permission", "--prefix=true", user, "mine/")
+
+    def client(self, user: str = "worker", password: str = PASSWORD) -> EtcdClient:
+        return connect(self.endpoint, user=user, password=password, timeout=TIMEOUT)
+
+    def root(self) -> EtcdClient:
+        return self.client(*ROOT)
+
+    def outlive_the_tokens(self) -> None:
+        """Returns when tokens that were last used before this are no longer taken.
+
+        Asking with a token makes it live on, so each look has one of its own that nobody uses.
+        """
+        deadline = monotonic() + DEADLINE
+        with grpc.insecure_channel(self.endpoint) as channel:
+            log_in = channel.unary_unary(
+                AUTHENTICATE,
+                request_serializer=pb.AuthenticateRequest.SerializeToString,
+                response_deserializer=pb.AuthenticateResponse.FromString,
+            )
+            read = channel.unary_unary(
+                RANGE,
+                request_serializer=pb.RangeRequest.SerializeToString,
+                response_deserializer=pb.RangeResponse.FromString,
+            )
+            while monotonic() < deadline:
+                token = log_in(pb.AuthenticateRequest(name=ROOT[0], password=ROOT[1])).token
+                sleep(TOKEN_TTL + 1.2)
+                try:
+                    read(pb.RangeRequest(key=b"canary"), metadata=(("token", token),))
+                except grpc.RpcError as error:
+                    assert "invalid auth token" in str(error)  # noqa: PT017
+                    return
+        raise AssertionError("the tokens of etcd do not expire")
+
+
+TOKEN_TTL = 1
+
+
+@pytest.fixture
+def guarded(own_etcd: OwnEtcd) -> Guarded:
+    return Guarded(own_etcd())
+
+
+@pytest.fixture
+def forgetful(own_etcd: OwnEtcd) -> Guarded:
+    """Its tokens live for a second after their last use."""
+    return Guarded(own_etcd(flags=[f"--auth-token-ttl={TOKEN_TTL}"]))
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki.made_in(tmp_path_factory.mktemp("pki"))
+
+
+# Who may
+
+
+def test_a_user_of_the_locks_prefix_alone_can_do_everything(guarded: Guarded) -> None:
+    with guarded.client() as etcd:
+        foo = Microlock(etcd, "mine", "node-a", ttl=5)
+        assert_works(foo)
+        assert foo.waiters() == []
+        foo.lock()
+        foo.destroy()
+    assert entries(guarded.ctl, "mine") == []
+    assert leases(guarded.ctl) == []
+
+
+def test_user_and_password_work_over_tls(own_etcd: OwnEtcd, pki: Pki) -> None:
+    guarded = Guarded(own_etcd(flags=tls(pki.server)), f"--cacert={pki.ca}")
+    with connect(
+        guarded.endpoint, ca_cert=pki.ca, user="worker", password=PASSWORD, timeout=TIMEOUT
+    ) as etcd:
+        assert_works(Microlock(etcd, "mine", "node-a", ttl=5))
+
+
+# Who may not
+
+
+def assert_refused(etcd: EtcdClient, key: str, error: type[EtcdError]) -> list[EtcdError]:
+    """Every call that asks etcd gives this error, at once. Returns them."""
+    told: list[EtcdError] = []
+    calls: list[Callable[[Microlock], object]] = [
+        lambda foo: foo.lock(),
+        lambda foo: foo.unlock(),
+        lambda foo: foo.renew(),
+        lambda foo: foo.extend(5),
+        lambda foo: foo.holder(),
+        lambda foo: foo.waiters(),
+        lambda foo: foo.on("unlocked", print),
+    ]
+    for call in calls:
+        foo = Microlock(etcd, key, "node-a")
+        with at_most(AT_ONCE), pytest.raises(error) as refused:
+            call(foo)
+        assert type(refused.value) is error
+        assert not refused.value.may_have_happened
+        assert not foo.listeners("unlocked")
+        foo.destroy()
+        told.append(refused.value)
+    return told
+
+
+def test_a_wrong_password_is_named_at_once(guarded: Guarded) -> None:
+    with guarded.client(password="wrong") as etcd:
+        errors = assert_refused(etcd, "mine", EtcdAuthenticationError)
+    assert all(guarded.endpoint in str(error) for error in errors)
+
+
+def test_an_unknown_user_is_named_at_once(guarded: Guarded) -> None:
+    with guarded.client(user="nobody") as etcd:
+        assert_refused(etcd, "mine", EtcdAuthenticationError)
+
+
+def test_no_user_where_one_is_needed_is_named_at_once(guarded: Guarded) -> None:
+    with connect(guarded.endpoint, timeout=TIMEOUT) as etcd:
+        assert_refused(etcd, "mine", EtcdAuthenticationError)
+
+
+def test_a_user_where_none_is_known_is_named_at_once(etcd_server: Etcd) -> None:
+    with connect(etcd_server.endpoint, user="u", password=PASSWORD, timeout=TIMEOUT) as etcd:
+        assert_refused(etcd, "mine", EtcdAuthenticationError)
+
+
+def test_a_wrong_ca_is_a_tls_error_before_the_password_is_sent(own_etcd: OwnEtcd, pki: Pki) -> None:
+    guarded = Guarded(own_etcd(flags=tls(pki.server)), f"--cacert={pki.ca}")
+    with connect(
+        guarded.endpoint, ca_cert=pki.other_ca, user="worker", password=PASSWORD, timeout=TIMEOUT
+    ) as etcd:
+        assert_refused(etcd, "mine", EtcdTlsError)
+
+
+def test_a_forbidden_key_is_a_permission_error_for_every_call(guarded: Guarded) -> None:
+    with guarded.client() as etcd:
+        errors = assert_refused(etcd, "theirs", EtcdPermissionError)
+    assert all(guarded.endpoint in str(error) for error in errors)
+    assert leases(guarded.ctl) == []
+
+
+def test_who_may_only_read_can_look_and_listen_and_leaves_nothing(guarded: Guarded) -> None:
+    with guarded.client("reader") as etcd, guarded.client() as other:
+        foo = Microlock(etcd, "mine", "node-r")
+        witness = Witness(foo, "locked", "unlocked")
+        assert foo.holder() is None
+        with at_most(AT_ONCE), pytest.raises(EtcdPermissionError) as refused:
+            foo.lock()
+        assert not refused.value.may_have_happened
+        assert entries(guarded.ctl, "mine") == []
+        assert leases(guarded.ctl) == []
+        bar = Microlock(other, "mine", "node-a", ttl=5)
+        bar.lock()
+        bar.unlock()
+        assert witness.saw("locked", "unlocked")
+
+
+def test_a_forbidden_watch_disturbs_no_other_of_its_client(guarded: Guarded) -> None:
+    with guarded.client() as etcd:
+        one = Microlock(etcd, "mine/one", "node-a", ttl=5)
+        before = Witness(one, "locked", "unlocked", "error")
+        with at_most(AT_ONCE), pytest.raises(EtcdPermissionError):
+            Microlock(etcd, "theirs", "node-a").on("unlocked", print)
+        two = Microlock(etcd, "mine/two", "node-a", ttl=5)
+        after = Witness(two, "locked", "unlocked", "error")
+        for lock in (one, two):
+            lock.lock()
+            lock.unlock()
+        assert before.saw("locked", "unlocked")
+        assert after.saw("locked", "unlocked")
+
+
+def test_a_first_watch_that_is_forbidden_leaves_room_for_others(guarded: Guarded) -> None:
+    with guarded.client() as etcd:
+        with at_most(AT_ONCE), pytest.raises(EtcdPermissionError):
+            Microlock(etcd, "theirs", "node-a").on("unlocked", print)
+        assert_works(Microlock(etcd, "mine", "node-a", ttl=5))
+
+
+def test_a_permission_revoked_while_a_lock_is_held_is_named_and_the_hold_stands(
+    guarded: Guarded,
+) -> None:
+    with guarded.client() as etcd:
+        foo = Microlock(etcd, "mine", "node-a", ttl=60)
+        witness = Witness(foo, "locked", "unlocked", "error")
+        token = foo.lock().token
+        guarded.revoke("worker")
+        for call in (foo.renew, foo.unlock, lambda: foo.extend(60), foo.holder):
+            with at_most(AT_ONCE), pytest.raises(EtcdPermissionError):
+                call()
+        assert foo.held
+        assert foo.token == token
+        guarded.grant("worker", "readwrite")
+        assert foo.renew() > 50
+        foo.unlock()
+        assert witness.saw("locked", "unlocked")
+
+
+def test_a_watch_whose_permission_is_gone_when_it_resumes_says_so_and_ends_alone(
+    own_etcd: OwnEtcd,
+) -> None:
+    server = own_etcd()
+    guarded = Guarded(server)
+    guarded.ctl("role", "grant-permission", "--prefix=true", "worker", "readwrite", "also/")
+    with guarded.client() as etcd, guarded.root() as other:
+        kept, gone = Microlock(etcd, "also", "node-a"), Microlock(etcd, "mine", "node-a")
+        events = Witness(kept, "locked", "unlocked")
+        errors = Witness(gone, "error")
+        gone.on("unlocked", print)
+        guarded.revoke("worker")
+        server.kill()
+        server.start()
+        assert eventually(
+            lambda: any(isinstance(error, EtcdPermissionError) for error in errors.errors())
+        ), errors.events
+        theirs = Microlock(other, "also", "node-b", ttl=60)
+        theirs.lock()
+        theirs.unlock()
+        assert events.saw("locked", "unlocked"), events.events
+        guarded.grant("worker", "readwrite")
+        assert_works(gone)
+
+
+# Tokens that expire
+
+
+def test_calls_renew_an_expired_token_unseen(forgetful: Guarded) -> None:
+    with forgetful.client() as etcd:
+        foo = Microlock(etcd, "mine", "node-a", ttl=60)
+        foo.lock()
+        forgetful.outlive_the_tokens()
+        assert foo.renew() > 50
+        forgetful.outlive_the_tokens()
+        foo.unlock()
+        forgetful.outlive_the_tokens()
+        foo.lock()
+        forgetful.outlive_the_tokens()
+        foo.destroy()
+        assert entries(forgetful.ctl, "mine") == []
+        assert leases(forgetful.ctl) == []
+
+
+def test_a_watch_lives_on_when_its_token_expires(forgetful: Guarded) -> None:
+    with forgetful.client() as etcd, forgetful.root() as other:
+        foo = Microlock(etcd, "mine", "node-a", ttl=60)
+        witness = Witness(foo, "locked", "unlocked", "error")
+        forgetful.outlive_the_tokens()
+        theirs = Microlock(other, "mine", "node-b", ttl=60)
+        theirs.lock()
+        theirs.unlock()
+        assert witness.saw("locked", "unlocked")
+
+
+def test_a_watch_added_to_a_stream_with_an_expired_token_works_and_disturbs_no_other(
+    forgetful: Guarded,
+) -> None:
+    with forgetful.client() as etcd, forgetful.root() as other:
+        old = Microlock(etcd, "mine/old", "node-a", ttl=60)
+        before = Witness(old, "locked", "unlocked", "error")
+        forgetful.outlive_the_tokens()
+        new = Microlock(etcd, "mine/new", "node-a", ttl=60)
+        with at_most(AT_ONCE):
+            after = Witness(new, "locked", "unlocked", "error")
+        for key in ("mine/old", "mine/new"):
+            theirs = Microlock(other, key, "node-b", ttl=60)
+            theirs.lock()
+            theirs.unlock()
+        assert after.saw("locked", "unlocked")
+        assert before.saw("locked", "unlocked")
+
+
+def test_a_forbidden_watch_on_a_stream_with_an_expired_token_is_a_permission_error(
+    forgetful: Guarded,
+) -> None:
+    with forgetful.client() as etcd:
+        foo = Microlock(etcd, "mine", "node-a", ttl=60)
+        witness = Witness(foo, "locked", "unlocked", "error")
+        forgetful.outlive_the_tokens()
+        with at_most(AT_ONCE), pytest.raises(EtcdPermissionError):
+            Microlock(etcd, "theirs", "node-a").on("unlocked", print)
+        foo.lock()
+        foo.unlock()
+        assert witness.saw("locked", "unlocked")
+
+
+def test_an_etcd_that_restarts_has_forgotten_the_tokens_and_nobody_notices(
+    own_etcd: OwnEtcd,
+) -> None:
+    server = own_etcd()
+    guarded = Guarded(server)
+    with guarded.client() as etcd:
+        foo = Microlock(etcd, "mine", "node-a", ttl=60)
+        witness = Witness(foo, "locked", "unlocked")
+        token = foo.lock().token
+        server.kill()
+        server.start()
+        assert foo.renew() > 50
+        assert foo.token == token
+        foo.unlock()
+        assert witness.saw("locked", "unlocked"), witness.events
+
+
+def test_a_changed_password_is_named_at_once_when_the_token_expires(forgetful: Guarded) -> None:
+    with forgetful.client() as etcd:
+        foo = Microlock(etcd, "mine", "node-a", ttl=60)
+        foo.lock()
+        forgetful.ctl("user", "delete", "worker")
+        with at_most(AT_ONCE), pytest.raises(EtcdAuthenticationError):
+            foo.renew()
+        assert foo.held
+
+
+def test_tokens_of_jwt_are_renewed_unseen_when_permissions_change(
+    own_etcd: OwnEtcd, tmp_path: Path
+) -> None:
+    guarded = Guarded(own_etcd(flags=[f"--auth-token={_jwt(tmp_path)}"]))
+    with guarded.client() as etcd:
+        foo = Microlock(etcd, "mine", "node-a", ttl=60)
+        witness = Witness(foo, "locked", "unlocked", "error")
+        foo.lock()
+        guarded.ctl("role", "add", "another")  # their revision makes every token old
+        assert foo.renew() > 50
+        guarded.ctl("role", "add", "one-more")
+        bar = Microlock(etcd, "mine/bar", "node-a", ttl=60)
+        assert_works(bar)
+        foo.unlock()
+        assert witness.saw("locked", "unlocked"), witness.events
+
+
+def _jwt(directory: Path) -> str:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private, public = directory / "jwt.key", directory / "jwt.pub"
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    public.write_bytes(
+        key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    return f"jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=10m"
+
+
+# Secrets
+
+
+def test_neither_password_nor_token_is_told_by_errors_reprs_or_logs(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = "hunter2-wrong"
+    said: list[str] = []
+    for password, key in ((secret, "mine"), (PASSWORD, "theirs")):
+        with guarded.client(password=password) as etcd:
+            foo = Microlock(etcd, key, "node-a")
+            witness = Witness(foo, "error", "failed")
+            for call in (foo.lock, foo.holder, lambda foo=foo: foo.on("unlocked", print)):
+                with pytest.raises(EtcdError) as refused:
+                    call()
+                said += traceback.format_exception(refused.value)
+                said += _chain(refused.value)
+            said += [repr(etcd), str(etcd), repr(foo), str(foo), repr(vars(etcd)), repr(vars(foo))]
+            token = etcd._identity._token  # type: ignore[attr-defined]
+            foo.destroy()
+            said += map(repr, witness.events)
+        assert token is None or all(token not in text for text in (*said, caplog.text))
+    assert all(word not in text for word in (secret, PASSWORD) for text in (*said, caplog.text))
+
+
+def _chain(error: BaseException | None) -> Sequence[str]:
+    told: list[str] = []
+    while error:
+        told += [str(error), repr(error), repr(error.args), repr(vars(error))]
+        error = error.__cause__ or error.__context__
+    return told

@@ -1,0 +1,199 @@
+"""Driving flows on a `Store` while replies are lost, come late, or are interrupted.
+
+The client repeats what has no answer until the time of the call is over. So a flow meets a lost
+reply in two ways: as the answer to a repeated request, or as the error that ends the call.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from store import FOO, Store, timed
+
+from microlock import flows
+from microlock.errors import (
+    EtcdError,
+    EtcdNoSpaceError,
+    EtcdPermissionError,
+    EtcdTimeoutError,
+    EtcdUnavailableError,
+)
+from microlock.flows import Flow
+from microlock.requests import Beside, Get, Grant, Outcome, Read, Request
+from microlock.tenure import Lease, Tenure
+
+T = TypeVar("T")
+
+TTL = 5
+
+
+class Fault(Protocol):
+    def meet(self, request: Request, caller: Caller) -> Any:
+        """The reply that the flow gets, or the error."""
+
+
+class Caller:
+    """Whoever runs flows: all their requests are counted, and some meet a fault.
+
+    Args:
+        faults: by the number of the request, from 0, or by its type.
+
+    Attributes:
+        requests: what the flows asked for, so far.
+    """
+
+    def __init__(self, store: Store, faults: Mapping[Any, Fault] | None = None) -> None:
+        self.store = store
+        self.requests: list[Request] = []
+        # Copies under way: to arrive before the next request, and after all of them.
+        self.soon: list[Request] = []
+        self.late: list[Request] = []
+        self._faults = {} if faults is None else faults
+
+    def run(self, flow: Flow[T]) -> T:
+        resume = partial(next, flow)
+        while True:
+            try:
+                request = resume()
+            except StopIteration as decided:
+                return decided.value
+            try:
+                reply = self.perform(request)
+            except BaseException as error:  # noqa: BLE001  it is the flow's to judge
+                resume = partial(flow.throw, error)
+            else:
+                resume = partial(flow.send, reply)
+
+    def try_lock(self, lease: Lease | None = None, *, lost: Tenure | None = None) -> Any:
+        ids = self.store.lease_ids
+        now = self.store.now
+        return self.run(flows.try_lock(FOO, TTL, lease, lost=lost, now=now, lease_ids=ids))
+
+    def release(self, tenure: Tenure) -> Any:
+        return self.run(flows.release(FOO, tenure, TTL))
+
+    def renew(self, tenure: Tenure) -> Any:
+        return self.run(flows.renew(FOO, tenure))
+
+    def extend(self, tenure: Tenure, ttl: int = 30) -> Any:
+        return self.run(flows.extend(FOO, tenure, ttl, lease_ids=self.store.lease_ids))
+
+    def adopt(self) -> Any:
+        return self.run(flows.adopt(FOO, now=self.store.now))
+
+    def perform(self, request: Request) -> Any:
+        fault = self._faults.get(len(self.requests)) or self._faults.get(type(request))
+        self.requests.append(request)
+        self._arrive(self.soon)
+        return fault.meet(request, self) if fault else self.store.ask(request)
+
+    def deliver(self) -> None:
+        """Lets everything arrive that is still on its way."""
+        self._arrive(self.soon)
+        self._arrive(self.late)
+
+    def _arrive(self, copies: list[Request]) -> None:
+        while copies:
+            with suppress(EtcdError):  # nobody is told
+                self.store.apply(copies.pop(0))
+
+
+class Fate(enum.Enum):
+    """What became of a request whose reply was lost."""
+
+    NEVER = "never arrives"
+    APPLIED = "was applied"
+    SOON = "is applied just before the next request"
+    LATE = "is applied after the report"
+
+
+class End(enum.Enum):
+    """How the flow is told."""
+
+    ERROR = "the time is over"
+    REPEAT = "another copy is answered"
+    INTERRUPT = "Ctrl-C"
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    fate: Fate
+    end: End = End.ERROR
+
+    def __str__(self) -> str:
+        return f"{self.fate.name}-{self.end.name}".lower()
+
+    def meet(self, request: Request, caller: Caller) -> Any:
+        match self.fate:
+            case Fate.APPLIED:
+                with suppress(EtcdError):
+                    caller.store.apply(request)
+            case Fate.SOON:
+                caller.soon.append(request)
+            case Fate.LATE:
+                caller.late.append(request)
+        if self.end is End.INTERRUPT:
+            raise KeyboardInterrupt
+        if self.end is End.ERROR or isinstance(request, Grant):  # which is never repeated
+            doubt = not isinstance(request, Read | Get)  # as the client says: a read does nothing
+            raise EtcdTimeoutError("no answer", may_have_happened=doubt)
+        try:
+            return _repeated(caller.store.ask(request))
+        except EtcdError as error:
+            error.may_have_happened = True  # as the client says of any doubt on the way
+            raise
+
+
+def _repeated(reply: Any) -> Any:
+    match reply:
+        case Outcome():
+            return replace(reply, repeated=True)
+        case (lifetime, outcome):
+            return lifetime, _repeated(outcome)
+    return reply
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """etcd certainly did not do it."""
+
+    error: type[EtcdError]
+
+    def __str__(self) -> str:
+        return self.error.__name__
+
+    def meet(self, request: Request, caller: Caller) -> Any:
+        raise self.error("refused")
+
+
+@dataclass(frozen=True)
+class Slow:
+    """It takes seconds: on its way to etcd, or the reply on its way back."""
+
+    there: float = 0.0
+    back: float = 0.0
+
+    def meet(self, request: Request, caller: Caller) -> Any:
+        sent = caller.store.now
+        caller.store.pass_time(self.there)
+        reply = caller.store.ask(request)
+        caller.store.pass_time(self.back)
+        return timed(reply, sent, caller.store.now)
+
+
+@dataclass(frozen=True)
+class Mute:
+    """The keep-alive beside a request has no answer."""
+
+    def meet(self, request: Request, caller: Caller) -> Any:
+        assert isinstance(request, Beside)
+        return None, caller.store.ask(request.request)
+
+
+NO_ANSWER = [NoAnswer(fate, end) for end in End for fate in Fate]
+REFUSALS = [Refusal(each) for each in (EtcdPermissionError, EtcdNoSpaceError, EtcdUnavailableError)]

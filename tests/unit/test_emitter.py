@@ -1,0 +1,284 @@
+"""How handlers are called: with the event if they take one, in order, and whatever they raise."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from microlock import events
+from microlock.emitter import Emitter
+from microlock.errors import DestroyedError, InvalidArgumentError
+from microlock.events import LockEvent
+
+LOCKED = LockEvent("locked", "foo", "alpha", token=5)
+
+
+class Client:
+    """What an emitter needs of one: its dispatcher, run here by hand."""
+
+    def __init__(self) -> None:
+        self.jobs: deque[Callable[[], None]] = deque()
+        self.closed = False
+
+    def one(self, kind: object) -> Client:
+        if self.closed:
+            raise DestroyedError("closed")
+        return self
+
+    def submit(self, job: Callable[[], None]) -> None:
+        self.jobs.append(job)
+
+    def run(self) -> None:
+        while self.jobs:
+            self.jobs.popleft()()
+
+
+class Foo(Emitter):
+    """An emitter, and what its handlers were called with."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+        super().__init__(self.client, "foo")
+        self.calls: list[Any] = []
+
+    def tell(self, name: str = "locked") -> None:
+        self._tell(name, node_id="alpha", token=5)
+        self.client.run()
+
+    def note(self, *args: Any) -> None:
+        self.calls.append(args)
+
+
+@pytest.fixture
+def foo() -> Foo:
+    return Foo()
+
+
+class Methods:
+    def __init__(self, note: Callable[..., None]) -> None:
+        self._note = note
+
+    def without(self) -> None:
+        self._note()
+
+    def given(self, event: LockEvent) -> None:
+        self._note(event)
+
+
+class Callable0(Methods):
+    def __call__(self) -> None:
+        self._note()
+
+
+class Callable1(Methods):
+    def __call__(self, event: LockEvent) -> None:
+        self._note(event)
+
+
+HANDLERS: dict[str, tuple[Callable[[Any], Callable[..., Any]], tuple[Any, ...]]] = {
+    "lambda": (lambda note: lambda: note(), ()),
+    "lambda event": (lambda note: lambda event: note(event), (LOCKED,)),
+    "lambda event=None": (lambda note: lambda event=None: note(event), (LOCKED,)),
+    "lambda event, more=1": (lambda note: lambda event, more=1: note(event), (LOCKED,)),
+    "lambda *args": (lambda note: lambda *args: note(*args), (LOCKED,)),
+    "lambda **more": (lambda note: lambda **more: note(*more), ()),
+    "lambda *, more=1": (lambda note: lambda *, more=1: note(), ()),
+    "partial, none left": (lambda note: functools.partial(lambda one: note(), 1), ()),
+    "partial, one left": (
+        lambda note: functools.partial(lambda one, event: note(event), 1),
+        (LOCKED,),
+    ),
+    "partial by name": (
+        lambda note: functools.partial(lambda event, more: note(event), more=1),
+        (LOCKED,),
+    ),
+    "method": (lambda note: Methods(note).without, ()),
+    "method of event": (lambda note: Methods(note).given, (LOCKED,)),
+    "callable object": (Callable0, ()),
+    "callable object of event": (Callable1, (LOCKED,)),
+    "class": (lambda note: type("Made", (), {"__init__": lambda self: note()}), ()),
+    "class of event": (
+        lambda note: type("Made", (), {"__init__": lambda self, event: note(event)}),
+        (LOCKED,),
+    ),
+    "mock": (lambda note: Mock(side_effect=note), (LOCKED,)),
+}
+handlers = pytest.mark.parametrize(
+    ("make", "expected"), list(HANDLERS.values()), ids=list(HANDLERS)
+)
+
+
+@handlers
+def test_a_handler_is_called_as_it_can_be(foo, make, expected):
+    foo.on("locked", make(foo.note))
+    foo.tell()
+    assert foo.calls == [expected]
+
+
+@handlers
+def test_a_handler_for_once_is_called_as_it_can_be(foo, make, expected):
+    foo.once("locked", make(foo.note))
+    foo.tell()
+    assert foo.calls == [expected]
+
+
+def test_a_builtin_is_called_with_the_event(foo, capsys):
+    foo.on("locked", print)
+    foo.tell()
+    assert capsys.readouterr().out == f"{LOCKED}\n"
+
+
+def test_a_builtin_that_tells_no_signature_is_called_with_the_event(foo):
+    foo.on("locked", max)
+    foo.on("error", foo.note)
+    foo.tell()
+    assert "'LockEvent' object is not iterable" in str(foo.calls[0][0].error)
+
+
+def test_a_handler_for_once_is_called_once(foo):
+    foo.once("locked", foo.note)
+    foo.tell()
+    foo.tell()
+    assert len(foo.calls) == 1
+
+
+def test_a_handler_for_once_can_be_removed(foo):
+    foo.once("locked", foo.note)
+    foo.remove_listener("locked", foo.note)
+    foo.tell()
+    assert foo.calls == []
+
+
+def test_a_handler_can_be_added_as_a_decorator(foo):
+    @foo.on("locked")
+    def handler() -> None:
+        foo.note()
+
+    foo.tell()
+    assert foo.calls == [()]
+
+
+def test_a_name_and_its_constant_are_one(foo):
+    foo.on(events.locked, foo.note)
+    foo.tell("locked")
+    assert foo.calls == [(LOCKED,)]
+
+
+def test_handlers_are_called_in_the_order_they_were_added(foo):
+    for number in range(5):
+        foo.on("locked", functools.partial(foo.note, number))
+    foo.tell()
+    assert [number for number, _ in foo.calls] == [0, 1, 2, 3, 4]
+
+
+def test_a_handler_removed_before_its_turn_is_not_called(foo):
+    foo.on("locked", foo.note)
+    foo._tell("locked")
+    foo.remove_listener("locked", foo.note)
+    foo.client.run()
+    assert foo.calls == []
+
+
+def test_an_event_nobody_listens_to_is_not_dispatched(foo):
+    foo._tell("locked")
+    assert not foo.client.jobs
+
+
+@pytest.mark.parametrize("handler", [None, 5, "handler"])
+def test_what_cannot_be_called_is_no_handler(foo, handler):
+    with pytest.raises(InvalidArgumentError, match="must be callable"):
+        foo.add_listener("locked", handler)
+
+
+def test_a_handler_that_could_not_be_listened_for_is_not_kept():
+    class Closed(Foo):
+        def _listened(self, event: str) -> None:
+            raise DestroyedError("closed")
+
+    foo = Closed()
+    with pytest.raises(DestroyedError):
+        foo.on("locked", foo.note)
+    assert foo.listeners("locked") == []
+
+
+def test_after_the_client_was_closed_nothing_is_told(foo):
+    foo.on("locked", foo.note)
+    foo.client.closed = True
+    foo.tell()
+    assert foo.calls == []
+
+
+def test_an_event_of_the_users_own_is_passed_on_as_it_is(foo):
+    foo.on("mine", foo.note)
+    foo.emit("mine", 1, 2)
+    assert foo.calls == [(1, 2)]
+
+
+def fail() -> None:
+    raise LookupError("a bug of the user's")
+
+
+def test_a_handler_that_raises_is_reported_as_error(foo):
+    foo.on("locked", fail)
+    foo.on("error", foo.note)
+    foo.tell()
+    ((event,),) = foo.calls
+    assert (event.name, type(event.error)) == ("error", LookupError)
+
+
+def test_a_handler_that_raises_is_logged(foo, caplog):
+    foo.on("locked", fail)
+    foo.tell()
+    assert [(r.name, r.levelno) for r in caplog.records] == [("microlock", logging.ERROR)]
+
+
+def test_a_handler_that_raises_stops_no_other(foo):
+    foo.on("locked", fail)
+    foo.on("locked", foo.note)
+    foo.tell()
+    assert foo.calls == [(LOCKED,)]
+
+
+def test_a_handler_of_error_that_raises_is_not_told_of_itself(foo):
+    def handler(event: LockEvent) -> None:
+        foo.note(event)
+        fail()
+
+    foo.on("error", handler)
+    foo.tell("error")
+    assert len(foo.calls) == 1
+
+
+def test_a_handler_that_wants_more_than_the_event_is_an_error(foo):
+    foo.on("locked", lambda event, more: None)
+    foo.on("error", foo.note)
+    foo.tell()
+    assert isinstance(foo.calls[0][0].error, TypeError)
+
+
+@pytest.mark.parametrize("how", [sys.exit, functools.partial(next, iter([]))])
+def test_a_handler_ends_nothing_but_itself(foo, how):
+    foo.on("locked", lambda: how())
+    foo.on("locked", foo.note)
+    foo.tell()
+    assert foo.calls == [(LOCKED,)]
+
+
+def test_an_error_nobody_listens_to_is_none(foo):
+    foo.tell("error")
+    assert not foo.client.jobs
+
+
+def test_an_error_whose_listener_has_left_is_none(foo):
+    foo.on("error", foo.note)
+    foo._tell("error")
+    foo.remove_all_listeners()
+    foo.client.run()
+    assert foo.calls == []

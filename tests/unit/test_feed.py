@@ -1,0 +1,213 @@
+"""What a watcher is told, from a read and the events after it: each change once."""
+
+from __future__ import annotations
+
+import pytest
+from faults import Caller
+from store import FOO, Store
+
+from microlock.feed import Feed
+from microlock.queue import Change, Holder
+from microlock.requests import Delete, Event, Found, KeyValue, Put, Read, Revoke, Txn
+
+ALPHA, BETA = Holder("alpha", 5, 1), Holder("beta", 7, 2)
+
+
+def kv(holder: Holder, key: str = "foo") -> KeyValue:
+    name = f"{key}/{holder.lease_id:x}".encode()
+    return KeyValue(name, holder.node_id.encode(), holder.token, holder.lease_id)
+
+
+def put(holder: Holder, revision: int | None = None, key: str = "foo") -> Event:
+    entry = kv(holder, key)
+    return Event(revision or holder.token, entry.name, entry)
+
+
+def gone(holder: Holder, revision: int) -> Event:
+    return Event(revision, kv(holder).name, None)
+
+
+def locked(holder: Holder) -> Change:
+    return Change(True, holder)
+
+
+def unlocked(holder: Holder) -> Change:
+    return Change(False, holder)
+
+
+def feed(*held: Holder, revision: int = 4) -> Feed:
+    """One that has been read at this revision."""
+    made = Feed(FOO.prefix)
+    made.rebase(Found(revision, tuple(map(kv, held))))
+    return made
+
+
+def test_what_is_there_at_first_is_no_change():
+    assert Feed(FOO.prefix).rebase(Found(9, (kv(ALPHA),))) == []
+
+
+def test_a_watch_goes_on_after_the_revision_of_the_read():
+    assert feed(revision=9).next_revision == 10
+
+
+def test_a_put_on_a_free_lock_is_locked():
+    assert feed().apply([put(ALPHA)]) == [locked(ALPHA)]
+
+
+def test_a_deletion_is_unlocked():
+    assert feed(ALPHA, revision=5).apply([gone(ALPHA, 6)]) == [unlocked(ALPHA)]
+
+
+def test_a_hand_over_is_unlocked_and_locked():
+    told = feed(ALPHA, BETA, revision=7).apply([gone(ALPHA, 8)])
+    assert told == [unlocked(ALPHA), locked(BETA)]
+
+
+def test_a_waiter_that_enters_is_no_change():
+    assert feed(ALPHA, revision=5).apply([put(BETA)]) == []
+
+
+def test_a_waiter_that_leaves_is_no_change():
+    assert feed(ALPHA, BETA, revision=7).apply([gone(BETA, 8)]) == []
+
+
+def test_a_put_of_the_same_entry_is_no_change():
+    assert feed(ALPHA, revision=5).apply([put(ALPHA, revision=9)]) == []
+
+
+def test_an_extension_is_no_change():
+    moved = Event(9, kv(ALPHA).name, KeyValue(kv(ALPHA).name, b"alpha", 5, 77))
+    assert feed(ALPHA, revision=5).apply([moved]) == []
+
+
+def test_a_nested_name_is_no_change():
+    assert feed().apply([put(ALPHA, key="foo/bar")]) == []
+
+
+def test_a_revision_that_was_read_is_passed_over():
+    assert feed(revision=5).apply([put(ALPHA)]) == []
+
+
+def test_a_revision_that_was_told_is_passed_over():
+    watched = feed()
+    watched.apply([put(ALPHA)])
+    assert watched.apply([put(ALPHA), gone(ALPHA, 6)]) == [unlocked(ALPHA)]
+
+
+def test_a_watch_goes_on_after_the_last_event():
+    watched = feed()
+    watched.apply([put(ALPHA), gone(ALPHA, 6)])
+    assert watched.next_revision == 7
+
+
+def test_each_change_of_one_response_is_told():
+    told = feed().apply([put(ALPHA), gone(ALPHA, 6), put(BETA)])
+    assert told == [locked(ALPHA), unlocked(ALPHA), locked(BETA)]
+
+
+def test_the_changes_of_one_revision_are_told_by_their_result():
+    second = Holder("beta", 8, 2)
+    told = feed(ALPHA, revision=5).apply([put(second), gone(ALPHA, 8)])
+    assert told == [unlocked(ALPHA), locked(second)]
+
+
+def test_a_put_and_a_deletion_in_one_revision_are_no_change():
+    assert feed().apply([put(ALPHA), gone(ALPHA, 5)]) == []
+
+
+def test_the_end_of_two_entries_at_once_is_one_unlocked():
+    told = feed(ALPHA, BETA, revision=7).apply([gone(ALPHA, 8), gone(BETA, 8)])
+    assert told == [unlocked(ALPHA)]
+
+
+def test_an_event_before_the_first_read_is_left_to_the_read():
+    assert Feed(FOO.prefix).apply([put(ALPHA)]) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ([], [], []),
+        ([ALPHA], [ALPHA], []),
+        ([ALPHA], [ALPHA, BETA], []),
+        ([], [ALPHA], [locked(ALPHA)]),
+        ([ALPHA], [], [unlocked(ALPHA)]),
+        ([ALPHA], [BETA], [unlocked(ALPHA), locked(BETA)]),
+    ],
+    ids=["free", "same", "a waiter", "taken", "freed", "handed over"],
+)
+def test_what_was_missed_is_told_as_one_transition_or_none(before, after, told):
+    watched = feed(*before)
+    watched.forget()
+    assert watched.rebase(Found(99, tuple(map(kv, after)))) == told
+
+
+def test_a_watch_starts_from_now_after_changes_were_missed():
+    watched = feed()
+    watched.forget()
+    assert watched.next_revision is None
+
+
+def test_an_event_before_the_read_that_replaces_the_missed_is_left_to_the_read():
+    watched = feed()
+    watched.forget()
+    assert watched.apply([put(ALPHA)]) == []
+    assert watched.rebase(Found(5, (kv(ALPHA),))) == [locked(ALPHA)]
+
+
+def test_a_feed_goes_on_after_the_missed():
+    watched = feed()
+    watched.forget()
+    watched.rebase(Found(5, (kv(ALPHA),)))
+    assert watched.apply([put(ALPHA), gone(ALPHA, 6)]) == [unlocked(ALPHA)]
+
+
+def busy(store: Store) -> None:
+    """Holds, waiting, expiry, an extension, a nested lock, and a transaction with two changes."""
+    caller = Caller(store)
+    tenure = caller.try_lock()
+    caller.renew(tenure)
+    store.enter("beta", ttl=3)
+    store.enter("delta", key="foo/bar")
+    tenure, _ = caller.extend(tenure)
+    caller.release(tenure)
+    gamma = store.enter("gamma")
+    store.pass_time(10)
+    lease_id = store.keys[gamma].lease_id
+    other = b"foo/ff%x" % lease_id
+    store.apply(Txn((), (Delete(gamma), Put(other, b"epsilon", lease_id))))
+    store.apply(Revoke(lease_id))
+
+
+BUSY = ["alpha", "beta", "gamma", "epsilon"]
+
+
+def told_by(feed: Feed, store: Store, start: int, size: int) -> list[Change]:
+    """What it tells when the history from `start` on comes in responses of whole revisions."""
+    revisions = range(start, store.revision + 1)
+    told = []
+    for first in revisions[::size]:
+        told += feed.apply([e for e in store.history if first <= e.revision < first + size])
+    return told
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_the_story_of_a_lock_is_told_in_full_however_it_is_cut(size):
+    store = Store()
+    watched = Feed(FOO.prefix)
+    watched.rebase(store.apply(Read(FOO.prefix)))
+    busy(store)
+    told = told_by(watched, store, start=1, size=size)
+    assert [(change.locked, change.holder.node_id) for change in told] == [
+        (locked, node_id) for node_id in BUSY for locked in (True, False)
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_story_of_a_lock_is_told_once_when_it_comes_twice(size):
+    store = Store()
+    watched = Feed(FOO.prefix)
+    watched.rebase(store.apply(Read(FOO.prefix)))
+    busy(store)
+    told_by(watched, store, start=1, size=size)
+    assert told_by(watched, store, start=1, size=size) == []

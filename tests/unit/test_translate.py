@@ -1,0 +1,170 @@
+"""What a failure of gRPC means: the kind of error, and whether the request may have happened."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from grpc import StatusCode
+
+from microlock.errors import (
+    DestroyedError,
+    EtcdAuthenticationError,
+    EtcdError,
+    EtcdNoSpaceError,
+    EtcdPermissionError,
+    EtcdTimeoutError,
+    EtcdTlsError,
+    EtcdUnavailableError,
+    LeaseNotFoundError,
+    NotEtcdError,
+)
+from microlock.etcd.translate import translate
+
+
+class Failure(grpc.RpcError):
+    def __init__(self, code: StatusCode, details: str | None) -> None:
+        super().__init__()
+        self._code, self._details = code, details
+
+    def code(self) -> StatusCode:
+        return self._code
+
+    def details(self) -> str | None:
+        return self._details
+
+
+NO_CONNECTION = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
+# What etcd and gRPC say, the error, whether the request may have happened.
+TABLE = [
+    (StatusCode.NOT_FOUND, "etcdserver: requested lease not found", LeaseNotFoundError, False),
+    (StatusCode.FAILED_PRECONDITION, "etcdserver: lease already exists", EtcdError, False),
+    (
+        StatusCode.RESOURCE_EXHAUSTED,
+        "etcdserver: mvcc: database space exceeded",
+        EtcdNoSpaceError,
+        False,
+    ),
+    (StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests", EtcdUnavailableError, False),
+    (
+        StatusCode.INVALID_ARGUMENT,
+        "etcdserver: user name is empty",
+        EtcdAuthenticationError,
+        False,
+    ),
+    (
+        StatusCode.INVALID_ARGUMENT,
+        "etcdserver: authentication failed, invalid user ID or password",
+        EtcdAuthenticationError,
+        False,
+    ),
+    (
+        StatusCode.FAILED_PRECONDITION,
+        "etcdserver: authentication is not enabled",
+        EtcdAuthenticationError,
+        False,
+    ),
+    (
+        StatusCode.UNAUTHENTICATED,
+        "etcdserver: invalid auth token",
+        EtcdAuthenticationError,
+        False,
+    ),
+    (
+        StatusCode.INVALID_ARGUMENT,
+        "etcdserver: revision of auth store is old",
+        EtcdAuthenticationError,
+        False,
+    ),
+    (
+        StatusCode.INVALID_ARGUMENT,
+        "etcdserver: revision in header is old",
+        EtcdAuthenticationError,
+        False,
+    ),
+    (StatusCode.UNAUTHENTICATED, "no", EtcdAuthenticationError, False),
+    (
+        StatusCode.PERMISSION_DENIED,
+        "etcdserver: permission denied",
+        EtcdPermissionError,
+        False,
+    ),
+    (StatusCode.UNKNOWN, "etcdserver: permission denied", EtcdPermissionError, False),
+    (StatusCode.PERMISSION_DENIED, "by a proxy", EtcdPermissionError, False),
+    (StatusCode.UNAVAILABLE, "etcdserver: no leader", EtcdUnavailableError, True),
+    (StatusCode.UNAVAILABLE, "etcdserver: leader changed", EtcdUnavailableError, True),
+    (StatusCode.UNAVAILABLE, "etcdserver: request timed out", EtcdUnavailableError, True),
+    (StatusCode.UNAVAILABLE, "Socket closed", EtcdUnavailableError, True),
+    (StatusCode.UNAVAILABLE, None, EtcdUnavailableError, True),
+    (
+        StatusCode.UNAVAILABLE,
+        NO_CONNECTION + "Failed to connect to remote host: Connection refused",
+        EtcdUnavailableError,
+        False,
+    ),
+    (
+        StatusCode.UNAVAILABLE,
+        NO_CONNECTION + "connection attempt timed out before receiving SETTINGS frame",
+        EtcdTimeoutError,
+        False,
+    ),
+    (
+        StatusCode.UNAVAILABLE,
+        "DNS resolution failed for nowhere:2379: C-ares status is not ARES_SUCCESS",
+        EtcdUnavailableError,
+        False,
+    ),
+    (
+        StatusCode.UNAVAILABLE,
+        NO_CONNECTION + "Ssl handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED",
+        EtcdTlsError,
+        False,
+    ),
+    (StatusCode.UNAVAILABLE, NO_CONNECTION + "Socket closed", EtcdTlsError, False),
+    (
+        StatusCode.UNAVAILABLE,
+        NO_CONNECTION + "Failed parsing HTTP/2",
+        NotEtcdError,
+        False,
+    ),
+    (StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", EtcdTimeoutError, True),
+    (StatusCode.UNKNOWN, "context deadline exceeded", EtcdTimeoutError, True),
+    (StatusCode.UNIMPLEMENTED, "unknown service etcdserverpb.KV", NotEtcdError, False),
+    (StatusCode.CANCELLED, "Channel closed!", DestroyedError, None),
+    (StatusCode.INTERNAL, "stream reset", EtcdUnavailableError, True),
+    (StatusCode.UNKNOWN, "whatever", EtcdError, True),
+    (StatusCode.DATA_LOSS, "whatever", EtcdError, True),
+    (StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision", EtcdError, False),
+    (StatusCode.INVALID_ARGUMENT, "etcdserver: key is not provided", EtcdError, False),
+]
+each = pytest.mark.parametrize(
+    ("code", "details", "kind", "doubt"),
+    TABLE,
+    ids=[f"{code.name}-{(details or '')[-30:]}" for code, details, *_ in TABLE],
+)
+
+
+@each
+def test_a_failure_has_its_own_kind_of_error(code, details, kind, doubt):
+    assert type(translate(Failure(code, details), "etcd0:2379", answered=False)) is kind
+
+
+@each
+def test_a_failure_may_have_happened_unless_it_certainly_did_not(code, details, kind, doubt):
+    error = translate(Failure(code, details), "etcd0:2379", answered=False)
+    assert getattr(error, "may_have_happened", None) is doubt
+
+
+@each
+def test_a_failure_names_the_member(code, details, kind, doubt):
+    assert "etcd0:2379" in str(translate(Failure(code, details), "etcd0:2379", answered=False))
+
+
+@pytest.mark.parametrize("text", ["Socket closed", "Connection reset", "Handshake read failed"])
+def test_a_member_that_has_answered_before_is_down_and_has_no_wrong_tls(text):
+    failure = Failure(StatusCode.UNAVAILABLE, NO_CONNECTION + text)
+    assert type(translate(failure, "etcd0:2379", answered=True)) is EtcdUnavailableError
+
+
+def test_a_wrong_certificate_is_told_also_by_a_member_that_has_answered_before():
+    failure = Failure(StatusCode.UNAVAILABLE, NO_CONNECTION + "SSL_ERROR_SSL")
+    assert type(translate(failure, "etcd0:2379", answered=True)) is EtcdTlsError
