@@ -28,10 +28,11 @@ class Dispatcher:
         self._jobs.put(job)
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=_run, args=(self._jobs,), name="microlock-handlers", daemon=True
                 )
-                self._thread.start()
+                thread.start()
+                self._thread = thread
 
     def finish(self, job: Callable[[], None], *, timeout: float) -> None:
         """Runs it after those before it, and waits for that, `timeout` seconds at most.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from pyee import EventEmitter
@@ -41,17 +40,27 @@ class Emitter(EventEmitter):
         """Has the handlers called, after those of the events before."""
         if self.listeners(name):
             event = LockEvent(name, self._key, **fields)
-            with suppress(DestroyedError):  # the client is closed, and its threads with it
+            try:
                 self._client.one(Dispatcher).submit(lambda: self._deliver(event))
+            except DestroyedError:
+                pass  # the client is closed, and its threads with it
+            except (
+                RuntimeError
+            ):  # no thread can be started; the call that tells is done all the same
+                log.exception("nobody was told of %r of %r", name, self._key)
 
     def _deliver(self, event: LockEvent) -> None:
         if self.listeners(event.name):  # pyee raises an `error` that nobody listens to
             self.emit(event.name, event)
 
-    def _tell_no_more(self) -> None:
-        """Removes the listeners, when they have been told of what happened so far."""
+    def _tell_no_more(self, patience: float) -> None:
+        """Removes the listeners, when they have been told of what happened so far.
+
+        `patience`: seconds to wait for that, if their handlers take long.
+        """
+        timeout = max(0.0, min(patience, _PATIENCE))
         try:
-            self._client.one(Dispatcher).finish(self.remove_all_listeners, timeout=_PATIENCE)
+            self._client.one(Dispatcher).finish(self.remove_all_listeners, timeout=timeout)
         except DestroyedError:
             self.remove_all_listeners()
 
@@ -60,13 +69,17 @@ class Emitter(EventEmitter):
     def _add_event_handler(self, event: str, k: Callable[..., Any], v: Callable[..., Any]) -> None:
         if not callable(k):
             raise InvalidArgumentError(f"a handler of {event!r} must be callable, not {k!r}")
+        if inspect.iscoroutinefunction(k):
+            raise InvalidArgumentError(f"a handler of {event!r} must not be async: {k!r}")
+        known = k in self.listeners(event)
         if v is not k:
             v.__wrapped__ = k  # type: ignore[attr-defined]  # shows what `once` has wrapped
         super()._add_event_handler(event, k, v)
         try:
             self._listened(event)
         except MicrolockError:
-            self.remove_listener(event, k)
+            if not known:
+                self.remove_listener(event, k)
             raise
 
     def _emit_run(

@@ -136,7 +136,10 @@ class LockUncertainError(MicrolockError):
 
 
 class DestroyedError(MicrolockError):
-    """The lock was destroyed, or its client closed. Nothing was sent."""
+    """The lock was destroyed, or its client closed. Nothing was sent.
+
+    A lock that was held when its client was closed ends with its ttl.
+    """
 
 
 class ForkedError(MicrolockError):

@@ -16,16 +16,17 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from microlock.errors import (
+    DestroyedError,
     EtcdError,
     EtcdNoSpaceError,
     LeaseNotFoundError,
     LockUncertainError,
     LossReason,
+    MicrolockError,
 )
 from microlock.keys import entry_name
 from microlock.queue import Holder, holder_of, places
 from microlock.requests import (
-    Beside,
     CreatedAt,
     Delete,
     Empty,
@@ -118,13 +119,10 @@ def _put(names: Names, lease: Lease, now: float) -> Flow[Tenure | Refused]:
         then=(Put(entry, names.value, lease.id),),
         otherwise=(Read(names.prefix, OLDEST),),
     )
-    lifetime: Lifetime | None = None
-    outcome: Outcome
-    if lease.fresh(now):
-        outcome = yield txn
-    else:
-        lifetime, outcome = yield Beside(lease.id, txn)
-    lease = replace(lease.renewed(lifetime), doubtful=outcome.repeated)
+    if not lease.fresh(now):
+        lease = lease.renewed((yield from _keep_alive(lease)))
+    outcome: Outcome = yield txn
+    lease = replace(lease, doubtful=outcome.repeated)
     mine = _find(entry, outcome.keys)
     if not outcome.succeeded and not mine:
         holder = holder_of(names.prefix, outcome.keys)
@@ -153,11 +151,16 @@ def _look(names: Names, entry: bytes, lease: Lease) -> Flow[Tenure | Refused]:
 def _alive(lease: Lease, at: float) -> Flow[Lease]:
     """The lease with its deadline ahead, also where etcd took longer to answer than the ttl."""
     while lease.deadline <= at:
-        lifetime: Lifetime = yield KeepAlive(lease.id)
-        if lifetime.ttl <= 0:
-            raise LeaseNotFoundError(f"lease {lease.id:x} ended before etcd answered")
+        lifetime = yield from _keep_alive(lease)
         lease, at = lease.renewed(lifetime), lifetime.at
     return lease
+
+
+def _keep_alive(lease: Lease) -> Flow[Lifetime]:
+    lifetime: Lifetime = yield KeepAlive(lease.id)
+    if lifetime.ttl <= 0:
+        raise LeaseNotFoundError(f"lease {lease.id:x} has ended")
+    return lifetime
 
 
 def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | Lost | None]:
@@ -198,18 +201,16 @@ def renew(names: Names, tenure: Tenure) -> Flow[Tenure | Lost]:
         if isinstance(moved, Lost):
             return moved
         tenure = moved
-    lifetime: Lifetime | None
-    found: Found
-    lifetime, found = yield Beside(tenure.lease.id, Get(tenure.entry))
-    lost = _lost(tenure, found.keys)
-    if not lost:
-        if lifetime is None:
-            lifetime = yield KeepAlive(tenure.lease.id)
-        if lifetime.ttl > 0:
-            return replace(tenure, lease=tenure.lease.renewed(lifetime))
+    try:
+        lifetime = yield from _keep_alive(tenure.lease)
+        found: Found = yield Get(tenure.entry)
+        lost = _lost(tenure, found.keys)
+    except LeaseNotFoundError:
         lost = Lost(LossReason.LEASE_GONE)
-    yield from discard(names, *tenure.leases)
-    return lost
+    if lost:
+        yield from discard(names, *tenure.leases)
+        return lost
+    return replace(tenure, lease=tenure.lease.renewed(lifetime))
 
 
 def extend(
@@ -301,11 +302,11 @@ def discard(names: Names, *leases: Lease, after: BaseException | None = None) ->
             continue  # another object's, to end or to keep
         try:
             yield Revoke(lease.id)
-        except EtcdError as error:
+        except (EtcdError, DestroyedError) as error:  # the client may be closed meanwhile
             if lease.doubtful:
                 uncertain = LockUncertainError(names.key, names.node_id, lease.id)
                 uncertain.__cause__ = after or error
-    if uncertain and (after is None or isinstance(after, EtcdError)):
+    if uncertain and (after is None or isinstance(after, MicrolockError)):
         raise uncertain
     if isinstance(after, EtcdError):
         after.may_have_happened = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 from microlock import clock, events, flows
@@ -74,6 +74,7 @@ class Microlock(Emitter):
         self._lost: LossReason | None = None  # not None  =>  _tenure is None
         self._lease: Lease | None = None  # left by the last cycle for the next; nothing is under it
         self._speaks_for_node = True  # until its first lock()
+        self._giving_back = False  # from before the request until its outcome is known
         self._destroyed = False
 
     def __repr__(self) -> str:
@@ -93,6 +94,11 @@ class Microlock(Emitter):
         return self._ttl
 
     @property
+    def _current(self) -> Tenure | None:
+        """What may still be counted on, if its deadline is ahead."""
+        return None if self._giving_back or self._destroyed else self._tenure
+
+    @property
     def held(self) -> bool:
         """Whether this object holds the lock. Never True past the deadline of the hold."""
         return self.remaining > 0
@@ -100,7 +106,7 @@ class Microlock(Emitter):
     @property
     def remaining(self) -> float:
         """Seconds until the deadline of the hold; 0.0 when nothing is held."""
-        tenure = self._tenure
+        tenure = self._current
         if tenure is None or self._client.forked:
             return 0.0
         return max(0.0, tenure.deadline - clock.now())
@@ -108,7 +114,7 @@ class Microlock(Emitter):
     @property
     def token(self) -> int | None:
         """The fencing token of the hold; None when nothing is held."""
-        tenure = self._tenure
+        tenure = self._current
         return tenure.token if tenure and self.held else None
 
     @property
@@ -116,12 +122,12 @@ class Microlock(Emitter):
         """What this object knows of its hold, without asking etcd."""
         if self.lost_reason:
             return State.LOST
-        return State.HELD if self._tenure else State.RELEASED
+        return State.HELD if self._current else State.RELEASED
 
     @property
     def lost_reason(self) -> LossReason | None:
         """Why the hold was lost; None when none was."""
-        tenure = self._tenure
+        tenure = self._current
         if tenure is None:
             return self._lost
         if self._client.forked:
@@ -143,6 +149,7 @@ class Microlock(Emitter):
             EtcdError: etcd refused or can't be reached. Nothing is held, nothing was left behind.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
             InvalidArgumentError: `timeout` is no number of seconds.
+            NotImplementedError: `timeout` is not 0.
         """
         if timeout != 0 or isinstance(timeout, bool):
             if timeout is not None:
@@ -196,15 +203,18 @@ class Microlock(Emitter):
         """
         with self._call() as budget:
             tenure = self._own(budget)
+            self._giving_back = True
             try:
                 left = run(self._client, flows.release(self._names, tenure, self._ttl), budget)
+                self._tenure = None
             except EtcdError:
-                raise
+                raise  # it stands
             except BaseException:
                 self._tenure = None
                 raise
+            finally:
+                self._giving_back = False
             self._lease = self._settle(left)
-            self._tenure = None
             self._tell(events.released, node_id=self.node_id, token=tenure.token)
 
     def renew(self) -> float:
@@ -254,10 +264,10 @@ class Microlock(Emitter):
             flow = flows.extend(self._names, tenure, seconds, lease_ids=_lease_ids)
             with self._uncertain():
                 left, error = run(self._client, flow, budget)
-            remaining = self._hold_on(left)
             if error:
+                self._tenure = self._settle(left)
                 raise error
-            return remaining
+            return self._hold_on(left)
 
     def holder(self) -> Holder | None:
         """Who holds the lock, read from etcd; None if it is free.
@@ -283,25 +293,29 @@ class Microlock(Emitter):
         Events until here are still told. Twice is fine. Later calls raise DestroyedError.
 
         Raises:
-            EtcdError, LockUncertainError: the lock was held, and etcd did not confirm that it is
-                free: it is by the end of its ttl. The object is destroyed all the same.
+            EtcdError, LockUncertainError, DestroyedError: the lock was held, and etcd did not
+                confirm that it is free, or the client was closed. It is free by the end of its
+                ttl. The object is destroyed all the same.
         """
         if self._destroyed or self._client.forked:
             self._destroyed = True
             return
+        budget = Budget.of(self._client.timeout)
+        held, self._destroyed = self.held, True
         try:
-            with self._turn() as budget, suppress(DestroyedError):  # the client may be closed
-                if not self._destroyed:
-                    self._destroyed = True
-                    self._client.one(Watcher).unwatch(self._names.prefix, self)
-                    self._give_up(budget)
+            self._client.one(Watcher).unwatch(self._names.prefix, self)
+            with self._turn(budget):
+                self._give_up(budget)
+        except DestroyedError:
+            if held:
+                raise
         finally:
-            self._tell_no_more()
+            self._tell_no_more(budget.end - clock.now())
 
     def _give_up(self, budget: Budget) -> None:
-        held, tenure, lease = self.held, self._tenure, self._lease
+        tenure, lease = self._tenure, self._lease
         self._tenure = self._lease = None
-        if tenure and held:
+        if tenure and clock.now() < tenure.deadline:
             run(self._client, flows.release(self._names, tenure, ttl=0), budget)
             self._tell(events.released, node_id=self.node_id, token=tenure.token)
         else:
@@ -337,20 +351,20 @@ class Microlock(Emitter):
         self._client.check()
 
     @contextmanager
-    def _turn(self) -> Iterator[Budget]:
-        """The turn of one call, among those of other threads, within the client's timeout."""
-        budget = Budget.of(self._client.timeout)
-        if not self._mutex.acquire(timeout=self._client.timeout):
+    def _turn(self, budget: Budget) -> Iterator[None]:
+        """The turn of one call among those of other threads."""
+        if not self._mutex.acquire(timeout=max(0.0, budget.work - clock.now())):
             raise EtcdTimeoutError(f"another call on the lock {self.key!r} is not done yet")
         try:
-            yield budget
+            yield
         finally:
             self._mutex.release()
 
     @contextmanager
     def _call(self) -> Iterator[Budget]:
         self._check()  # before the mutex too: in a child of the process nobody may release it
-        with self._turn() as budget:
+        budget = Budget.of(self._client.timeout)
+        with self._turn(budget):
             self._check()
             yield budget
 
@@ -366,7 +380,8 @@ class Microlock(Emitter):
             if isinstance(found, Tenure):
                 return found
             holder = found
-        raise LockNotOwnedError(self.key, self.node_id, holder)
+        why = "" if self._speaks_for_node else "not by this object"
+        raise LockNotOwnedError(self.key, self.node_id, holder, why=why)
 
     def _hold_on(self, left: Tenure | Lost) -> float:
         """Goes on with the hold, and returns the seconds left."""

@@ -110,18 +110,7 @@ class Txn:
     otherwise: tuple[Read | Get, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """A keep-alive that travels beside another request.
-
-    Reply: `(Lifetime or None, reply of the request)`; None where the keep-alive had no answer.
-    """
-
-    lease_id: int
-    request: Txn | Get
-
-
-Request = Grant | KeepAlive | Revoke | Read | Get | Txn | Beside
+Request = Grant | KeepAlive | Revoke | Read | Get | Txn
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,7 @@ class Lease:
         """Whether a keep-alive can be spared."""
         return now - self.sent <= self.ttl / 10
 
-    def renewed(self, lifetime: Lifetime | None) -> Lease:
-        if lifetime is None or lifetime.ttl <= 0:
-            return self
+    def renewed(self, lifetime: Lifetime) -> Lease:
         return replace(self, ttl=lifetime.ttl, sent=lifetime.sent)
 
 

@@ -20,6 +20,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.nap import sleep_using_event
 
 from microlock.errors import (
+    DestroyedError,
     EtcdError,
     EtcdPermissionError,
     EtcdTimeoutError,
@@ -150,10 +151,9 @@ class Watcher:
             if all(each is not watching for each in watch.alive()):
                 watch.watching.append(ref(watching, lambda _: self._abandon(prefix)))
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="microlock-watch", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="microlock-watch", daemon=True)
+                thread.start()
+                self._thread = thread
         if not watch.settled.wait(self._client.timeout):
             watch.feed.owe()
             watching.on_watch_error(
@@ -171,7 +171,10 @@ class Watcher:
     def close(self) -> None:
         self._closed.set()
         with self._lock:
-            thread, session = self._thread, self._session
+            thread, session, watches = self._thread, self._session, list(self._watches.values())
+        for watch in watches:
+            watch.error = DestroyedError(f"{self._client!r} was closed")
+            watch.settled.set()
         if session:
             session.stream.close()
         if thread and thread is not threading.current_thread():
@@ -299,7 +302,6 @@ class Watcher:
         # A watch is refused to a user who may not read the key, and to one whose token expired;
         # etcd 3.5.1 gives the same reason for both. The read tells: it logs in again if need be.
         if self._read(watch):
-            self._client.log_in_again()
             raise _StaleLoginError(f"etcd ended the watch: {reason}")
 
     def _drop(self, watch: _Watch, error: EtcdError) -> None:

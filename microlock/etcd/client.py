@@ -31,14 +31,17 @@ from microlock.errors import (
     ForkedError,
 )
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.calls import HAS_LEADER, attempt
+from microlock.etcd.calls import attempt
 from microlock.etcd.failover import Trial
 from microlock.etcd.login import Given, Identity
 from microlock.etcd.messages import WATCH
-from microlock.etcd.wire import Stream, Wire
-from microlock.requests import Get, Grant, Read, Request, Revoke
+from microlock.etcd.wire import Metadata, Stream, Wire
+from microlock.requests import Get, Grant, KeepAlive, Read, Request, Revoke
 
 T = TypeVar("T")
+
+# Without it a stream to a member that is cut off from its leader stays silent for ever.
+HAS_LEADER: Metadata = (("hasleader", "true"),)
 
 backoff = wait_random_exponential(multiplier=0.05, max=0.5)
 
@@ -90,7 +93,8 @@ class EtcdClient:
     def close(self) -> None:
         """Ends the background threads and the connections; holds end with their ttl.
 
-        Twice is fine. Calls under way and later ones raise DestroyedError.
+        Twice is fine. Later calls raise DestroyedError. So do those under way, or, where it can't
+        be told any more what became of them, LockUncertainError.
         """
         self._closed.set()
         if self.forked:
@@ -139,6 +143,7 @@ class EtcdClient:
             wire = self._wires[self._current]
             # Each attempt leaves time for others: at the other members, or here again.
             timeout = (until - clock.now()) / (len(self._wires) + 1)
+            metadata: Metadata = ()
             try:
                 if timeout <= 0:
                     raise EtcdTimeoutError("no time was left to ask etcd")
@@ -147,8 +152,8 @@ class EtcdClient:
                     request, wire, timeout=timeout, metadata=metadata, repeated=trial.doubt
                 )
             except EtcdError as error:
-                login_again = (
-                    isinstance(error, EtcdAuthenticationError) and self._identity.refused()
+                login_again = isinstance(error, EtcdAuthenticationError) and self._identity.refused(
+                    metadata
                 )
                 if trial.failed(wire.address, error, login_again=login_again):
                     self.move_on(wire)
@@ -169,7 +174,7 @@ class EtcdClient:
             )(once)
         except EtcdError as error:
             verdict = trial.verdict()
-            if isinstance(request, Read | Get):
+            if isinstance(request, Read | Get | KeepAlive):  # as if it had not
                 verdict.may_have_happened = False
             if verdict is error:
                 raise
@@ -190,7 +195,3 @@ class EtcdClient:
         """This member failed: the next call goes to the next one."""
         if wire is self._wires[self._current]:
             self._current = (self._current + 1) % len(self._wires)
-
-    def log_in_again(self) -> bool:
-        """The identity was refused. Returns whether the next call will carry another."""
-        return self._identity.refused()

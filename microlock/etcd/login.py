@@ -16,8 +16,8 @@ class Identity(Protocol):
     def metadata(self, wire: Wire, timeout: float) -> Metadata:
         """What to send along; may ask the member at `wire`, for `timeout` seconds."""
 
-    def refused(self) -> bool:
-        """etcd refused it. Returns whether asking again may give another."""
+    def refused(self, metadata: Metadata) -> bool:
+        """etcd refused this. Returns whether asking again may give another."""
 
 
 class Given:
@@ -29,7 +29,7 @@ class Given:
     def metadata(self, wire: Wire, timeout: float) -> Metadata:
         return self._metadata()
 
-    def refused(self) -> bool:
+    def refused(self, metadata: Metadata) -> bool:
         return False
 
 
@@ -56,9 +56,12 @@ class Login:
                 self._lock.release()
         return (("token", token),)
 
-    def refused(self) -> bool:
-        had_one, self._token = self._token is not None, None
-        return had_one
+    def refused(self, metadata: Metadata) -> bool:
+        for _, token in metadata:  # none: it was the login that was refused
+            if token == self._token:  # or another thread has a new one already
+                self._token = None
+            return True
+        return False
 
     def _log_in(self, wire: Wire, timeout: float) -> str:
         request = pb.AuthenticateRequest(name=self._user, password=self._password)

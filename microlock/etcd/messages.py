@@ -17,10 +17,12 @@ from microlock.requests import (
     Found,
     Get,
     Grant,
+    KeepAlive,
     KeyValue,
     Outcome,
     Put,
     Read,
+    Request,
     Revoke,
     Txn,
     UnderLease,
@@ -35,11 +37,16 @@ WATCH = "/etcdserverpb.Watch/Watch"
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
 
-def encode(request: Grant | Revoke | Read | Get | Txn) -> tuple[str, Message, type[Any]]:
+def encode(request: Request) -> tuple[str, Message, type[Any]]:
     """The method, the message, and the class of the reply."""
     match request:
         case Grant(lease_id, ttl):
             return GRANT, pb.LeaseGrantRequest(ID=lease_id, TTL=ttl), pb.LeaseGrantResponse
+        case KeepAlive(lease_id):
+            # A stream in etcd's API. One request and one reply of it are the same on the wire as
+            # a call, and a call can be interrupted safely.
+            keep_alive = pb.LeaseKeepAliveRequest(ID=lease_id)
+            return KEEP_ALIVE, keep_alive, pb.LeaseKeepAliveResponse
         case Revoke(lease_id):
             return REVOKE, pb.LeaseRevokeRequest(ID=lease_id), pb.LeaseRevokeResponse
         case Read() | Get():

@@ -44,6 +44,8 @@ _TLS = ("SSL", "Tls handshake", "Unwrap failed", "Hostname Verification", "secur
 # with nothing behind it. Taken for TLS only while the address never gave an answer.
 _TLS_PERHAPS = ("Socket closed", "Connection reset", "Handshake read failed")
 _NOT_ETCD = ("Failed parsing HTTP/2",)
+# A call that was under way when its channel was closed, or its stream.
+_BY_US = ("Channel closed", "Locally cancelled")
 
 
 def translate(error: grpc.RpcError, address: str, *, answered: bool) -> MicrolockError:
@@ -80,9 +82,10 @@ def translate(error: grpc.RpcError, address: str, *, answered: bool) -> Microloc
         return EtcdTimeoutError(f"etcd at {address} did not answer in time", may_have_happened=True)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return NotEtcdError(f"{address} is not etcd's client port: {details}")
-    if code is grpc.StatusCode.CANCELLED:
+    if code is grpc.StatusCode.CANCELLED and has(_BY_US):
         return DestroyedError(f"the connection to {address} was closed: {details}")
-    if code is grpc.StatusCode.INTERNAL:  # a stream reset, a frame cut short
+    # A stream reset, a frame cut short, a member that stops.
+    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED):
         return EtcdUnavailableError(f"etcd at {address}: {details}", may_have_happened=True)
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return EtcdPermissionError(f"etcd at {address}: {details}")

@@ -115,7 +115,7 @@ class GrpcWire:
             # A refusal is an answer. A fault of the connection is none.
             self.answered |= error.code() not in _FAULTS
             return translated
-        if "closed channel" in str(error):  # grpcio's ValueError
+        if "closed" in str(error):  # grpcio's ValueError, for "closed channel", "Channel closed!"
             return DestroyedError(f"the connection to {self.address} is closed")
         raise error
 

@@ -36,6 +36,16 @@ class Environment:
 
 
 ENVIRONMENTS = (
+    # The oldest of everything that setup.cfg allows.
+    Environment(
+        "oldest",
+        (
+            "protobuf==3.20.3",
+            "grpcio==1.80.0",
+            "pyee==13.0.0",
+            "tenacity==8.3.0",
+        ),
+    ),
     Environment("protobuf-3.20.3", ("protobuf==3.20.3",)),
     Environment("protobuf-4.25", ("protobuf==4.25.*",)),
     Environment("protobuf-5.29", ("protobuf==5.29.*",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -296,6 +297,15 @@ def test_calls_renew_an_expired_token_unseen(forgetful: Guarded) -> None:
         foo.destroy()
         assert entries(forgetful.ctl, "mine") == []
         assert leases(forgetful.ctl) == []
+
+
+def test_threads_that_share_an_expired_token_all_get_a_new_one(forgetful: Guarded) -> None:
+    with forgetful.client() as etcd, ThreadPoolExecutor(8) as pool:
+        locks = [Microlock(etcd, f"mine/{i}", "node-a", ttl=60) for i in range(8)]
+        for _ in range(2):
+            list(pool.map(Microlock.holder, locks))
+            forgetful.outlive_the_tokens()
+        assert list(pool.map(Microlock.holder, locks)) == [None] * 8
 
 
 def test_a_watch_lives_on_when_its_token_expires(forgetful: Guarded) -> None:

@@ -24,7 +24,7 @@ from microlock.errors import (
     EtcdUnavailableError,
 )
 from microlock.flows import Flow
-from microlock.requests import Beside, Get, Grant, Outcome, Read, Request
+from microlock.requests import Get, Grant, KeepAlive, Outcome, Read, Request
 from microlock.tenure import Lease, Tenure
 
 T = TypeVar("T")
@@ -140,7 +140,8 @@ class NoAnswer:
         if self.end is End.INTERRUPT:
             raise KeyboardInterrupt
         if self.end is End.ERROR or isinstance(request, Grant):  # which is never repeated
-            doubt = not isinstance(request, Read | Get)  # as the client says: a read does nothing
+            # As the client says: neither changes what there is.
+            doubt = not isinstance(request, Read | Get | KeepAlive)
             raise EtcdTimeoutError("no answer", may_have_happened=doubt)
         try:
             return _repeated(caller.store.ask(request))
@@ -184,15 +185,6 @@ class Slow:
         reply = caller.store.ask(request)
         caller.store.pass_time(self.back)
         return timed(reply, sent, caller.store.now)
-
-
-@dataclass(frozen=True)
-class Mute:
-    """The keep-alive beside a request has no answer."""
-
-    def meet(self, request: Request, caller: Caller) -> Any:
-        assert isinstance(request, Beside)
-        return None, caller.store.ask(request.request)
 
 
 NO_ANSWER = [NoAnswer(fate, end) for end in End for fate in Fate]

@@ -9,7 +9,6 @@ from typing import Any
 from microlock.errors import EtcdError, LeaseNotFoundError
 from microlock.keys import entries_prefix, entry_name
 from microlock.requests import (
-    Beside,
     CreatedAt,
     Delete,
     Empty,
@@ -78,8 +77,6 @@ class Store:
     def apply(self, request: Request) -> Any:
         """What it does to the store, without the time it takes to get here."""
         match request:
-            case Beside(lease_id, other):
-                return self._keep_alive(lease_id), self.apply(other)
             case KeepAlive(lease_id):
                 return self._keep_alive(lease_id)
             case Grant(lease_id, ttl):

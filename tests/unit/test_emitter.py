@@ -282,3 +282,22 @@ def test_an_error_whose_listener_has_left_is_none(foo):
     foo.remove_all_listeners()
     foo.client.run()
     assert foo.calls == []
+
+
+def test_an_async_handler_is_refused(foo):
+    async def handler() -> None: ...
+
+    with pytest.raises(InvalidArgumentError, match="async"):
+        foo.on("locked", handler)
+
+
+def test_a_refused_second_registration_leaves_the_first(foo, monkeypatch):
+    foo.on("locked", foo.note)
+
+    def refuse(event: str) -> None:
+        raise DestroyedError("no more")
+
+    monkeypatch.setattr(foo, "_listened", refuse)
+    with pytest.raises(DestroyedError):
+        foo.on("locked", foo.note)
+    assert foo.listeners("locked") == [foo.note]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from faults import TTL, Caller, End, Fate, Mute, NoAnswer, Refusal
+from faults import TTL, Caller, End, Fate, NoAnswer, Refusal
 from store import FOO, Store
 
 from microlock.errors import EtcdPermissionError, EtcdTimeoutError, LockUncertainError, LossReason
 from microlock.queue import Holder
-from microlock.requests import Beside, Get, KeepAlive, Put, Revoke, Txn
-from microlock.tenure import Lease, Lost, Tenure
+from microlock.requests import Get, KeepAlive, Put, Revoke, Txn
+from microlock.tenure import Lost, Tenure
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def recreated(store: Store, tenure: Tenure) -> None:
     store.apply(Txn((), (Put(tenure.entry, FOO.value, tenure.lease.id),)))
 
 
-def test_a_renewal_looks_at_the_entry_beside_the_keep_alive(store, tenure):
+def test_a_renewal_looks_at_the_entry_after_the_keep_alive(store, tenure):
     caller = Caller(store)
     caller.renew(tenure)
-    assert caller.requests == [Beside(tenure.lease.id, Get(tenure.entry))]
+    assert caller.requests == [KeepAlive(tenure.lease.id), Get(tenure.entry)]
 
 
 def test_a_renewal_counts_from_when_it_was_sent(store, tenure):
@@ -59,13 +59,6 @@ def test_a_renewal_changes_no_key(store, tenure):
 def test_a_renewal_keeps_the_doubt_on_the_lease(store):
     tenure = Caller(store, {2: NoAnswer(Fate.LATE, End.REPEAT)}).try_lock()
     assert Caller(store).renew(tenure).lease.doubtful
-
-
-def test_a_keep_alive_without_an_answer_is_asked_for_alone(store, tenure):
-    caller = Caller(store, {0: Mute()})
-    sent = store.now + 2 * store.latency
-    assert caller.renew(tenure).lease.sent == sent
-    assert isinstance(caller.requests[1], KeepAlive)
 
 
 def test_a_lease_that_ended_is_a_loss(store, tenure):
@@ -107,11 +100,11 @@ def test_a_lost_hold_leaves_no_lease(store, tenure):
 
 def test_a_loss_is_told_also_where_its_lease_cannot_be_revoked(store, tenure):
     store.remove(tenure.entry)
-    assert isinstance(Caller(store, {1: NoAnswer(Fate.NEVER)}).renew(tenure), Lost)
+    assert isinstance(Caller(store, {2: NoAnswer(Fate.NEVER)}).renew(tenure), Lost)
 
 
 def test_a_loss_with_a_doubtful_put_is_uncertain_where_its_lease_cannot_be_revoked(store):
-    caller = Caller(store, {2: NoAnswer(Fate.LATE, End.REPEAT), 4: NoAnswer(Fate.NEVER)})
+    caller = Caller(store, {2: NoAnswer(Fate.LATE, End.REPEAT), 5: NoAnswer(Fate.NEVER)})
     tenure = caller.try_lock()  # its put may come late
     store.remove(tenure.entry)
     with pytest.raises(LockUncertainError):
@@ -174,9 +167,3 @@ def test_a_loss_does_not_end_the_lease_of_an_adopted_hold(store, tenure):
     store.remove(tenure.entry)
     caller.renew(adopted)
     assert store.ours() == [tenure.lease.id]
-
-
-def test_a_lease_whose_keep_alive_finds_nothing_keeps_its_deadline():
-    lease = Lease(1, asked=5, ttl=5, sent=1000.0)
-    store = Store()
-    assert lease.renewed(store.apply(KeepAlive(1))) == lease

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from faults import TTL, Caller, Mute, Slow
+from faults import TTL, Caller, Fate, NoAnswer, Slow
 from store import FOO, Store
 
+from microlock.errors import EtcdTimeoutError
 from microlock.flows import OLDEST
 from microlock.queue import Holder
-from microlock.requests import Beside, Grant, KeepAlive, Read, Revoke, Txn
+from microlock.requests import Grant, KeepAlive, Read, Revoke, Txn
 from microlock.tenure import Lease, Refused, Tenure
 
 
@@ -110,24 +111,33 @@ def test_each_hold_of_one_lease_has_a_higher_token(store):
     assert second.token > first.token
 
 
-def test_a_keep_alive_travels_beside_a_try_whose_lease_is_older_than_a_tenth_of_its_ttl(store):
+def test_a_keep_alive_precedes_a_try_whose_lease_is_older_than_a_tenth_of_its_ttl(store):
     lease = left_lease(store)
     store.pass_time(TTL / 10)
     caller = Caller(store)
     caller.try_lock(lease)
-    assert kinds(caller) == [Beside]
+    assert kinds(caller) == [KeepAlive, Txn]
 
 
-def test_the_keep_alive_beside_a_try_moves_the_deadline(store):
+def test_the_keep_alive_before_a_try_moves_the_deadline(store):
     lease = left_lease(store)
     store.pass_time(1)
     assert Caller(store).try_lock(lease).lease.sent == lease.sent + 1 + 6 * store.latency
 
 
-def test_a_keep_alive_without_an_answer_leaves_the_deadline_where_it_was(store):
+def test_a_keep_alive_without_an_answer_is_a_try_that_did_not_happen(store):
     lease = left_lease(store)
     store.pass_time(1)
-    assert Caller(store, {0: Mute()}).try_lock(lease).deadline == lease.deadline
+    with pytest.raises(EtcdTimeoutError) as raised:
+        Caller(store, {0: NoAnswer(Fate.NEVER)}).try_lock(lease)
+    assert not raised.value.may_have_happened
+
+
+def test_a_lease_that_its_keep_alive_finds_gone_is_replaced(store):
+    lease = left_lease(store)
+    store.pass_time(1)
+    store.apply(Revoke(lease.id))
+    assert Caller(store).try_lock(lease).lease.id != lease.id
 
 
 def test_a_lease_past_its_deadline_is_not_used_again_though_etcd_may_still_have_it(store):

@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from faults import Caller, End, Fate, NoAnswer, Slow
+from faults import Caller, End, Fate, NoAnswer, Refusal, Slow
 from store import Store
 
-from microlock import Microlock, clock
-from microlock.errors import EtcdTimeoutError, LockLostError, LockUncertainError
+from microlock import Microlock, State, clock
+from microlock.errors import (
+    DestroyedError,
+    EtcdPermissionError,
+    EtcdTimeoutError,
+    LockLostError,
+    LockUncertainError,
+)
 from microlock.etcd.client import EtcdClient
-from microlock.requests import Beside, Read, Revoke, Txn
+from microlock.requests import KeepAlive, Read, Revoke, Txn
 
 
 class Client(EtcdClient):
@@ -67,7 +73,7 @@ def test_an_extension_that_ends_uncertain_leaves_nothing_held(foo, client, store
 
 def test_a_renewal_that_comes_too_late_is_a_loss_and_not_zero_seconds(foo, client):
     foo.lock()
-    client.faults[Beside] = Slow(back=5)
+    client.faults[KeepAlive] = Slow(back=5)
     with pytest.raises(LockLostError):
         foo.renew()
 
@@ -82,3 +88,51 @@ def test_a_try_without_an_answer_does_not_forget_an_expired_hold(foo, client, st
     client.faults.clear()
     store.latency = 0.001
     assert foo.lock().token > 2  # and not refused by its own entry
+
+
+class Look:
+    """Answers in good order, and notes what the lock says of itself meanwhile."""
+
+    def __init__(self, foo: Microlock) -> None:
+        self.foo = foo
+        self.seen: list[Any] = []
+
+    def meet(self, request: Any, caller: Caller) -> Any:
+        self.seen.append((self.foo.held, self.foo.token, self.foo.state))
+        return caller.store.ask(request)
+
+
+def test_nothing_is_held_while_it_is_given_back(foo, client):
+    foo.lock()
+    look = client.faults[Txn] = Look(foo)
+    foo.unlock()
+    assert look.seen == [(False, None, State.RELEASED)]
+
+
+def test_a_hold_that_etcd_refuses_to_give_back_is_held_again(foo, client):
+    foo.lock()
+    client.faults[Txn] = Refusal(EtcdPermissionError)
+    with pytest.raises(EtcdPermissionError):
+        foo.unlock()
+    assert foo.held
+
+
+def test_an_interrupted_extension_raises_the_interrupt_also_past_the_deadline(foo, client, store):
+    foo.lock()
+
+    class InterruptLate:
+        def meet(self, request: Any, caller: Caller) -> Any:
+            store.pass_time(6)
+            raise KeyboardInterrupt
+
+    client.faults[Txn] = InterruptLate()
+    with pytest.raises(KeyboardInterrupt):
+        foo.extend(9)
+
+
+def test_a_client_that_is_closed_in_a_try_leaves_no_plain_failure(foo, client):
+    foo.lock()
+    foo.unlock()  # leaves a lease for the next try
+    client.faults[Txn] = client.faults[Revoke] = Refusal(DestroyedError)
+    with pytest.raises(LockUncertainError):
+        foo.lock()

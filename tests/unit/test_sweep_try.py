@@ -11,7 +11,7 @@ from store import Store
 
 from microlock.errors import EtcdError, LockUncertainError
 from microlock.flows import OLDEST
-from microlock.requests import Beside, Grant, Revoke, Txn
+from microlock.requests import Grant, Revoke, Txn
 from microlock.tenure import Refused, Tenure
 
 Given = tuple[tuple[Any, Any], Caller]  # the lease of an earlier cycle, a hold that was lost
@@ -193,4 +193,4 @@ def test_a_failed_try_leaves_no_lease_but_those_of_before(scene):
 def test_a_lease_for_the_next_try_has_no_put_under_way(scene):
     for stage in plays(scene, a_try):
         if isinstance(stage.verdict, Refused) and stage.verdict.lease:
-            assert not any(isinstance(each, Txn | Beside) for each in stage.under_way), stage
+            assert not any(isinstance(each, Txn) for each in stage.under_way), stage

@@ -1,0 +1,143 @@
+"""Threads, interrupts and closed clients in the middle of a call."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import Etcd, Etcdctl
+from witness import at_most, entries
+
+import microlock
+from microlock import DestroyedError, EtcdError, EtcdTimeoutError, Microlock, connect
+from microlock.etcd.client import EtcdClient
+
+TIMEOUT = 2.0
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from microlock import Microlock, connect
+
+etcd = connect(sys.argv[1], timeout=4)
+foo = Microlock(etcd, sys.argv[2], "node-a", ttl=60)
+foo.lock()
+calls = {"renew": foo.renew, "extend": lambda: foo.extend(60)}
+for round in range(40):
+    timer = threading.Timer(0.001 * (round % 7 + 1), os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        while True:
+            calls[sys.argv[3]]()
+    except KeyboardInterrupt:
+        pass
+    timer.join()
+started = time.monotonic()
+assert foo.renew() > 0
+foo.unlock()
+assert time.monotonic() - started < 4
+foo.destroy()
+print("done")
+"""
+
+
+@pytest.fixture
+def client(etcd_server: Etcd) -> Iterator[EtcdClient]:
+    with connect(etcd_server.endpoint, timeout=TIMEOUT) as etcd:
+        yield etcd
+
+
+@pytest.mark.parametrize("call", ["renew", "extend"])
+def test_interrupts_leave_a_hold_that_can_be_used_and_nothing_that_hangs(
+    etcd_server: Etcd, etcdctl: Etcdctl, prefix: str, call: str
+) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, etcd_server.endpoint, prefix, call],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout == "done\n", process.stderr
+    assert entries(etcdctl, prefix) == []
+
+
+def test_destroy_destroys_also_while_another_call_is_stuck(
+    own_etcd: Callable[..., Etcd],
+) -> None:
+    server = own_etcd()
+    with connect(server.endpoint, timeout=TIMEOUT) as etcd, ThreadPoolExecutor() as pool:
+        foo = Microlock(etcd, "foo", "node-a", ttl=60)
+        foo.lock()
+        server.pause()
+        started = threading.Barrier(5)
+
+        def renew() -> None:
+            started.wait()
+            foo.renew()
+
+        calls = [pool.submit(renew) for _ in range(4)]
+        started.wait()
+        with at_most(TIMEOUT + 1), pytest.raises((EtcdError, microlock.LockUncertainError)):
+            foo.destroy()
+        assert not foo.held
+        with pytest.raises(DestroyedError):
+            foo.lock()
+        assert all(isinstance(call.exception(), EtcdError | DestroyedError) for call in calls)
+        server.resume()
+
+
+def test_destroy_says_that_a_lock_is_left_when_its_client_was_closed(client: EtcdClient) -> None:
+    foo = Microlock(client, "left", "node-a", ttl=2)
+    foo.lock()
+    client.close()
+    with pytest.raises(DestroyedError):
+        foo.destroy()
+    assert not foo.held
+
+
+def test_a_listener_that_waits_when_the_client_is_closed_is_told_at_once(
+    own_etcd: Callable[..., Etcd],
+) -> None:
+    server = own_etcd()
+    etcd = connect(server.endpoint, timeout=20)
+    Microlock(etcd, "foo", "node-a").on("unlocked", print)
+    server.pause()
+    with ThreadPoolExecutor() as pool, at_most(10):
+        waiting = pool.submit(Microlock(etcd, "bar", "node-a").on, "unlocked", print)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.5)
+        etcd.close()
+        assert isinstance(waiting.exception(), DestroyedError)
+    server.resume()
+
+
+@pytest.mark.parametrize("call", ["lock", "renew"])
+def test_a_lent_client_that_its_owner_closed_is_a_destroyed_one(
+    etcd_server: Etcd, prefix: str, call: str
+) -> None:
+    host, _, port = etcd_server.endpoint.rpartition(":")
+    etcd = microlock.etcd3.client(host=host, port=int(port))
+    foo = Microlock(etcd, prefix, "node-a", ttl=2)
+    if call == "renew":
+        foo.lock()
+    etcd.close()
+    with pytest.raises(DestroyedError):
+        getattr(foo, call)()
+
+
+def test_a_call_that_finds_another_stuck_says_so_in_time(own_etcd: Callable[..., Etcd]) -> None:
+    server = own_etcd()
+    with connect(server.endpoint, timeout=TIMEOUT) as etcd, ThreadPoolExecutor() as pool:
+        foo = Microlock(etcd, "foo", "node-a", ttl=60)
+        foo.lock()
+        server.pause()
+        with at_most(TIMEOUT + 1):
+            calls = [pool.submit(foo.renew) for _ in range(4)]
+            assert all(isinstance(call.exception(), EtcdTimeoutError) for call in calls)
+        server.resume()
+        foo.unlock()
