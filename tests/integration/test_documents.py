@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -27,15 +28,53 @@ def test_the_demo_runs_to_its_end(etcd_server: Any) -> None:
     assert "rose with every holder" in demo.stdout
 
 
-def test_the_readmes_example_runs(etcd_server: Any, capsys: Any) -> None:
-    example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
-    example = example.replace("localhost:2379", etcd_server.endpoint)
+def example(containing: str, endpoint: str) -> str:
+    """The one example of the README with these words in it, for this etcd."""
+    (found,) = (
+        each for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if containing in each
+    )
+    return found.replace("localhost:2379", endpoint)
+
+
+def test_the_readmes_first_example_runs(etcd_server: Any, capsys: Any) -> None:
     fences: list[int] = []
     names: dict[str, Any] = {"work": lambda fence: fences.append(fence)}
-    exec(example, names)
+    exec(example("from socket", etcd_server.endpoint), names)
     names["etcd"].close()
     assert len(fences) == 1
     assert capsys.readouterr().out in ("", "foo is free\n")
+
+
+def test_the_readmes_restart_carries_on(etcd_server: Any, prefix: str) -> None:
+    with microlock.connect(etcd_server.endpoint) as etcd:
+        token = microlock.Microlock(etcd, prefix, "node-a", ttl=30).lock().token
+        for restarted in ("node-a", "node-b"):
+            foo = microlock.Microlock(etcd, prefix, restarted, ttl=30)
+            names = {"foo": foo, "LockNotOwnedError": microlock.LockNotOwnedError}
+            if restarted == "node-b":
+                microlock.Microlock(etcd, prefix, "node-a").unlock()
+            exec(example("before any lock()", etcd_server.endpoint), names)
+            assert foo.held
+            assert (foo.token == token) == (restarted == "node-a")
+        foo.destroy()
+
+
+def test_the_readmes_renewals_keep_the_lock(etcd_server: Any, prefix: str) -> None:
+    clock = itertools.count(step=1.5)
+    fences: list[int] = []
+    names: dict[str, Any] = {
+        "connect": microlock.connect,
+        "Microlock": microlock.Microlock,
+        "monotonic": lambda: next(clock),
+        "node_id": "node-a",
+        "pieces": range(5),
+        "work": lambda piece, fence: fences.append(fence),
+    }
+    exec(example("for piece in pieces", etcd_server.endpoint), names)
+    assert names["foo"].held
+    assert fences == [names["hold"].token] * 5
+    names["foo"].destroy()
+    names["etcd"].close()
 
 
 def test_the_readme_names_every_public_name() -> None:
