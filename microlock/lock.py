@@ -42,7 +42,8 @@ class Microlock(Emitter):
 
     An object answers for its own hold. One that has never called `lock()` speaks for its node:
     `unlock()`, `renew()` and `extend()` act on the hold that its `node_id` has, so that a process
-    that restarts within the ttl can carry on or clean up.
+    that restarts within the ttl can carry on or clean up. It can't tell a dead predecessor from a
+    live one: workers that may run at the same time need different node ids.
 
     Each call takes at most the client's timeout. Any thread may call; calls on one object take
     turns. Nothing is sent before the first call or the first listener for the key's events.
@@ -386,6 +387,7 @@ class Microlock(Emitter):
     def _hold_on(self, left: Tenure | Lost) -> float:
         """Goes on with the hold, and returns the seconds left."""
         self._tenure = self._settle(left)
+        self._check()  # destroy() may have come meanwhile, and waits to end it
         remaining = self.remaining
         if not remaining:  # the reply came too late
             raise LockLostError(self.key, self.node_id, LossReason.EXPIRED)
