@@ -307,9 +307,9 @@ class Microlock(Emitter):
             self._client.one(Watcher).unwatch(self._names.prefix, self)
             with self._turn(budget):
                 self._give_up(budget)
-        except DestroyedError:
+        except DestroyedError as error:
             if held:
-                raise
+                raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
         finally:
             self._tell_no_more(budget.end - clock.now())
 
