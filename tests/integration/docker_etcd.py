@@ -7,6 +7,7 @@ its input ends, so a test run leaves none behind, however it ends.
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 import uuid
@@ -75,7 +76,7 @@ class DockerEtcd:
         )
         tls = any(flag.startswith("--cert-file") for flag in flags)
         client_url = f"{'https' if tls else 'http'}://0.0.0.0:2379"
-        files = [Path(flag.partition("=")[2]) for flag in flags if "=/" in flag]
+        files = [Path(file) for flag in flags for file in re.findall(r"=(/[^,]+)", flag)]
         try:
             with engine() as client:
                 client.containers.create(
