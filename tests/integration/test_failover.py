@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -334,7 +335,7 @@ def test_a_call_waits_for_an_etcd_that_is_on_its_way_back(own_etcd: OwnEtcd) -> 
         server.kill()
         with ThreadPoolExecutor(1) as pool:
             renewed = pool.submit(foo.renew)
-            with pytest.raises(TimeoutError):
+            with pytest.raises(futures.TimeoutError):
                 renewed.result(timeout=0.3)
             server.start()
             assert renewed.result(timeout=AT_ONCE) > 50

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -108,7 +109,7 @@ def test_a_listener_that_waits_when_the_client_is_closed_is_told_at_once(
     server.pause()
     with ThreadPoolExecutor() as pool, at_most(10):
         waiting = pool.submit(Microlock(etcd, "bar", "node-a").on, "unlocked", print)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(futures.TimeoutError):
             waiting.result(timeout=0.5)
         etcd.close()
         assert isinstance(waiting.exception(), DestroyedError)
