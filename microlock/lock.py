@@ -210,7 +210,7 @@ class Microlock(Emitter):
                 self._tenure = None
             except EtcdError:
                 raise  # it stands
-            except BaseException:
+            except BaseException:  # an interrupt or a doubt: not to be counted on
                 self._tenure = None
                 raise
             finally:
