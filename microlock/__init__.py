@@ -41,8 +41,9 @@ from microlock.errors import (
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.connect import connect
 from microlock.events import LockEvent
-from microlock.hold import Hold, State
+from microlock.hold import Guard, Hold, State
 from microlock.lock import Microlock
+from microlock.manager import LockManager
 from microlock.queue import Holder
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "EtcdTlsError",
     "EtcdUnavailableError",
     "ForkedError",
+    "Guard",
     "Hold",
     "Holder",
     "InvalidArgumentError",
@@ -66,6 +68,7 @@ __all__ = [
     "LeaseNotFoundError",
     "LockEvent",
     "LockLostError",
+    "LockManager",
     "LockNotOwnedError",
     "LockUncertainError",
     "LossReason",

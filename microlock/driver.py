@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from microlock.etcd.client import Budget, EtcdClient
 from microlock.flows import Flow
 
 T = TypeVar("T")
 
 
-def run(client: EtcdClient, flow: Flow[T], budget: Budget) -> T:
-    """Does what the flow asks for until it has decided, and returns or raises what it has.
+def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
+    """Has all performed that the flow asks for until it has decided; returns or raises that.
 
     An interrupt while etcd is asked goes to the flow too, which cleans up and raises it again.
     """
@@ -24,7 +24,7 @@ def run(client: EtcdClient, flow: Flow[T], budget: Budget) -> T:
             result: T = decided.value
             return result
         try:
-            reply = client.perform(request, budget)
+            reply = perform(request)
         except BaseException as error:  # noqa: BLE001  it goes on to the flow
             resume = partial(flow.throw, error)
         else:

@@ -24,6 +24,17 @@ _PATIENCE = 1.0
 
 log = logging.getLogger("microlock")
 
+# What happens to an object and its hold; of the key's events there may be very many.
+_LEVELS = {
+    events.waiting: logging.DEBUG,
+    events.acquired: logging.DEBUG,
+    events.released: logging.DEBUG,
+    events.failed: logging.DEBUG,
+    events.renewed: logging.DEBUG,
+    events.suspended: logging.WARNING,
+    events.lost: logging.WARNING,
+}
+
 
 class Emitter(EventEmitter):
     """What a lock tells its listeners."""
@@ -38,8 +49,15 @@ class Emitter(EventEmitter):
 
     def _tell(self, name: str, **fields: Any) -> None:
         """Has the handlers called, after those of the events before."""
+        event = LockEvent(name, self._key, **fields)
+        if level := _LEVELS.get(name):
+            why = event.reason.value if event.reason else event.error
+            log.log(
+                level,
+                "%s: lock %r, node %r, token %s%s",
+                *(name, event.key, event.node_id, event.token, f": {why}" if why else ""),
+            )
         if self.listeners(name):
-            event = LockEvent(name, self._key, **fields)
             try:
                 self._client.one(Dispatcher).submit(lambda: self._deliver(event))
             except DestroyedError:

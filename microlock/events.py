@@ -7,15 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from microlock.errors import LossReason
+
 # Of the key: somebody's, this node's included.
 locked = "locked"
 unlocked = "unlocked"
 
 # Of this object.
+waiting = "waiting"
 acquired = "acquired"
 released = "released"
 failed = "failed"
 error = "error"
+
+# Of this object's hold.
+renewed = "renewed"
+suspended = "suspended"
+lost = "lost"
 
 OF_THE_KEY = frozenset({locked, unlocked})
 
@@ -29,16 +37,19 @@ class LockEvent:
         key: the lock.
         node_id: whose hold it is about: who took the lock, who had it. None if that client stores
             no name, as Go's and etcdctl do, or if there is no hold.
-        token: the fencing token of that hold, None if there is none.
+        token: the fencing token of that hold, None if there is none. For `waiting`, of the place
+            in the queue: the token to be.
+        reason: why, for `lost`.
         synthesised: it was not seen as it happened, but found afterwards: the changes in between
             are not known, since etcd had compacted them, or could not be reached when the first
             handler was added. In the latter case it may be no change at all.
-        error: what went wrong, for `failed` and `error`.
+        error: what went wrong, for `failed`, `suspended` and `error`.
     """
 
     name: str
     key: str
     node_id: str | None = None
     token: int | None = None
+    reason: LossReason | None = None
     synthesised: bool = False
     error: Exception | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from microlock.queue import Change, Queue, changes
+from microlock.queue import Change, Holder, Queue, Standing, changes
 from microlock.requests import Event, Found
 
 
@@ -19,6 +19,17 @@ class Feed:
         self.next_revision: int | None = None
         self._queue: Queue | None = None  # None <=> nothing was ever known
         self._owed = False  # somebody listens already, though nothing is known
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who held the lock when it was last known."""
+        return self._queue.holder if self._queue else None
+
+    def standing(self, entry: bytes, token: int) -> Standing:
+        """Where the entry stands that was put at revision `token`, as far as the feed has come."""
+        if self._queue is None or self.next_revision is None or self.next_revision <= token:
+            return Standing.UNKNOWN
+        return self._queue.standing(entry, token)
 
     def rebase(self, found: Found) -> list[Change]:
         """Takes what was read. Returns what must have changed while nobody watched.

@@ -11,6 +11,7 @@ class State(enum.Enum):
 
     RELEASED = "holds nothing: never locked, refused, or given back"
     HELD = "holds the lock, until its deadline at least"
+    SUSPENDED = "holds the lock until its deadline, and etcd does not answer the renewals"
     LOST = "the hold ended without unlock(): see lost_reason"
 
 
@@ -25,7 +26,7 @@ class Hold:
             under the lock should refuse a token lower than one it has seen.
         lease_id: the etcd lease that the hold began with.
         ttl: seconds as granted by etcd, which may be more than asked for.
-        attempts: tries it took.
+        attempts: tries it took; for one that waited, how often it joined the queue.
         waited: seconds it took.
     """
 
@@ -36,3 +37,20 @@ class Hold:
     ttl: int
     attempts: int
     waited: float
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What holds in a transaction of etcd for as long as a hold stands.
+
+    Attributes:
+        key: the key in etcd that has to exist,
+        revision: and the revision that it has to be created at: its create_revision.
+        lock: the lock that it is about.
+        node_id: who holds it.
+    """
+
+    key: bytes
+    revision: int
+    lock: str
+    node_id: str

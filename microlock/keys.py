@@ -30,6 +30,13 @@ def check_key(key: object) -> bytes:
     return _name("key", key, KeyRequiredError)
 
 
+def check_prefix(prefix: object) -> str:
+    """Returns the beginning of keys, which may be empty, or raises InvalidArgumentError."""
+    if prefix != "":
+        _name("prefix", prefix, InvalidArgumentError)
+    return str(prefix)
+
+
 def check_node_id(node_id: object) -> bytes:
     """Returns the node id as UTF-8, or raises NodeIdRequiredError."""
     return _name("node_id", node_id, NodeIdRequiredError)
@@ -70,6 +77,58 @@ def check_timeout(timeout: object) -> float:
     return seconds
 
 
+def check_wait(timeout: object) -> float | None:
+    """Returns seconds >= 0, or None for no end, or raises InvalidArgumentError."""
+    if timeout is None:
+        return None
+    return _not_negative("timeout", timeout, ", or None to wait for ever")
+
+
+def check_interval(interval: object) -> float:
+    """Returns seconds >= 0, or raises InvalidArgumentError."""
+    return _not_negative("interval", interval)
+
+
+def check_max_hold(max_hold: object) -> float | None:
+    """Returns seconds > 0, or None for no end, or raises InvalidArgumentError."""
+    if max_hold is None:
+        return None
+    seconds = _seconds("max_hold", max_hold, InvalidArgumentError)
+    if not 0 < seconds < math.inf:
+        raise InvalidArgumentError(f"max_hold must be more than 0 seconds, not {_shown(max_hold)}")
+    return seconds
+
+
+def check_retries(retries: object) -> int:
+    """Returns a number >= 0, or raises InvalidArgumentError."""
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise InvalidArgumentError(f"retries must be an int of 0 or more, not {_shown(retries)}")
+    return retries
+
+
+def check_bool(argument: str, value: object) -> bool:
+    """Returns it, or raises InvalidArgumentError."""
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{argument} must be True or False, not {_shown(value)}")
+    return value
+
+
+def check_token(token: object) -> int:
+    """Returns a fencing token, or raises InvalidArgumentError."""
+    if isinstance(token, bool) or not isinstance(token, int) or token <= 0:
+        raise InvalidArgumentError(f"token must be the token of a hold, not {_shown(token)}")
+    return token
+
+
+def _not_negative(argument: str, value: object, otherwise: str = "") -> float:
+    seconds = _seconds(argument, value, InvalidArgumentError)
+    if not 0 <= seconds < math.inf:
+        raise InvalidArgumentError(
+            f"{argument} must be 0 seconds or more{otherwise}, not {_shown(value)}"
+        )
+    return seconds
+
+
 def _seconds(argument: str, value: object, error: type[InvalidArgumentError]) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise error(f"{argument} must be a number of seconds, not {_shown(value)}")
@@ -93,13 +152,26 @@ def entries_prefix(key: bytes) -> bytes:
 
 
 def range_end(prefix: bytes) -> bytes:
-    """The end of the range of all keys with this prefix; the prefix ends in `/`."""
-    return prefix[:-1] + b"0"  # the byte after "/"
+    """The end of the range of all keys with this prefix, which is UTF-8."""
+    if not prefix:
+        return b"\0"  # etcd's word for no end
+    return prefix[:-1] + bytes([prefix[-1] + 1])  # UTF-8 has no byte 255
+
+
+def range_start(prefix: bytes) -> bytes:
+    """The start of that range."""
+    return prefix or b"\0"
 
 
 def entry_name(prefix: bytes, lease_id: int) -> bytes:
     """The name of the entry that is born with this lease."""
     return prefix + format(lease_id, "x").encode()
+
+
+def lock_of(name: bytes) -> bytes | None:
+    """The prefix of the lock that a key would be an entry of, if it could be one."""
+    key, slash, _ = name.rpartition(b"/")
+    return key + slash if key and is_entry(key + slash, name) else None
 
 
 def is_entry(prefix: bytes, name: bytes) -> bool:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import ContextDecorator, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
+from tenacity.nap import sleep_using_event
 
 from microlock import clock, events, flows
 from microlock.driver import run
-from microlock.emitter import Emitter
 from microlock.errors import (
     AlreadyLockedError,
     DestroyedError,
     EtcdError,
     EtcdTimeoutError,
+    InvalidArgumentError,
     LockLostError,
     LockNotOwnedError,
     LockUncertainError,
@@ -24,20 +31,35 @@ from microlock.errors import (
 )
 from microlock.etcd.client import Budget
 from microlock.etcd.connect import client_of
-from microlock.hold import Hold, State
-from microlock.keys import check_timeout, check_ttl
-from microlock.queue import Change, Holder, places
+from microlock.flows import Flow
+from microlock.hold import Hold
+from microlock.holding import Holding
+from microlock.keys import (
+    check_bool,
+    check_interval,
+    check_max_hold,
+    check_retries,
+    check_ttl,
+    check_wait,
+)
+from microlock.possession import Possession
+from microlock.queue import Holder, Standing, places
 from microlock.requests import Read
-from microlock.tenure import Lease, Lost, Names, Refused, Tenure
+from microlock.tenure import Await, Lease, Lost, Names, Refused, Stood, Tenure
+from microlock.turns import Turns
+from microlock.waiting import Waiting
 from microlock.watch import Watcher
 
-T = TypeVar("T")
+S = TypeVar("S", bound="Microlock")
+F = TypeVar("F", bound=Callable[..., Any])
+
+log = logging.getLogger("microlock")
 
 # Random, since a process that forks must not share them with its children.
-_lease_ids = iter(lambda: secrets.randbits(63), 0)
+lease_ids = iter(lambda: secrets.randbits(63), 0)
 
 
-class Microlock(Emitter):
+class Microlock(ContextDecorator, Possession):
     """A distributed lock: at most one object, on any machine, holds `key` at a time.
 
     An object answers for its own hold. One that has never called `lock()` speaks for its node:
@@ -45,8 +67,13 @@ class Microlock(Emitter):
     that restarts within the ttl can carry on or clean up. It can't tell a dead predecessor from a
     live one: workers that may run at the same time need different node ids.
 
-    Each call takes at most the client's timeout. Any thread may call; calls on one object take
-    turns. Nothing is sent before the first call or the first listener for the key's events.
+    Each call but a `lock()` that waits takes at most the client's timeout. Any thread may call;
+    calls on one object take turns. Nothing is sent before the first call or the first listener for
+    the key's events.
+
+    `with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it was
+    lost meanwhile, leaving the block raises LockLostError, unless the block raises something. As a
+    decorator, `@foo`, it does so for each call of a function.
 
     Args:
         etcd: what `microlock.connect()` returns, or a client of python-etcd3 or etcd-sdk-python.
@@ -55,141 +82,181 @@ class Microlock(Emitter):
         ttl: seconds after which a hold that is not renewed ends; 0 < ttl <= 9,000,000,000,
             rounded up to whole seconds. etcd grants no less than 1.5 of its election timeouts,
             2 s by default.
+        auto_renew: renew the hold in the background, at a third of the ttl, until it is given
+            back or lost, or this object or its process is gone.
+        max_hold: seconds after which a hold is not renewed in the background any more, so that it
+            ends within another ttl: for work that may hang. None: no such end.
+        timeout: seconds that `with` waits for its turn. None: as long as it takes.
 
     Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, EtcdClientRequiredError: an
-            argument is wrong.
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, EtcdClientRequiredError,
+            InvalidArgumentError: an argument is wrong.
     """
 
     events = events
 
-    def __init__(self, etcd: object, key: str, node_id: str, ttl: float = 1) -> None:
+    def __init__(
+        self,
+        etcd: object,
+        key: str,
+        node_id: str,
+        ttl: float = 1,
+        *,
+        auto_renew: bool = False,
+        max_hold: float | None = None,
+        timeout: float | None = None,
+    ) -> None:
         names = Names.of(key, node_id)
         self._ttl = check_ttl(ttl)
-        super().__init__(client_of(etcd), names.key)
+        self._timeout = check_wait(timeout)
+        super().__init__(
+            client_of(etcd),
+            names,
+            auto_renew=check_bool("auto_renew", auto_renew),
+            max_hold=check_max_hold(max_hold),
+        )
         self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
-        self._names = names
-        self._mutex = threading.Lock()  # one call at a time
-        # Under the mutex, and read without it:
-        self._tenure: Tenure | None = None  # what was taken and not given back, lost by now or not
-        self._lost: LossReason | None = None  # not None  =>  _tenure is None
+        self._turns = Turns()
+        self._entered: dict[int, Holding] = {}  # by the thread that is in a `with`
+        # Changed by the call whose turn it is:
         self._lease: Lease | None = None  # left by the last cycle for the next; nothing is under it
+        self._waiting: Waiting | None = None
         self._speaks_for_node = True  # until its first lock()
-        self._giving_back = False  # from before the request until its outcome is known
-        self._destroyed = False
 
     def __repr__(self) -> str:
         return f"<Microlock {self.key!r} of {self.node_id!r}: {self.state.name}>"
-
-    @property
-    def key(self) -> str:
-        return self._names.key
-
-    @property
-    def node_id(self) -> str:
-        return self._names.node_id
 
     @property
     def ttl(self) -> int:
         """Seconds that `lock()` asks for."""
         return self._ttl
 
-    @property
-    def _current(self) -> Tenure | None:
-        """What may still be counted on, if its deadline is ahead."""
-        return None if self._giving_back or self._destroyed else self._tenure
-
-    @property
-    def held(self) -> bool:
-        """Whether this object holds the lock. Never True past the deadline of the hold."""
-        return self.remaining > 0
-
-    @property
-    def remaining(self) -> float:
-        """Seconds until the deadline of the hold; 0.0 when nothing is held."""
-        tenure = self._current
-        if tenure is None or self._client.forked:
-            return 0.0
-        return max(0.0, tenure.deadline - clock.now())
-
-    @property
-    def token(self) -> int | None:
-        """The fencing token of the hold; None when nothing is held."""
-        tenure = self._current
-        return tenure.token if tenure and self.held else None
-
-    @property
-    def state(self) -> State:
-        """What this object knows of its hold, without asking etcd."""
-        if self.lost_reason:
-            return State.LOST
-        return State.HELD if self._current else State.RELEASED
-
-    @property
-    def lost_reason(self) -> LossReason | None:
-        """Why the hold was lost; None when none was."""
-        tenure = self._current
-        if tenure is None:
-            return self._lost
-        if self._client.forked:
-            return LossReason.FORKED
-        return None if clock.now() < tenure.deadline else LossReason.EXPIRED
-
-    def lock(self, *, timeout: float | None = 0) -> Hold:
-        """Takes the lock, if nobody holds it.
+    def lock(self, *, timeout: float | None = 0, retries: int = 0, interval: float = 1) -> Hold:
+        """Takes the lock.
 
         Args:
-            timeout: 0 for one try that never waits. Waiting is not there yet.
+            timeout: 0 for a try that never waits. Otherwise it waits its turn, in the order of
+                arrival, for that many seconds at most; None: as long as it takes. This includes
+                connecting, and cleaning up when the time is over.
+            retries: for those who don't want to queue: how often to try again while somebody else
+                holds it. Not together with `timeout`.
+            interval: seconds between two tries, on average; it varies by half.
 
         Returns:
-            The hold, with its fencing token.
+            The hold, with its fencing token and its whole ttl ahead.
 
         Raises:
-            AlreadyLockedError: somebody holds it, maybe this object. Nothing was changed.
+            AlreadyLockedError: somebody holds it, maybe this object; or did when the time was
+                over; or this object waits for it already. Nothing was changed, or what was is
+                undone.
             LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl.
             EtcdError: etcd refused or can't be reached. Nothing is held, nothing was left behind.
+                With `timeout=None`, also when etcd is gone for longer than the ttl and the
+                client's timeout.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
-            InvalidArgumentError: `timeout` is no number of seconds.
-            NotImplementedError: `timeout` is not 0.
+            InvalidArgumentError: an argument is wrong.
         """
-        if timeout != 0 or isinstance(timeout, bool):
-            if timeout is not None:
-                check_timeout(timeout)
-            raise NotImplementedError("waiting for a lock is not there yet: use timeout=0")
+        seconds, tries = check_wait(timeout), check_retries(retries) + 1
+        pause = check_interval(interval)
+        if tries > 1 and seconds != 0:
+            raise InvalidArgumentError(
+                f"retries is for tries that don't wait: timeout={timeout!r} and "
+                f"retries={retries!r} exclude each other"
+            )
         started = clock.now()
-        with self._call() as budget:
+        self._check()
+        try:
+            if seconds == 0:
+                return self._try(started, tries, pause)
+            return self._wait(started, seconds)
+        except Exception as error:
+            self._tell(events.failed, node_id=self.node_id, error=error)
+            raise
+
+    def _try(self, started: float, tries: int, pause: float) -> Hold:
+        retrying = Retrying(
+            retry=retry_if_exception(
+                lambda error: isinstance(error, AlreadyLockedError) and not self.held
+            ),
+            stop=stop_after_attempt(tries),
+            wait=wait_random(pause * 0.5, pause * 1.5),
+            sleep=sleep_using_event(self._destroyed),
+            reraise=True,
+        )
+        for attempt in retrying:
+            with attempt, self._call(self._queues) as budget:
+                entered = self._take(flows.try_lock, self._performing(budget))
+                return self._taken(entered, started, attempt.retry_state.attempt_number)
+        raise AssertionError("tenacity returned without a result")
+
+    def _wait(self, started: float, seconds: float | None) -> Hold:
+        client = self._client
+        until = None
+        if seconds is not None:
+            end = started + seconds
+            until = end - min(0.25, seconds / 10)  # the rest is for cleaning up
+
+        def perform(request: Any) -> Any:
+            if isinstance(request, Await):
+                return self._stand(waiting, request)
+            budget = Budget.of(client.timeout)
+            if until is not None:
+                budget = Budget(until, min(end, budget.end))
+            return client.perform(request, budget)
+
+        turn = client.timeout if seconds is None else min(seconds, client.timeout)
+        with self._turn(turn, self._queues):
+            waiting = self._waiting = Waiting(client, self._names, until)
             try:
-                tenure = self._take(budget)
-            except Exception as error:
-                self._tell(events.failed, node_id=self.node_id, error=error)
-                raise
-            self._tell(events.acquired, node_id=self.node_id, token=tenure.token)
-        return Hold(
+                self._check()
+                entered = self._take(flows.wait, perform)
+            finally:
+                self._waiting = None
+            attempts = len(waiting.tokens | {entered.token})
+            return self._taken(entered, started, attempts)
+
+    def _stand(self, waiting: Waiting, request: Await) -> Stood:
+        self._watch()  # it goes on for the waits to come
+        if request.place.token not in waiting.tokens:
+            self._tell(events.waiting, node_id=self.node_id, token=request.place.token)
+        with self._turns.stand():
+            return waiting.stand(request)
+
+    def _take(
+        self, taking: Callable[..., Flow[Tenure | Refused]], perform: Callable[[Any], Any]
+    ) -> Tenure:
+        lost = self._holding
+        if lost and self.held:
+            tenure = lost.tenure
+            raise AlreadyLockedError(self.key, Holder(self.node_id, tenure.token, tenure.lease.id))
+        lease, self._lease = self._lease, None  # it is the flow's to keep or to end
+        self._speaks_for_node = False
+        now = clock.now()
+        leftover = lost.tenure if lost and self._noticed() else None
+        flow = taking(self._names, self._ttl, lease, lost=leftover, now=now, lease_ids=lease_ids)
+        entered = run(flow, perform)
+        self._holding = None  # not before: its entry may still be there
+        if isinstance(entered, Refused):
+            self._lease = entered.lease
+            raise AlreadyLockedError(self.key, entered.holder)
+        return entered
+
+    def _taken(self, tenure: Tenure, started: float, attempts: int) -> Hold:
+        now = clock.now()
+        hold = Hold(
             key=self.key,
             node_id=self.node_id,
             token=tenure.token,
             lease_id=tenure.lease.id,
             ttl=tenure.lease.ttl,
-            attempts=1,
-            waited=clock.now() - started,
+            attempts=attempts,
+            waited=now - started,
         )
-
-    def _take(self, budget: Budget) -> Tenure:
-        lost = self._tenure
-        if lost and self.held:
-            raise AlreadyLockedError(self.key, Holder(self.node_id, lost.token, lost.lease.id))
-        lease, self._lease = self._lease, None  # it is the flow's to keep or to end
-        self._speaks_for_node = False
-        flow = flows.try_lock(
-            self._names, self._ttl, lease, lost=lost, now=clock.now(), lease_ids=_lease_ids
-        )
-        entered = run(self._client, flow, budget)
-        self._tenure = self._lost = None  # not before: its entry may still be there
-        if isinstance(entered, Refused):
-            self._lease = entered.lease
-            raise AlreadyLockedError(self.key, entered.holder)
-        self._tenure = entered
-        return entered
+        holding = Holding(tenure, now=now, hold=hold)
+        self._begin(holding)
+        self._check()  # destroy() may have come meanwhile, and waits to end it
+        self._tell_of(events.acquired, holding)
+        return hold
 
     def unlock(self) -> None:
         """Gives the lock back.
@@ -203,20 +270,37 @@ class Microlock(Emitter):
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
         with self._call() as budget:
-            tenure = self._own(budget)
-            self._giving_back = True
-            try:
-                left = run(self._client, flows.release(self._names, tenure, self._ttl), budget)
-                self._tenure = None
-            except EtcdError:
-                raise  # it stands
-            except BaseException:  # an interrupt or a doubt: not to be counted on
-                self._tenure = None
-                raise
-            finally:
-                self._giving_back = False
-            self._lease = self._settle(left)
-            self._tell(events.released, node_id=self.node_id, token=tenure.token)
+            self._give_back(self._own(budget), budget)
+
+    def _give_back(self, holding: Holding, budget: Budget) -> None:
+        holding.give_back()
+        flow = flows.release(self._names, holding.tenure, self._ttl)
+        try:
+            left = run(flow, self._performing(budget))
+        except EtcdError:
+            self._goes_on(holding)
+            raise
+        except BaseException:  # an interrupt or a doubt: not to be counted on
+            holding.end()
+            raise
+        if isinstance(left, Lost):
+            holding.end(left.reason)
+            self._tell_of(events.lost, holding, reason=left.reason)
+            raise LockLostError(self.key, self.node_id, left.reason)
+        holding.end()
+        self._lease = left
+        self._tell_of(events.released, holding)
+
+    def _goes_on(self, holding: Holding) -> None:
+        """It was not given back; what the watch told meanwhile counts again."""
+        holding.stand()
+        if holding is self._holding:
+            tenure = holding.tenure
+            watcher = self._client.one(Watcher)
+            standing, _ = watcher.look(self._names.prefix, tenure.entry, tenure.token)
+            if standing is Standing.GONE:
+                self._lose(holding, LossReason.DELETED)
+            self._look_after()
 
     def renew(self) -> float:
         """Puts the whole ttl back.
@@ -233,10 +317,10 @@ class Microlock(Emitter):
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
         with self._call() as budget:
-            tenure = self._own(budget)
-            with self._uncertain():
-                left = run(self._client, flows.renew(self._names, tenure), budget)
-            return self._hold_on(left)
+            holding = self._own(budget)
+            with self._renewing(holding):
+                left = run(flows.renew(self._names, holding.tenure), self._performing(budget))
+            return self._hold_on(holding, left)
 
     def extend(self, ttl: float) -> float:
         """Gives the hold another ttl, longer or shorter, without losing its place or its token.
@@ -261,14 +345,14 @@ class Microlock(Emitter):
         """
         seconds = check_ttl(ttl)
         with self._call() as budget:
-            tenure = self._own(budget)
-            flow = flows.extend(self._names, tenure, seconds, lease_ids=_lease_ids)
-            with self._uncertain():
-                left, error = run(self._client, flow, budget)
+            holding = self._own(budget)
+            flow = flows.extend(self._names, holding.tenure, seconds, lease_ids=lease_ids)
+            with self._renewing(holding):
+                left, error = run(flow, self._performing(budget))
             if error:
-                self._tenure = self._settle(left)
+                self._settle(holding, left)
                 raise error
-            return self._hold_on(left)
+            return self._hold_on(holding, left)
 
     def holder(self) -> Holder | None:
         """Who holds the lock, read from etcd; None if it is free.
@@ -289,121 +373,199 @@ class Microlock(Emitter):
         return [holder for _, holder in places(self._names.prefix, found.keys)]
 
     def destroy(self) -> None:
-        """Ends all that this object does: the watch, the hold, the lease, the listeners.
+        """Ends all that this object does: the watch, the waiting, the renewal, the hold, the lease,
+        the listeners.
 
-        Events until here are still told. Twice is fine. Later calls raise DestroyedError.
+        Events until here are still told. Twice is fine. Later calls raise DestroyedError, and so
+        does a `lock()` that waits.
 
         Raises:
             EtcdError, LockUncertainError, DestroyedError: the lock was held, and etcd did not
                 confirm that it is free, or the client was closed. It is free by the end of its
                 ttl. The object is destroyed all the same.
         """
-        if self._destroyed or self._client.forked:
-            self._destroyed = True
+        if self._destroyed.is_set() or self._client.forked:
+            self._destroyed.set()
             return
         budget = Budget.of(self._client.timeout)
-        held, self._destroyed = self.held, True
+        held = self.held
+        self._destroyed.set()
+        if waiting := self._waiting:
+            waiting.end(self._was_destroyed())
         try:
             self._client.one(Watcher).unwatch(self._names.prefix, self)
-            with self._turn(budget):
-                self._give_up(budget)
+            # In a signal's handler the call that it has interrupted comes to its end later.
+            if self._turns.owner != threading.get_ident():
+                with self._turn(budget.work - clock.now(), None):
+                    self._give_up(budget)
         except DestroyedError as error:
             if held:
                 raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
         finally:
+            if self._holding:
+                self._holding.end()
             self._tell_no_more(budget.end - clock.now())
 
     def _give_up(self, budget: Budget) -> None:
-        tenure, lease = self._tenure, self._lease
-        self._tenure = self._lease = None
-        if tenure and clock.now() < tenure.deadline:
-            run(self._client, flows.release(self._names, tenure, ttl=0), budget)
-            self._tell(events.released, node_id=self.node_id, token=tenure.token)
+        holding, lease = self._holding, self._lease
+        self._lease = None
+        perform = self._performing(budget)
+        if holding and holding.remaining(clock.now()):
+            holding.give_back()
+            run(flows.release(self._names, holding.tenure, ttl=0), perform)
+            holding.end()
+            self._tell_of(events.released, holding)
         else:
-            leases = tenure.leases if tenure else filter(None, [lease])
-            run(self._client, flows.discard(self._names, *leases), budget)
+            lost = holding and holding.reason(clock.now())
+            leases = holding.tenure.leases if holding and lost else filter(None, [lease])
+            run(flows.discard(self._names, *leases), perform)
 
-    # What the watch tells, on the thread that reads from etcd.
+    def let_go(self, budget: Budget) -> None:
+        if self.held and self._turns.take(budget.work - clock.now()):
+            try:
+                self._give_up(budget)
+            finally:
+                self._turns.give()
 
-    def _listened(self, event: str) -> None:
-        self._check()
-        if event in events.OF_THE_KEY:
-            self._client.one(Watcher).watch(self._names.prefix, self)
+    # `with`, and as a decorator.
 
-    def on_changes(self, changes: Sequence[Change], *, synthesised: bool) -> None:
-        if not self._destroyed:
-            for change in changes:
-                self._tell(
-                    events.locked if change.locked else events.unlocked,
-                    node_id=change.holder and change.holder.node_id,
-                    token=change.holder and change.holder.token,
-                    synthesised=synthesised,
+    def __enter__(self: S) -> S:
+        self.lock(timeout=self._timeout)
+        holding = self._holding
+        assert holding
+        self._entered[threading.get_ident()] = holding
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # A block may be left on another thread than it was entered on.
+        holding = self._entered.pop(threading.get_ident(), self._holding)
+        try:
+            self._leave(holding)
+        except MicrolockError as failure:
+            if error is None:
+                raise
+            log.warning("leaving `with` of %r: %s", self.key, failure)
+
+    def _leave(self, holding: Holding | None) -> None:
+        """Gives back this hold, and no later one."""
+        if holding is None or holding.returned:
+            return
+        with self._call() as budget:
+            if reason := holding.reason(clock.now()):
+                self._lose(holding, reason)
+                raise LockLostError(self.key, self.node_id, reason)
+            if not holding.returned:
+                self._give_back(holding, budget)
+
+    def __call__(self, func: F) -> F:
+        for lazy in (
+            inspect.iscoroutinefunction,
+            inspect.isgeneratorfunction,
+            inspect.isasyncgenfunction,
+        ):
+            if lazy(func):
+                raise InvalidArgumentError(
+                    f"what the lock decorates must do its work when called, unlike {func!r}"
                 )
-
-    def on_watch_error(self, error: MicrolockError) -> None:
-        if not self._destroyed:
-            self._tell(events.error, error=error)
+        return super().__call__(func)
 
     # What each call begins and ends with.
 
+    def _was_destroyed(self) -> DestroyedError:
+        return DestroyedError(f"the lock {self.key!r} of {self.node_id!r} was destroyed")
+
     def _check(self) -> None:
-        if self._destroyed:
-            raise DestroyedError(f"the lock {self.key!r} of {self.node_id!r} was destroyed")
+        if self._destroyed.is_set():
+            raise self._was_destroyed()
         self._client.check()
 
+    def _queues(self) -> MicrolockError:
+        """Why this object can't be locked while it waits for its turn."""
+        waiting = self._waiting
+        if waiting and waiting.holder:
+            return AlreadyLockedError(self.key, waiting.holder)
+        return self._waits()
+
+    def _waits(self) -> MicrolockError:
+        return LockNotOwnedError(self.key, self.node_id, why="it waits for its turn")
+
     @contextmanager
-    def _turn(self, budget: Budget) -> Iterator[None]:
-        """The turn of one call among those of other threads."""
-        if not self._mutex.acquire(timeout=max(0.0, budget.work - clock.now())):
+    def _turn(
+        self, timeout: float, standing: Callable[[], MicrolockError] | None
+    ) -> Iterator[None]:
+        """The turn of one call among those of other threads.
+
+        `standing` gives the error to raise if one of those waits for the lock; without it the turn
+        comes when that is over.
+        """
+        if not self._turns.take(timeout, patient=standing is None):
+            if standing and self._turns.standing:
+                raise standing()
             raise EtcdTimeoutError(f"another call on the lock {self.key!r} is not done yet")
         try:
             yield
         finally:
-            self._mutex.release()
+            self._turns.give()
 
     @contextmanager
-    def _call(self) -> Iterator[Budget]:
-        self._check()  # before the mutex too: in a child of the process nobody may release it
+    def _call(self, standing: Callable[[], MicrolockError] | None = None) -> Iterator[Budget]:
+        self._check()  # before the turn too: in a child of the process nobody may give it
         budget = Budget.of(self._client.timeout)
-        with self._turn(budget):
+        with self._turn(budget.work - clock.now(), standing or self._waits):
             self._check()
             yield budget
 
-    def _own(self, budget: Budget) -> Tenure:
+    def _performing(self, budget: Budget) -> Callable[[Any], Any]:
+        return partial(self._client.perform, budget=budget)
+
+    def _own(self, budget: Budget) -> Holding:
         """The hold that a call is about."""
-        if reason := self.lost_reason:
+        if reason := self._noticed():
             raise LockLostError(self.key, self.node_id, reason)
-        if self._tenure:
-            return self._tenure
+        if self._holding and self._holding.alive:
+            return self._holding
         holder = None
         if self._speaks_for_node:
-            found = run(self._client, flows.adopt(self._names, now=clock.now()), budget)
+            now = clock.now()
+            found = run(flows.adopt(self._names, now=now), self._performing(budget))
             if isinstance(found, Tenure):
-                return found
+                return Holding(found, now=now)
             holder = found
         why = "" if self._speaks_for_node else "not by this object"
         raise LockNotOwnedError(self.key, self.node_id, holder, why=why)
 
-    def _hold_on(self, left: Tenure | Lost) -> float:
-        """Goes on with the hold, and returns the seconds left."""
-        self._tenure = self._settle(left)
-        self._check()  # destroy() may have come meanwhile, and waits to end it
-        remaining = self.remaining
-        if not remaining:  # the reply came too late
-            raise LockLostError(self.key, self.node_id, LossReason.EXPIRED)
-        return remaining
-
     @contextmanager
-    def _uncertain(self) -> Iterator[None]:
+    def _renewing(self, holding: Holding) -> Iterator[None]:
         try:
             yield
         except LockUncertainError:
-            self._tenure = None
+            holding.end()
+            raise
+        except EtcdError as error:
+            if holding is self._holding:
+                self._unanswered(holding, error)
             raise
 
-    def _settle(self, left: T | Lost) -> T:
-        """What a flow left of the hold, unless it found it lost."""
+    def _hold_on(self, holding: Holding, left: Tenure | Lost) -> float:
+        """Goes on with the hold, and returns the seconds left."""
+        self._settle(holding, left)
+        self._check()  # destroy() may have come meanwhile, and waits to end it
+        remaining = holding.remaining(clock.now())
+        if not remaining:  # the reply came too late, or the loss was seen meanwhile
+            raise LockLostError(self.key, self.node_id, self._noticed() or LossReason.EXPIRED)
+        self._tell_of(events.renewed, holding)
+        return remaining
+
+    def _settle(self, holding: Holding, left: Tenure | Lost) -> None:
+        """What a flow left of the hold; one of our node is this object's from now on."""
+        self._holding = holding
         if isinstance(left, Lost):
-            self._tenure, self._lost = None, left.reason
+            self._lose(holding, left.reason)
             raise LockLostError(self.key, self.node_id, left.reason)
-        return left
+        holding.moved(left)
+        self._look_after()

@@ -6,10 +6,11 @@ order. That is all the protocol there is.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from microlock.keys import is_entry
+from microlock.keys import is_entry, lock_of
 from microlock.requests import KeyValue
 
 
@@ -53,22 +54,48 @@ def holder_of(prefix: bytes, keys: Iterable[KeyValue]) -> Holder | None:
     return entries[0][1] if entries else None
 
 
+def holders(keys: Iterable[KeyValue]) -> dict[bytes, Holder]:
+    """Who holds which lock, given the keys of any number of locks: by the prefix of the lock."""
+    of_locks: dict[bytes, list[KeyValue]] = {}
+    for kv in keys:
+        prefix = lock_of(kv.name)
+        if prefix and kv.lease_id:  # what looks like an entry and has no lease is a user's own
+            of_locks.setdefault(prefix, []).append(kv)
+    return {prefix: places(prefix, kvs)[0][1] for prefix, kvs in of_locks.items()}
+
+
+class Standing(enum.Enum):
+    """Where an entry stands in the queue of its lock."""
+
+    UNKNOWN = "nothing is known of the queue since the entry was put"
+    WAITS = "an older entry is there"
+    FIRST = "it is the oldest, and holds the lock"
+    GONE = "it is not there any more"
+
+
 class Queue:
     """The entries of one lock, kept up to date from a read and the changes after it."""
 
     def __init__(self, prefix: bytes, keys: Iterable[KeyValue] = ()) -> None:
         self._prefix = prefix
+        # Oldest first: what is put later is younger, and what is put again keeps its place.
         self._entries = dict(places(prefix, keys))
 
     @property
     def holder(self) -> Holder | None:
-        return (
-            min(self._entries.items(), key=lambda item: (item[1].token, item[0]))[1]
-            if self._entries
-            else None
-        )
+        return next(iter(self._entries.values()), None)
+
+    def standing(self, entry: bytes, token: int) -> Standing:
+        """Where the entry stands that was created at revision `token`."""
+        place = self._entries.get(entry)
+        if place is None or place.token != token:
+            return Standing.GONE
+        return Standing.FIRST if place is self.holder else Standing.WAITS
 
     def put(self, kv: KeyValue) -> None:
+        known = self._entries.get(kv.name)
+        if known and known.token != kv.create_revision:
+            self.delete(kv.name)
         self._entries.update(places(self._prefix, [kv]))
 
     def delete(self, name: bytes) -> None:

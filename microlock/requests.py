@@ -38,6 +38,14 @@ class KeepAlive:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepAlives:
+    """As `KeepAlive`, for any number of leases. Reply: the `Lifetime` of each, by its id; those
+    without an answer are missing."""
+
+    lease_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Revoke:
     """End a lease and delete its keys: nothing can be put under it any more. Reply: None.
 
@@ -102,15 +110,19 @@ class Txn:
     """If all of `guards` hold then `then`, else `otherwise`; atomic. Reply: `Outcome`.
 
     It may be sent more than once when replies are lost, so it must be one that can be: each
-    guard is false, or the effect the same, once it was applied.
+    guard is false, or the effect the same, once it was applied. If not, it goes `once`: without a
+    reply it is an error.
     """
 
     guards: tuple[Empty | CreatedAt | UnderLease, ...]
     then: tuple[Put | Delete | Read, ...]
     otherwise: tuple[Read | Get, ...] = ()
+    once: bool = False
 
 
-Request = Grant | KeepAlive | Revoke | Read | Get | Txn
+# One request, one answer.
+Call = Grant | KeepAlive | Revoke | Read | Get | Txn
+Request = Call | KeepAlives
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is known of a hold: what it is called, the leases it lives by, until when."""
+"""What is known of a place in the queue: what it is called, the leases it lives by, until when."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from microlock.errors import LossReason
 from microlock.keys import check_key, check_node_id, entries_prefix
-from microlock.queue import Holder
+from microlock.queue import Holder, Standing
 from microlock.requests import Lifetime
 
 
@@ -54,13 +54,24 @@ class Lease:
         """Whether a keep-alive can be spared."""
         return now - self.sent <= self.ttl / 10
 
+    def due(self, *, early: float, tried: float) -> float:
+        """When to renew it: a third of the ttl after the last time; soon after a failure.
+
+        `early`: how much of that time to take, in 0 to 1, so that not all come at once. `tried`:
+        when a renewal failed last.
+        """
+        return max(self.sent + early * self.ttl / 3, tried + early * min(0.5, self.ttl / 20))
+
     def renewed(self, lifetime: Lifetime) -> Lease:
+        if lifetime.sent < self.sent:  # overtaken by a later renewal
+            return self
         return replace(self, ttl=lifetime.ttl, sent=lifetime.sent)
 
 
 @dataclass(frozen=True)
 class Tenure:
-    """A hold: the entry, its fencing token, and the lease it lives by.
+    """A place in the queue: the entry, its fencing token, and the lease it lives by. The first
+    place is a hold.
 
     `next_lease` is the lease of an extension in doubt: the entry is under one of the two, so it
     is sure to live as long as both do.
@@ -78,6 +89,43 @@ class Tenure:
     @property
     def deadline(self) -> float:
         return min(lease.deadline for lease in self.leases)
+
+    def renewed(self, lease_id: int, lifetime: Lifetime) -> Tenure:
+        """With a lease of this id, if it is ours, renewed."""
+        if lease_id == self.lease.id:
+            return replace(self, lease=self.lease.renewed(lifetime))
+        if self.next_lease and lease_id == self.next_lease.id:
+            return replace(self, next_lease=self.next_lease.renewed(lifetime))
+        return self
+
+
+@dataclass(frozen=True)
+class Await:
+    """What a flow asks of whoever drives it: wait until this place is the first, or is gone, or
+    the time is over; and renew its lease meanwhile. Reply: `Stood`.
+
+    `holder`: who held the lock when the place was taken.
+    """
+
+    place: Tenure
+    holder: Holder
+
+
+@dataclass(frozen=True)
+class Stood:
+    """How waiting ended.
+
+    Attributes:
+        standing: FIRST, GONE; WAITS if the time is over, UNKNOWN if the lease's is.
+        lease: as it was renewed meanwhile.
+        at: the moment, by the monotonic clock.
+        holder: who holds the lock, as far as known.
+    """
+
+    standing: Standing
+    lease: Lease
+    at: float
+    holder: Holder
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from microlock import clock
-from microlock.errors import LeaseNotFoundError
+from microlock.errors import EtcdError, LeaseNotFoundError
 from microlock.etcd import messages
-from microlock.etcd.wire import Metadata, Wire
-from microlock.requests import Grant, KeepAlive, Lifetime, Request, Revoke, Txn
+from microlock.etcd import rpc_pb2 as pb
+from microlock.etcd.wire import HAS_LEADER, Metadata, Wire
+from microlock.requests import Grant, KeepAlive, KeepAlives, Lifetime, Request, Revoke, Txn
 
 
 def attempt(
@@ -21,6 +22,8 @@ def attempt(
         metadata: who calls.
         repeated: an earlier attempt had no answer, and may be applied yet.
     """
+    if isinstance(request, KeepAlives):
+        return _keep_alives(request.lease_ids, wire, timeout=timeout, metadata=metadata)
     method, message, kind = messages.encode(request)
     sent = clock.now()
     try:
@@ -38,3 +41,30 @@ def attempt(
             return None
         case _:
             return messages.found(answer)
+
+
+def _keep_alives(
+    lease_ids: tuple[int, ...], wire: Wire, *, timeout: float, metadata: Metadata
+) -> dict[int, Lifetime]:
+    """All of them on one stream, which ends with the last reply."""
+    stream = wire.stream(
+        messages.KEEP_ALIVE,
+        pb.LeaseKeepAliveResponse,
+        timeout=timeout,
+        metadata=metadata + HAS_LEADER,
+    )
+    lifetimes: dict[int, Lifetime] = {}
+    try:
+        sent = clock.now()
+        for lease_id in lease_ids:
+            stream.send(messages.keep_alive(lease_id))
+        stream.finish()
+        for _ in lease_ids:
+            reply = stream.receive()
+            lifetimes[reply.ID] = Lifetime(reply.TTL, sent, clock.now())
+    except EtcdError:
+        if not lifetimes:
+            raise
+    finally:
+        stream.close()
+    return lifetimes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,19 +29,33 @@ from microlock.errors import (
     EtcdPermissionError,
     EtcdTimeoutError,
     ForkedError,
+    InvalidArgumentError,
+    LockLostError,
+    LossReason,
 )
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.calls import attempt
 from microlock.etcd.failover import Trial
 from microlock.etcd.login import Given, Identity
 from microlock.etcd.messages import WATCH
-from microlock.etcd.wire import Metadata, Stream, Wire
-from microlock.requests import Get, Grant, KeepAlive, Read, Request, Revoke
+from microlock.etcd.wire import HAS_LEADER, Metadata, Stream, Wire
+from microlock.hold import Guard
+from microlock.requests import (
+    CreatedAt,
+    Delete,
+    Get,
+    Grant,
+    KeepAlive,
+    KeepAlives,
+    Outcome,
+    Put,
+    Read,
+    Request,
+    Revoke,
+    Txn,
+)
 
 T = TypeVar("T")
-
-# Without it a stream to a member that is cut off from its leader stays silent for ever.
-HAS_LEADER: Metadata = (("hasleader", "true"),)
 
 backoff = wait_random_exponential(multiplier=0.05, max=0.5)
 
@@ -142,7 +156,7 @@ class EtcdClient:
             self.check()
             wire = self._wires[self._current]
             # Each attempt leaves time for others: at the other members, or here again.
-            timeout = (until - clock.now()) / (len(self._wires) + 1)
+            timeout = min(until - clock.now(), self.timeout) / (len(self._wires) + 1)
             metadata: Metadata = ()
             try:
                 if timeout <= 0:
@@ -160,7 +174,8 @@ class EtcdClient:
                 raise
 
         def worth_another_try(_: BaseException) -> bool:
-            if isinstance(request, Grant) and trial.doubt:
+            once = isinstance(request, Grant) or (isinstance(request, Txn) and request.once)
+            if once and trial.doubt:
                 return False
             return trial.worth_another_try(ever_answered=any(w.answered for w in self._wires))
 
@@ -174,11 +189,45 @@ class EtcdClient:
             )(once)
         except EtcdError as error:
             verdict = trial.verdict()
-            if isinstance(request, Read | Get | KeepAlive):  # as if it had not
+            if isinstance(request, Read | Get | KeepAlive | KeepAlives):  # as if it had not
                 verdict.may_have_happened = False
             if verdict is error:
                 raise
             raise verdict from error
+
+    def transaction(
+        self,
+        guard: Guard,
+        *,
+        put: Mapping[str | bytes, str | bytes] | None = None,
+        delete: Iterable[str | bytes] = (),
+    ) -> int:
+        """Changes keys of yours if the lock is still held: all of it, or nothing.
+
+        Args:
+            guard: what `Microlock.guard()` returned.
+            put: values by their keys.
+            delete: keys.
+
+        Returns:
+            etcd's revision after it.
+
+        Raises:
+            LockLostError: the hold of the guard has ended. Nothing was changed.
+            EtcdError: etcd refused or can't be reached. If `may_have_happened`, it was done, or
+                will be as long as the hold stands: it is sent once only.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            InvalidArgumentError: an argument is wrong.
+        """
+        if not isinstance(guard, Guard):
+            raise InvalidArgumentError(f"guard must be what guard() returns, not {guard!r}")
+        puts = tuple(Put(_key(key), _bytes("put", value), 0) for key, value in (put or {}).items())
+        deletes = tuple(Delete(_key(key)) for key in delete)
+        txn = Txn((CreatedAt(guard.key, guard.revision),), puts + deletes, once=True)
+        outcome: Outcome = self.perform(txn, Budget.of(self.timeout))
+        if not outcome.succeeded:
+            raise LockLostError(guard.lock, guard.node_id, LossReason.DELETED)
+        return outcome.revision
 
     def open_watch(self) -> tuple[Stream, Wire]:
         """A new stream of watches to a member that answers, and which one that is.
@@ -195,3 +244,18 @@ class EtcdClient:
         """This member failed: the next call goes to the next one."""
         if wire is self._wires[self._current]:
             self._current = (self._current + 1) % len(self._wires)
+
+
+def _key(key: object) -> bytes:
+    encoded = _bytes("a key", key)
+    if not encoded:
+        raise InvalidArgumentError("a key must not be empty")
+    return encoded
+
+
+def _bytes(what: str, value: object) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes):
+        return value
+    raise InvalidArgumentError(f"{what} must be str or bytes, not {value!r}")

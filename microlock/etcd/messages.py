@@ -8,8 +8,9 @@ from typing import Any
 from google.protobuf.message import Message
 
 from microlock.etcd import rpc_pb2 as pb
-from microlock.keys import range_end
+from microlock.keys import range_end, range_start
 from microlock.requests import (
+    Call,
     CreatedAt,
     Delete,
     Empty,
@@ -22,7 +23,6 @@ from microlock.requests import (
     Outcome,
     Put,
     Read,
-    Request,
     Revoke,
     Txn,
     UnderLease,
@@ -37,7 +37,7 @@ WATCH = "/etcdserverpb.Watch/Watch"
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
 
-def encode(request: Request) -> tuple[str, Message, type[Any]]:
+def encode(request: Call) -> tuple[str, Message, type[Any]]:
     """The method, the message, and the class of the reply."""
     match request:
         case Grant(lease_id, ttl):
@@ -45,13 +45,12 @@ def encode(request: Request) -> tuple[str, Message, type[Any]]:
         case KeepAlive(lease_id):
             # A stream in etcd's API. One request and one reply of it are the same on the wire as
             # a call, and a call can be interrupted safely.
-            keep_alive = pb.LeaseKeepAliveRequest(ID=lease_id)
-            return KEEP_ALIVE, keep_alive, pb.LeaseKeepAliveResponse
+            return KEEP_ALIVE, keep_alive(lease_id), pb.LeaseKeepAliveResponse
         case Revoke(lease_id):
             return REVOKE, pb.LeaseRevokeRequest(ID=lease_id), pb.LeaseRevokeResponse
         case Read() | Get():
             return RANGE, _range(request), pb.RangeResponse
-        case Txn(guards, then, otherwise):
+        case Txn(guards, then, otherwise, _):
             txn = pb.TxnRequest(
                 compare=[_compare(guard) for guard in guards],
                 success=[_operation(each) for each in then],
@@ -60,11 +59,15 @@ def encode(request: Request) -> tuple[str, Message, type[Any]]:
             return TXN, txn, pb.TxnResponse
 
 
+def keep_alive(lease_id: int) -> pb.LeaseKeepAliveRequest:
+    return pb.LeaseKeepAliveRequest(ID=lease_id)
+
+
 def _range(request: Read | Get) -> pb.RangeRequest:
     if isinstance(request, Get):
         return pb.RangeRequest(key=request.name)
     return pb.RangeRequest(
-        key=request.prefix,
+        key=range_start(request.prefix),
         range_end=range_end(request.prefix),
         limit=request.limit,
         sort_order=pb.RangeRequest.ASCEND,

@@ -26,12 +26,18 @@ _FAULTS = {
 
 Metadata = tuple[tuple[str, str], ...]
 
+# Without it a stream to a member that is cut off from its leader stays silent for ever.
+HAS_LEADER: Metadata = (("hasleader", "true"),)
+
 
 class Stream(Protocol):
     """Requests and replies that flow independently, until one side ends it."""
 
     def send(self, message: Message) -> None:
         """Queues a request; never blocks, and may be called from a garbage collection."""
+
+    def finish(self) -> None:
+        """No request follows."""
 
     def receive(self) -> Any:
         """The next reply; blocks. Raises an EtcdError when the stream has ended."""
@@ -135,6 +141,9 @@ class GrpcStream:
     def send(self, message: Message) -> None:
         self._requests.put(message)
 
+    def finish(self) -> None:
+        self._requests.put(None)
+
     def receive(self) -> Any:
         try:
             return next(self._call)
@@ -144,5 +153,5 @@ class GrpcStream:
             raise self._translated(error) from error
 
     def close(self) -> None:
-        self._requests.put(None)  # lets the thread go that grpcio reads the requests with
+        self.finish()  # lets the thread go that grpcio reads the requests with
         self._cancel()

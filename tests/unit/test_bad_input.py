@@ -61,7 +61,37 @@ def test_a_bad_timeout_of_lock_is_refused_by_name(etcd: EtcdClient, timeout: Any
         Microlock(etcd, "foo", "me").lock(timeout=timeout)
 
 
+@pytest.mark.parametrize("retries", [True, -1, 1.5, "3", None])
+def test_bad_retries_are_refused_by_name(etcd: EtcdClient, retries: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^retries"):
+        Microlock(etcd, "foo", "me").lock(retries=retries)
+
+
+@pytest.mark.parametrize("interval", [True, -1, "3", None, math.nan, math.inf])
+def test_a_bad_interval_is_refused_by_name(etcd: EtcdClient, interval: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^interval"):
+        Microlock(etcd, "foo", "me").lock(retries=1, interval=interval)
+
+
 @pytest.mark.parametrize("timeout", [5, 0.1, None])
-def test_waiting_is_not_there_yet(etcd: EtcdClient, timeout: Any) -> None:
-    with pytest.raises(NotImplementedError):
-        Microlock(etcd, "foo", "me").lock(timeout=timeout)
+def test_retries_and_a_timeout_exclude_each_other(etcd: EtcdClient, timeout: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"retries .* timeout="):
+        Microlock(etcd, "foo", "me").lock(timeout=timeout, retries=3)
+
+
+@pytest.mark.parametrize("max_hold", [True, 0, -1, "5", math.nan, math.inf])
+def test_a_bad_max_hold_is_refused_by_name(etcd: EtcdClient, max_hold: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^max_hold"):
+        Microlock(etcd, "foo", "me", auto_renew=True, max_hold=max_hold)
+
+
+@pytest.mark.parametrize("auto_renew", [None, 1, "yes"])
+def test_a_bad_auto_renew_is_refused_by_name(etcd: EtcdClient, auto_renew: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^auto_renew"):
+        Microlock(etcd, "foo", "me", auto_renew=auto_renew)
+
+
+@pytest.mark.parametrize("timeout", [True, "5", -1, math.nan, math.inf])
+def test_a_bad_timeout_for_with_is_refused_by_name(etcd: EtcdClient, timeout: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^timeout"):
+        Microlock(etcd, "foo", "me", timeout=timeout)

@@ -1,0 +1,79 @@
+"""What flows share: leases, and settling what is in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from microlock.errors import (
+    DestroyedError,
+    EtcdError,
+    LeaseNotFoundError,
+    LockUncertainError,
+    MicrolockError,
+)
+from microlock.requests import Grant, KeepAlive, KeyValue, Lifetime, Request, Revoke
+from microlock.tenure import Await, Lease, Names
+
+T = TypeVar("T")
+Flow = Generator[Request | Await, Any, T]
+
+
+def grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:
+    """A new lease; after a lost reply one with another id, since a late copy of the first grant
+    would bring a revoked lease back."""
+    first: EtcdError | None = None
+    while True:
+        lease = Lease(next(lease_ids), asked=ttl, ttl=ttl, sent=0.0)
+        try:
+            lifetime: Lifetime = yield Grant(lease.id, ttl)
+        except BaseException as error:
+            no_answer = isinstance(error, EtcdError) and error.may_have_happened
+            yield from discard(names, lease, after=error)
+            if not isinstance(error, EtcdError):
+                raise
+            first = first or error  # later ones tell that the time is over
+            if not no_answer:
+                raise first from None
+        else:
+            return lease.renewed(lifetime)
+
+
+def keep_alive(lease: Lease) -> Flow[Lifetime]:
+    lifetime: Lifetime = yield KeepAlive(lease.id)
+    if lifetime.ttl <= 0:
+        raise LeaseNotFoundError(f"lease {lease.id:x} has ended")
+    return lifetime
+
+
+def discard(names: Names, *leases: Lease, after: BaseException | None = None) -> Flow[None]:
+    """Revokes leases, and with them the entry that is there, or may yet come.
+
+    A lease without a doubt that can't be revoked ends by itself. With one it raises
+    LockUncertainError, but never in place of the interrupt that it comes `after`.
+    """
+    if isinstance(after, GeneratorExit):
+        return  # the flow was dropped: there is nobody to ask
+    uncertain: LockUncertainError | None = None
+    for lease in leases:
+        if lease.asked is None and not lease.doubtful:
+            continue  # another object's, to end or to keep
+        try:
+            yield Revoke(lease.id)
+        except (EtcdError, DestroyedError) as error:  # the client may be closed meanwhile
+            if lease.doubtful:
+                uncertain = LockUncertainError(names.key, names.node_id, lease.id)
+                uncertain.__cause__ = after or error
+    if uncertain and (after is None or isinstance(after, MicrolockError)):
+        raise uncertain
+    if isinstance(after, EtcdError):
+        after.may_have_happened = False
+
+
+def doubtful(leases: Iterable[Lease]) -> list[Lease]:
+    return [replace(lease, doubtful=True) for lease in leases]
+
+
+def find(name: bytes, found: tuple[KeyValue, ...]) -> KeyValue | None:
+    return next((kv for kv in found if kv.name == name), None)

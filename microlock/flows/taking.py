@@ -1,0 +1,184 @@
+"""Taking the lock: one try, or a place in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from microlock.errors import EtcdError, LeaseNotFoundError
+from microlock.flows.settling import Flow, discard, find, grant, keep_alive
+from microlock.keys import entry_name
+from microlock.queue import Holder, Standing, holder_of, places
+from microlock.requests import Empty, Found, Outcome, Put, Read, Txn
+from microlock.tenure import Await, Lease, Names, Refused, Stood, Tenure
+
+# Enough to find the holder, unless this many nested names are older: then `_join` reads them all.
+OLDEST = 16
+
+
+def try_lock(
+    names: Names,
+    ttl: int,
+    lease: Lease | None,
+    *,
+    lost: Tenure | None = None,
+    now: float,
+    lease_ids: Iterator[int],
+) -> Flow[Tenure | Refused]:
+    """One try: takes the lock if nobody holds it.
+
+    `lease` is what an earlier cycle left, `lost` a hold of this object whose deadline has passed:
+    its entry may still be there. When this raises, no entry that it made is left in etcd; where
+    that can't be confirmed, it raises LockUncertainError. A lease that etcd could not be asked to
+    revoke has nothing under it, and ends by itself.
+    """
+    granted = False
+    while True:
+        if lease is None or lease.deadline <= now:
+            # Look before the grant, so that a try on a held lock writes nothing.
+            found: Found = yield Read(names.prefix, OLDEST)
+            holder = holder_of(names.prefix, found.keys)
+            if holder and lost and holder.token == lost.token:
+                yield from discard(names, *lost.leases)
+                lost = None
+                continue
+            if holder:
+                return Refused(holder, None)
+            lease = yield from grant(names, ttl, lease_ids)
+            granted = True
+        try:
+            entered = yield from _enter(names, lease, _put(names, lease, now))
+        except LeaseNotFoundError:
+            # It ended early: revoked by an operator, shorter than etcd took to answer, or lost
+            # though it was renewed (etcd before 3.4.31 and 3.5.13).
+            lease = None
+            continue
+        if granted and isinstance(entered, Refused) and entered.lease:
+            yield from discard(names, entered.lease)
+            return Refused(entered.holder, None)
+        return entered
+
+
+def _enter(names: Names, lease: Lease, putting: Flow[Tenure | Refused]) -> Flow[Tenure | Refused]:
+    """Puts our entry under a lease that exists; undoes what is in doubt."""
+    try:
+        entered = yield from putting
+    except LeaseNotFoundError:
+        raise  # nothing is under it, and nothing can be any more
+    except BaseException as error:  # KeyboardInterrupt leaves the same doubt as a lost reply
+        doubtful = not isinstance(error, EtcdError) or error.may_have_happened
+        yield from discard(names, replace(lease, doubtful=doubtful), after=error)
+        raise
+    if isinstance(entered, Refused) and entered.lease and entered.lease.doubtful:
+        yield from discard(names, entered.lease)
+        return Refused(entered.holder, None)
+    return entered
+
+
+def wait(
+    names: Names,
+    ttl: int,
+    lease: Lease | None,
+    *,
+    lost: Tenure | None = None,
+    now: float,
+    lease_ids: Iterator[int],
+) -> Flow[Tenure | Refused]:
+    """Joins the queue and waits for its turn; if the place is lost, joins again at the end.
+
+    The arguments are those of `try_lock`, and so is what is left in etcd when this raises, or
+    returns Refused because the time was over.
+    """
+    if lost:  # its entry may still be there, before ours
+        yield from discard(names, *lost.leases)
+    if lease and lease.deadline <= now:
+        lease = None
+    while True:
+        if lease is None:
+            lease = yield from grant(names, ttl, lease_ids)
+        try:
+            return (yield from _enter(names, lease, _queue_up(names, lease)))
+        except LeaseNotFoundError:  # and the place is gone
+            yield from discard(names, lease)
+            lease = None
+
+
+def _put(names: Names, lease: Lease, now: float) -> Flow[Tenure | Refused]:
+    entry = entry_name(names.prefix, lease.id)
+    txn = Txn(
+        guards=(Empty(names.prefix),),
+        then=(Put(entry, names.value, lease.id),),
+        otherwise=(Read(names.prefix, OLDEST),),
+    )
+    if not lease.fresh(now):
+        lease = lease.renewed((yield from keep_alive(lease)))
+    outcome: Outcome = yield txn
+    lease = replace(lease, doubtful=outcome.repeated)
+    mine = find(entry, outcome.keys)
+    if not outcome.succeeded and not mine:
+        holder = holder_of(names.prefix, outcome.keys)
+        if holder:
+            return Refused(holder, lease)
+    try:
+        if outcome.succeeded or mine:  # by this copy of the transaction or by an earlier one
+            token = mine.create_revision if mine else outcome.revision
+            return Tenure(entry, token, (yield from _alive(lease, outcome.at)))
+        return (yield from _look(names, entry, lease))
+    except EtcdError as error:
+        error.may_have_happened = True  # whatever became of the last request, the entry may stand
+        raise
+
+
+def _look(names: Names, entry: bytes, lease: Lease) -> Flow[Tenure | Refused]:
+    """Only nested names are in the way: puts our entry, and looks who is older."""
+    place, holder, at = yield from _join(names, entry, lease)
+    if holder:
+        return Refused(holder, replace(lease, doubtful=True))  # our entry is there, to be undone
+    return replace(place, lease=(yield from _alive(place.lease, at)))
+
+
+def _queue_up(names: Names, lease: Lease) -> Flow[Tenure | Refused]:
+    """Puts our entry, and waits until no older one is there."""
+    place, holder, at = yield from _join(names, entry_name(names.prefix, lease.id), lease)
+    try:
+        while holder:
+            stood: Stood = yield Await(place, holder)
+            place, holder, at = replace(place, lease=stood.lease), stood.holder, stood.at
+            if stood.standing is Standing.FIRST:
+                break
+            if stood.standing is Standing.WAITS:
+                return Refused(holder, replace(place.lease, doubtful=True))  # to be undone
+            if stood.standing is Standing.GONE:
+                raise LeaseNotFoundError(f"the place of {names.node_id!r} in the queue is gone")
+            # Nobody answered for a ttl. Maybe the lease has not ended all the same.
+            place = replace(place, lease=(yield from _whole(place.lease, at)))
+        return replace(place, lease=(yield from _whole(place.lease, at)))
+    except EtcdError as error:
+        error.may_have_happened = True  # our entry may be there
+        raise
+
+
+def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Tenure, Holder | None, float]]:
+    """Puts our entry at the end of the queue. Returns our place, who is first if it is not us,
+    and the moment."""
+    outcome: Outcome = yield Txn((), (Put(entry, names.value, lease.id), Read(names.prefix)))
+    (first, holder), *_ = entries = places(names.prefix, outcome.keys)
+    token = next(place.token for name, place in entries if name == entry)
+    place = Tenure(entry, token, replace(lease, doubtful=lease.doubtful or outcome.repeated))
+    return place, None if first == entry else holder, outcome.at
+
+
+def _whole(lease: Lease, at: float) -> Flow[Lease]:
+    """The lease with its whole ttl ahead."""
+    if not lease.fresh(at):
+        lifetime = yield from keep_alive(lease)
+        lease, at = lease.renewed(lifetime), lifetime.at
+    return (yield from _alive(lease, at))
+
+
+def _alive(lease: Lease, at: float) -> Flow[Lease]:
+    """The lease with its deadline ahead, also where etcd took longer to answer than the ttl."""
+    while lease.deadline <= at:
+        lifetime = yield from keep_alive(lease)
+        lease, at = lease.renewed(lifetime), lifetime.at
+    return lease

@@ -1,0 +1,250 @@
+"""Many locks under one prefix: who holds what, and ending or extending a hold from elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TypeVar
+
+from microlock import clock, flows
+from microlock.driver import run
+from microlock.errors import LockLostError, LockNotOwnedError, LossReason
+from microlock.etcd.client import Budget
+from microlock.etcd.connect import client_of
+from microlock.flows import Flow
+from microlock.keys import (
+    check_bool,
+    check_interval,
+    check_key,
+    check_node_id,
+    check_prefix,
+    check_retries,
+    check_token,
+    check_ttl,
+)
+from microlock.lock import Microlock, lease_ids
+from microlock.queue import Holder, holder_of, holders, places
+from microlock.requests import Found, KeyValue, Read
+from microlock.tenure import Lost, Names, Tenure
+
+T = TypeVar("T")
+
+log = logging.getLogger("microlock")
+
+
+class LockManager:
+    """Locks of one node, with defaults for all of them.
+
+    Args:
+        etcd, node_id: as for `Microlock`.
+        prefix: what each key begins with; "" for the whole of etcd.
+        ttl, auto_renew: as for `Microlock`, for each lock.
+        retries, interval: as for `Microlock.lock()`, for each `lock()`.
+
+    Raises:
+        NodeIdRequiredError, InvalidTtlError, EtcdClientRequiredError, InvalidArgumentError: an
+            argument is wrong.
+    """
+
+    def __init__(
+        self,
+        etcd: object,
+        node_id: str,
+        *,
+        prefix: str = "",
+        ttl: float = 1,
+        auto_renew: bool = False,
+        retries: int = 0,
+        interval: float = 1,
+    ) -> None:
+        check_node_id(node_id)
+        check_ttl(ttl)
+        self._client = client_of(etcd)
+        self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
+        self._node_id = node_id
+        self._prefix = check_prefix(prefix)
+        self._ttl = ttl
+        self._auto_renew = check_bool("auto_renew", auto_renew)
+        self._retries = check_retries(retries)
+        self._interval = check_interval(interval)
+
+    def __repr__(self) -> str:
+        return f"<LockManager of {self._node_id!r} under {self._prefix!r}>"
+
+    def create(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        timeout: float | None = None,
+    ) -> Microlock:
+        """A lock that is not taken yet: for `with`, or for listeners. Nothing is sent.
+
+        The arguments are those of `Microlock`. Raises KeyRequiredError and what `Microlock` does.
+        """
+        key = self._names(name).key
+        return Microlock(
+            self._etcd,
+            key,
+            self._node_id,
+            self._ttl if ttl is None else ttl,
+            auto_renew=self._auto_renew if auto_renew is None else auto_renew,
+            max_hold=max_hold,
+            timeout=timeout,
+        )
+
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        timeout: float | None = 0,
+        retries: int | None = None,
+        interval: float | None = None,
+    ) -> Microlock:
+        """Takes a lock, and returns it: to be given back with its `unlock()`.
+
+        For a block use `with manager.create(name):`.
+
+        Args:
+            name: the key, after the prefix.
+            ttl: seconds, if not those of the manager.
+            timeout, retries, interval: as for `Microlock.lock()`; a `timeout` other than 0 takes
+                the place of the manager's retries.
+
+        Raises: as `Microlock.lock()`.
+        """
+        lock = self.create(name, ttl=ttl)
+        if retries is None:
+            retries = self._retries if timeout == 0 else 0
+        lock.lock(
+            timeout=timeout,
+            retries=retries,
+            interval=self._interval if interval is None else interval,
+        )
+        return lock
+
+    def holder(self, name: str) -> Holder | None:
+        """Who holds this lock, read from etcd; None if it is free.
+
+        Raises:
+            EtcdError: etcd refused or can't be reached.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+        """
+        names = self._names(name)
+        return holder_of(names.prefix, self._read(names.prefix))
+
+    def locks(self) -> dict[str, Holder]:
+        """Who holds what under the prefix, by name, in one read. Raises as `holder()`."""
+        prefix = self._prefix.encode()
+        return {
+            lock[len(prefix) : -1].decode(errors="backslashreplace"): holder
+            for lock, holder in sorted(holders(self._read(prefix)).items())
+            if len(lock) - 1 > len(prefix)  # not an entry of the lock that is above all of these
+        }
+
+    def release(self, name: str, token: int) -> None:
+        """Gives back the hold with this token, whoever took it.
+
+        The object that took it loses it, and is told so.
+
+        Args:
+            name: the key, after the prefix.
+            token: the fencing token of the hold.
+
+        Raises:
+            LockNotOwnedError: the lock is not held with this token (any more). Nothing was changed.
+            EtcdError: etcd refused or can't be reached; see `may_have_happened`. Try again.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            KeyRequiredError, InvalidArgumentError: an argument is wrong.
+        """
+        names = self._names(name)
+        budget = Budget.of(self._client.timeout)
+        _, tenure = self._seek(names, check_token(token), budget)
+        if not self._run(flows.remove(tenure.entry, tenure.token), budget):
+            raise self._not_held(names, token)
+
+    def extend(self, name: str, token: int, ttl: float) -> float:
+        """Gives the hold with this token another ttl, whoever took it.
+
+        Whoever calls this answers for the hold from now on: the object that took it no longer
+        renews it, and holds it until its own deadline at the most. The token stays.
+
+        Args:
+            name: the key, after the prefix.
+            token: the fencing token of the hold.
+            ttl: seconds from now.
+
+        Returns:
+            Seconds left.
+
+        Raises:
+            LockNotOwnedError: the lock is not held with this token (any more). Nothing was changed.
+            LockUncertainError: what is left of the hold can't be ended.
+            EtcdError: etcd refused or can't be reached; see `may_have_happened`.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            KeyRequiredError, InvalidTtlError, InvalidArgumentError: an argument is wrong.
+        """
+        seconds = check_ttl(ttl)
+        names = self._names(name)
+        budget = Budget.of(self._client.timeout)
+        theirs, tenure = self._seek(names, check_token(token), budget)
+        flow = flows.extend(theirs, tenure, seconds, lease_ids=lease_ids)
+        left, error = self._run(flow, budget)
+        if error:
+            raise error
+        if isinstance(left, Lost):
+            raise self._not_held(names, token)
+        remaining = left.deadline - clock.now()
+        if remaining <= 0:
+            raise LockLostError(names.key, names.node_id, LossReason.EXPIRED)
+        return remaining
+
+    def break_lock(self, name: str) -> Holder | None:
+        """Ends the hold that a lock is under, whoever has it: for operators.
+
+        Whoever holds it loses it, and is told so if it is a `Microlock`; but it may be at work
+        still. The next in the queue gets the lock.
+
+        Returns:
+            Whose hold was broken; None if the lock was free, or was given back just now.
+
+        Raises:
+            EtcdError: etcd refused or can't be reached; see `may_have_happened`.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            KeyRequiredError: `name` is wrong.
+        """
+        names = self._names(name)
+        budget = Budget.of(self._client.timeout)
+        keys = self._read(names.prefix)
+        for entry, holder in places(names.prefix, keys)[:1]:
+            if self._run(flows.remove(entry, holder.token), budget):
+                log.warning(
+                    "%r broke %r, locked by %s, token %s", self, names.key, holder, holder.token
+                )
+                return holder
+        return None
+
+    def _names(self, name: object) -> Names:
+        check_key(name)
+        return Names.of(f"{self._prefix}{name}", self._node_id)
+
+    def _read(self, prefix: bytes) -> tuple[KeyValue, ...]:
+        found: Found = self._client.perform(Read(prefix), Budget.of(self._client.timeout))
+        return found.keys
+
+    def _run(self, flow: Flow[T], budget: Budget) -> T:
+        return run(flow, partial(self._client.perform, budget=budget))
+
+    def _seek(self, names: Names, token: int, budget: Budget) -> tuple[Names, Tenure]:
+        found = self._run(flows.seek(names, token, now=clock.now()), budget)
+        if isinstance(found, tuple):
+            return found
+        raise self._not_held(names, token, found)
+
+    def _not_held(
+        self, names: Names, token: int, holder: Holder | None = None
+    ) -> LockNotOwnedError:
+        return LockNotOwnedError(names.key, names.node_id, holder, why=f"not with token {token}")

@@ -1,0 +1,252 @@
+"""What a lock object has, and what befalls it between calls: renewal, loss, events of the key."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from microlock import clock, events
+from microlock.emitter import Emitter
+from microlock.errors import (
+    LockLostError,
+    LockNotOwnedError,
+    LossReason,
+    MicrolockError,
+)
+from microlock.etcd.client import Budget, EtcdClient
+from microlock.feed import Feed
+from microlock.hold import Guard, Hold, State
+from microlock.holding import Holding
+from microlock.queue import Change, Standing
+from microlock.renewal import Keeper, early
+from microlock.requests import Lifetime
+from microlock.tenure import Lease, Names
+from microlock.watch import Watcher
+
+# Seconds after which a hold is watched, so that a deletion of its entry is noticed at once. A watch
+# for each of many short holds costs more than it is worth.
+_UNWATCHED = 0.1
+
+
+class Loss:
+    """The end of a hold, to wait for; in the manner of `threading.Event`."""
+
+    def __init__(self, holding: Holding | None) -> None:
+        self._holding = holding
+
+    def is_set(self) -> bool:
+        """Whether the hold was lost."""
+        return self._holding is not None and self._holding.reason(clock.now()) is not None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the hold ends, `timeout` seconds at most.
+
+        Returns whether it was lost: False also when it was given back. The deadline counts by
+        itself, also when nobody is there to notice it.
+        """
+        end = None if timeout is None else clock.now() + timeout
+        while self._holding and not self._holding.ended.is_set() and not self.is_set():
+            patience = self._holding.remaining(clock.now())
+            if end is not None:
+                patience = min(patience, end - clock.now())
+                if patience <= 0:
+                    break
+            self._holding.ended.wait(patience or 0.01)  # 0: it is being given back
+        return self.is_set()
+
+
+class Possession(Emitter):
+    """One object's hold, as it is known without asking etcd."""
+
+    def __init__(
+        self, client: EtcdClient, names: Names, *, auto_renew: bool, max_hold: float | None
+    ) -> None:
+        super().__init__(client, names.key)
+        self.appointment: float | None = None
+        self._names = names
+        self._auto_renew = auto_renew
+        self._max_hold = max_hold
+        self._early = early()
+        self._tried = 0.0  # when a renewal failed last
+        self._holding: Holding | None = None  # the last one
+        self._watches = False
+        self._destroyed = threading.Event()
+
+    @property
+    def key(self) -> str:
+        return self._names.key
+
+    @property
+    def node_id(self) -> str:
+        return self._names.node_id
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock. Never True past the deadline of the hold."""
+        return self.remaining > 0
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline of the hold; 0.0 when nothing is held."""
+        holding = self._holding
+        return holding.remaining(clock.now()) if holding and not self._destroyed.is_set() else 0.0
+
+    @property
+    def token(self) -> int | None:
+        """The fencing token of the hold; None when nothing is held."""
+        holding = self._holding
+        return holding.token if holding and self.held else None
+
+    @property
+    def hold(self) -> Hold | None:
+        """What `lock()` returned; None when nothing is held, or it was taken over by `renew()`."""
+        holding = self._holding
+        return holding.hold if holding and self.held else None
+
+    @property
+    def state(self) -> State:
+        """What this object knows of its hold, without asking etcd."""
+        return self._holding.state(clock.now()) if self._holding else State.RELEASED
+
+    @property
+    def lost_reason(self) -> LossReason | None:
+        """Why the hold was lost; None when none was."""
+        return self._holding.reason(clock.now()) if self._holding else None
+
+    @property
+    def lost(self) -> Loss:
+        """The loss of the present hold, to wait for: `foo.lost.wait(timeout)`.
+
+        Before the next `lock()` it is that of the last hold.
+        """
+        return Loss(self._holding)
+
+    def check(self) -> None:
+        """Makes sure that this object holds the lock, as far as it knows without asking etcd.
+
+        Raises:
+            LockLostError: the hold has ended.
+            LockNotOwnedError: nothing is held.
+        """
+        if reason := self._noticed():
+            raise LockLostError(self.key, self.node_id, reason)
+        if not self.held:
+            raise LockNotOwnedError(self.key, self.node_id)
+
+    def guard(self) -> Guard:
+        """What a transaction of your own has to compare, for etcd to refuse it once the hold has
+        ended: that the key `guard.key` was created at the revision `guard.revision`.
+
+        Raises as `check()`.
+        """
+        self.check()
+        holding = self._holding
+        if holding is None:
+            raise LockNotOwnedError(self.key, self.node_id)
+        return Guard(holding.tenure.entry, holding.token, self.key, self.node_id)
+
+    # What is told.
+
+    def _tell_of(self, name: str, holding: Holding, **fields: Any) -> None:
+        self._tell(name, node_id=self.node_id, token=holding.token, **fields)
+
+    def _begin(self, holding: Holding) -> None:
+        """From here on it is looked after."""
+        self._holding = holding
+        self._look_after()
+
+    def _look_after(self) -> None:
+        self._client.one(Keeper).keep(self)
+
+    def _lose(self, holding: Holding, reason: LossReason) -> None:
+        """Notes that it is lost, and tells so, once."""
+        if holding.lose(reason):
+            self._tell_of(events.lost, holding, reason=reason)
+
+    def _noticed(self) -> LossReason | None:
+        """Why the hold is lost, if it is; it is told by now."""
+        holding, reason = self._holding, self.lost_reason
+        if holding and reason and reason is not LossReason.FORKED:
+            self._lose(holding, reason)
+        return reason
+
+    def _unanswered(self, holding: Holding, error: MicrolockError) -> None:
+        """etcd did not renew it."""
+        if not self._noticed() and holding.suspend():
+            self._tell_of(events.suspended, holding, error=error)
+
+    # What the watch tells, on the thread that reads from etcd.
+
+    def _watch(self) -> None:
+        if not self._watches:
+            self._client.one(Watcher).watch(self._names.prefix, self, wait=False)
+            self._watches = True
+
+    def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
+        if self._destroyed.is_set():
+            return
+        holding = self._holding
+        if holding and holding.alive:
+            standing = feed.standing(holding.tenure.entry, holding.token)
+            if standing is Standing.GONE:
+                self._lose(holding, LossReason.DELETED)
+        for change in changes:
+            self._tell(
+                events.locked if change.locked else events.unlocked,
+                node_id=change.holder and change.holder.node_id,
+                token=change.holder and change.holder.token,
+                synthesised=synthesised,
+            )
+
+    def on_watch_error(self, error: MicrolockError) -> None:
+        if not self._destroyed.is_set():
+            self._tell(events.error, error=error)
+
+    # What time does, on the thread of the renewals.
+
+    def _renewal(self, holding: Holding) -> float | None:
+        """When it is to be renewed."""
+        if not self._auto_renew:
+            return None
+        leases = holding.tenure.leases
+        at = min(lease.due(early=self._early, tried=self._tried) for lease in leases)
+        ends = holding.since + self._max_hold if self._max_hold is not None else None
+        return at if ends is None or at < ends else None
+
+    def tend_at(self) -> float | None:
+        holding = self._holding
+        if self._destroyed.is_set() or holding is None or not holding.alive:
+            return None
+        times = [holding.tenure.deadline]
+        if not self._watches:
+            times.append(holding.since + _UNWATCHED)
+        if (renewal := self._renewal(holding)) is not None:
+            times.append(renewal)
+        return min(times)
+
+    def tend(self, now: float) -> Sequence[Lease]:
+        holding = self._holding
+        if self._destroyed.is_set() or holding is None or not holding.alive or self._noticed():
+            return ()
+        if now >= holding.since + _UNWATCHED:
+            self._watch()
+        renewal = self._renewal(holding)
+        return holding.tenure.leases if renewal is not None and renewal <= now else ()
+
+    def on_renewed(self, lease_id: int, lifetime: Lifetime) -> None:
+        holding = self._holding
+        if holding is None or all(lease.id != lease_id for lease in holding.tenure.leases):
+            return  # given back meanwhile, or extended
+        if lifetime.ttl <= 0:
+            self._lose(holding, LossReason.LEASE_GONE)
+        elif holding.renewed(lease_id, lifetime) and not self._noticed():
+            self._tell_of(events.renewed, holding)
+
+    def on_silence(self, error: MicrolockError) -> None:
+        self._tried = clock.now()
+        if holding := self._holding:
+            self._unanswered(holding, error)
+
+    def let_go(self, budget: Budget) -> None:
+        raise NotImplementedError

@@ -1,0 +1,195 @@
+"""Renewing leases, and noticing deadlines: one thread for all the places of a client.
+
+What is due at the same time is renewed on one stream of keep-alives.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import random
+import threading
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from itertools import count
+from typing import Protocol
+from weakref import WeakSet, ref
+
+from microlock import clock
+from microlock.errors import DestroyedError, EtcdTimeoutError, MicrolockError
+from microlock.etcd.client import Budget, EtcdClient
+from microlock.requests import KeepAlives, Lifetime
+from microlock.tenure import Lease
+
+# Seconds. What falls due within one tick is done together.
+_TICK = 0.05
+# The most that one request may take: others fall due meanwhile.
+_PATIENCE = 2.0
+# For all that is given back when the interpreter exits.
+_FAREWELL = 1.0
+
+log = logging.getLogger("microlock")
+
+
+class Kept(Protocol):
+    """A place that is looked after; called on the thread of the renewals.
+
+    Attributes:
+        appointment: when it is to be tended next; the keeper's own note.
+    """
+
+    appointment: float | None
+
+    def tend_at(self) -> float | None:
+        """When there is something to do, by the monotonic clock. None: nothing any more."""
+
+    def tend(self, now: float) -> Sequence[Lease]:
+        """Notices what time has done. Returns the leases to renew now."""
+
+    def on_renewed(self, lease_id: int, lifetime: Lifetime) -> None: ...
+
+    def on_silence(self, error: MicrolockError) -> None:
+        """etcd did not renew a lease."""
+
+    def let_go(self, budget: Budget) -> None:
+        """The interpreter exits: gives back what is held."""
+
+
+class Keeper:
+    """Looks after the places of one client."""
+
+    def __init__(self, client: EtcdClient) -> None:
+        self._client = client
+        self._changed = threading.Condition()
+        # Under its lock:
+        self._agenda: list[tuple[float, int, ref[Kept]]] = []  # a heap
+        self._thread: threading.Thread | None = None
+        self._sleeps_until = 0.0
+        self._closed = False
+        self._numbers = count()
+        _keepers.add(self)
+
+    def keep(self, kept: Kept, *, earliest: float = 0.0) -> None:
+        """Looks after it, which is held weakly, for as long as there is something to do."""
+        at = kept.tend_at()
+        if at is None:
+            return
+        at = math.ceil(max(at, earliest) / _TICK) * _TICK
+        with self._changed:
+            if kept.appointment is not None and kept.appointment <= at:
+                return
+            kept.appointment = at
+            heappush(self._agenda, (at, next(self._numbers), ref(kept)))
+            if self._thread is None and not self._closed:
+                self._start()
+            elif at < self._sleeps_until:
+                self._changed.notify()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="microlock-renewal", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # too many threads, or the interpreter exits
+            log.exception("nothing is renewed, and no loss is told of: no thread can be started")
+        else:
+            self._thread = thread
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._agenda.clear()
+            self._changed.notify()
+            thread = self._thread
+        if thread and thread is not threading.current_thread():
+            thread.join(timeout=1)
+
+    def let_go(self, budget: Budget) -> None:
+        """Gives back what is held, as far as the time allows."""
+        if self._client.forked:
+            return  # it is the parent's
+        with self._changed:
+            agenda = [reference() for _, _, reference in self._agenda]
+        for kept in filter(None, dict.fromkeys(agenda)):
+            try:
+                kept.let_go(budget)
+            except MicrolockError as error:
+                log.warning("left to its ttl at exit: %s", error)
+
+    def _run(self) -> None:
+        while self._wait():
+            self._tend()
+
+    def _wait(self) -> bool:
+        """Waits for the next appointment. False if there is none: the thread is to end."""
+        with self._changed:
+            while self._agenda:
+                at, now = self._agenda[0][0], clock.now()
+                if at <= now:
+                    return True
+                self._sleeps_until = at
+                self._changed.wait(at - now)
+                self._sleeps_until = 0.0
+            self._thread = None
+            return False
+
+    def _due(self, now: float) -> list[Kept]:
+        due = []
+        with self._changed:
+            while self._agenda and self._agenda[0][0] <= now:
+                at, _, reference = heappop(self._agenda)
+                kept = reference()
+                if kept and kept.appointment == at:  # otherwise it has an earlier one
+                    kept.appointment = None
+                    due.append(kept)
+        return due
+
+    def _tend(self) -> None:
+        now = clock.now()
+        due = self._due(now)
+        leases = [(kept, lease) for kept in due for lease in self._leases(kept, now)]
+        if leases:
+            self._renew(leases, now)
+        for kept in due:
+            self.keep(kept, earliest=now + _TICK)
+
+    def _leases(self, kept: Kept, now: float) -> Sequence[Lease]:
+        try:
+            return kept.tend(now)
+        except DestroyedError:
+            pass  # the client is closed
+        except Exception:  # of our own; the others go on being looked after
+            log.exception("%r is not looked after", kept)
+        return ()
+
+    def _renew(self, leases: list[tuple[Kept, Lease]], now: float) -> None:
+        # Half of what is left to the most urgent: there is to be time for another try.
+        left = min(lease.deadline for _, lease in leases) - now
+        end = now + min(_PATIENCE, self._client.timeout, max(0.1, left / 2))
+        lifetimes: dict[int, Lifetime] = {}
+        try:
+            request = KeepAlives(tuple(lease.id for _, lease in leases))
+            lifetimes = self._client.perform(request, Budget(end, end))
+            error: MicrolockError = EtcdTimeoutError("etcd renewed some leases, and others not")
+        except MicrolockError as failure:
+            error = failure
+        for kept, lease in leases:
+            if lease.id in lifetimes:
+                kept.on_renewed(lease.id, lifetimes[lease.id])
+            else:
+                kept.on_silence(error)
+
+
+def early() -> float:
+    """How much of the time between two renewals one place takes, so that not all come at once."""
+    return random.uniform(0.8, 1.0)
+
+
+_keepers: WeakSet[Keeper] = WeakSet()
+
+
+@atexit.register
+def _let_all_go() -> None:
+    budget = Budget.of(_FAREWELL)
+    for keeper in list(_keepers):
+        keeper.let_go(budget)

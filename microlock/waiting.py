@@ -1,0 +1,129 @@
+"""Waiting in the queue of a lock, on the thread of the caller."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from microlock import clock
+from microlock.errors import EtcdUnavailableError, MicrolockError
+from microlock.etcd.client import Budget, EtcdClient
+from microlock.feed import Feed
+from microlock.queue import Change, Standing
+from microlock.renewal import Keeper, early
+from microlock.requests import Lifetime, Revoke
+from microlock.tenure import Await, Lease, Names, Stood, Tenure
+from microlock.watch import Watcher
+
+
+class Waiting:
+    """One wait: woken by the watch, its lease renewed meanwhile.
+
+    Args:
+        until: when to give up, by the monotonic clock; None is never.
+
+    Attributes:
+        tokens: of the places it stood at.
+    """
+
+    def __init__(self, client: EtcdClient, names: Names, until: float | None) -> None:
+        self.appointment: float | None = None
+        self.tokens: set[int] = set()
+        self._client = client
+        self._names = names
+        self._until = until
+        self._early = early()
+        self._tried = 0.0  # when a renewal failed last
+        self._woken = threading.Event()
+        self._error: MicrolockError | None = None  # what ends it
+        # Written by the thread that waits, and by the one that renews:
+        self._place: Tenure | None = None  # None <=> nobody waits
+        self._ended = False  # its lease has ended, in etcd's word
+
+    def stand(self, request: Await) -> Stood:
+        """Waits at this place. Raises what `end` was given."""
+        self._place, self._ended, self.holder = request.place, False, request.holder
+        self.tokens.add(request.place.token)
+        watcher = self._client.one(Watcher)
+        watcher.watch(self._names.prefix, self, wait=False)
+        self._client.one(Keeper).keep(self)
+        try:
+            while True:
+                self._woken.clear()
+                if stood := self._look(watcher):
+                    return stood
+                self._woken.wait(self._patience())
+        finally:
+            self._place = None
+            watcher.unwatch(self._names.prefix, self)
+
+    def _look(self, watcher: Watcher) -> Stood | None:
+        """How the waiting has ended, if it has."""
+        if self._error:
+            raise self._error
+        self._client.check()
+        place, now = self._place, clock.now()
+        assert place
+        standing, holder = watcher.look(self._names.prefix, place.entry, place.token)
+        self.holder = holder or self.holder
+        if self._ended:
+            standing = Standing.GONE
+        elif standing not in (Standing.FIRST, Standing.GONE):
+            if self._until is not None and self._until <= now:
+                standing = Standing.WAITS
+            elif place.lease.deadline <= now:
+                standing = Standing.UNKNOWN
+            else:
+                return None
+        return Stood(standing, place.lease, now, self.holder)
+
+    def _patience(self) -> float:
+        """Seconds to wait at most, before looking again."""
+        place = self._place
+        assert place
+        until = place.lease.deadline
+        if self._until is not None:
+            until = min(until, self._until)
+        return max(0.0, until - clock.now())
+
+    def end(self, error: MicrolockError) -> None:
+        """Whoever waits gives up, with this error."""
+        self._error = error
+        self._woken.set()
+
+    # What the watch tells.
+
+    def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
+        place = self._place
+        if place and feed.standing(place.entry, place.token) in (Standing.FIRST, Standing.GONE):
+            self._woken.set()
+
+    def on_watch_error(self, error: MicrolockError) -> None:
+        if not isinstance(error, EtcdUnavailableError):  # which passes
+            self.end(error)
+
+    # Keeping the lease.
+
+    def tend_at(self) -> float | None:
+        place = self._place
+        return place.lease.due(early=self._early, tried=self._tried) if place else None
+
+    def tend(self, now: float) -> Sequence[Lease]:
+        place, at = self._place, self.tend_at()
+        return (place.lease,) if place and at is not None and at <= now else ()
+
+    def on_renewed(self, lease_id: int, lifetime: Lifetime) -> None:
+        place = self._place
+        if place and lease_id == place.lease.id:
+            if lifetime.ttl > 0:
+                self._place = place.renewed(lease_id, lifetime)
+            else:
+                self._ended = True
+                self._woken.set()
+
+    def on_silence(self, error: MicrolockError) -> None:
+        self._tried = clock.now()
+
+    def let_go(self, budget: Budget) -> None:
+        if place := self._place:
+            self._client.perform(Revoke(place.lease.id), budget)
