@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from functools import partial
+from itertools import count
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -174,7 +175,17 @@ class Microlock(ContextDecorator, Possession):
             raise
 
     def _try(self, started: float, tries: int, pause: float) -> Hold:
-        retrying = Retrying(
+        numbers = count(1)
+
+        def once() -> Hold:
+            number = next(numbers)
+            with self._call(self._queues) as budget:
+                entered = self._take(flows.try_lock, self._performing(budget))
+                return self._taken(entered, started, number)
+
+        if tries == 1:
+            return once()
+        return Retrying(
             retry=retry_if_exception(
                 lambda error: isinstance(error, AlreadyLockedError) and not self.held
             ),
@@ -182,12 +193,7 @@ class Microlock(ContextDecorator, Possession):
             wait=wait_random(pause * 0.5, pause * 1.5),
             sleep=sleep_using_event(self._destroyed),
             reraise=True,
-        )
-        for attempt in retrying:
-            with attempt, self._call(self._queues) as budget:
-                entered = self._take(flows.try_lock, self._performing(budget))
-                return self._taken(entered, started, attempt.retry_state.attempt_number)
-        raise AssertionError("tenacity returned without a result")
+        )(once)
 
     def _wait(self, started: float, seconds: float | None) -> Hold:
         client = self._client
@@ -475,14 +481,6 @@ class Microlock(ContextDecorator, Possession):
         return super().__call__(func)
 
     # What each call begins and ends with.
-
-    def _was_destroyed(self) -> DestroyedError:
-        return DestroyedError(f"the lock {self.key!r} of {self.node_id!r} was destroyed")
-
-    def _check(self) -> None:
-        if self._destroyed.is_set():
-            raise self._was_destroyed()
-        self._client.check()
 
     def _queues(self) -> MicrolockError:
         """Why this object can't be locked while it waits for its turn."""

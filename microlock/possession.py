@@ -9,6 +9,7 @@ from typing import Any
 from microlock import clock, events
 from microlock.emitter import Emitter
 from microlock.errors import (
+    DestroyedError,
     LockLostError,
     LockNotOwnedError,
     LossReason,
@@ -146,6 +147,14 @@ class Possession(Emitter):
             raise LockNotOwnedError(self.key, self.node_id)
         return Guard(holding.tenure.entry, holding.token, self.key, self.node_id)
 
+    def _check(self) -> None:
+        if self._destroyed.is_set():
+            raise self._was_destroyed()
+        self._client.check()
+
+    def _was_destroyed(self) -> DestroyedError:
+        return DestroyedError(f"the lock {self.key!r} of {self.node_id!r} was destroyed")
+
     # What is told.
 
     def _tell_of(self, name: str, holding: Holding, **fields: Any) -> None:
@@ -178,10 +187,15 @@ class Possession(Emitter):
 
     # What the watch tells, on the thread that reads from etcd.
 
-    def _watch(self) -> None:
-        if not self._watches:
-            self._client.one(Watcher).watch(self._names.prefix, self, wait=False)
+    def _watch(self, *, wait: bool = False) -> None:
+        if wait or not self._watches:
+            self._client.one(Watcher).watch(self._names.prefix, self, wait=wait)
             self._watches = True
+
+    def _listened(self, event: str) -> None:
+        self._check()
+        if event in events.OF_THE_KEY:
+            self._watch(wait=True)
 
     def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
         if self._destroyed.is_set():

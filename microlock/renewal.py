@@ -11,7 +11,7 @@ import math
 import random
 import threading
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Protocol
 from weakref import WeakSet, ref
@@ -26,6 +26,8 @@ from microlock.tenure import Lease
 _TICK = 0.05
 # The most that one request may take: others fall due meanwhile.
 _PATIENCE = 2.0
+# The longest sleep: the thread does not outlive by much what it looks after.
+_NAP = 5.0
 # For all that is given back when the interpreter exits.
 _FAREWELL = 1.0
 
@@ -128,8 +130,11 @@ class Keeper:
                 if at <= now:
                     return True
                 self._sleeps_until = at
-                self._changed.wait(at - now)
+                notified = self._changed.wait(min(at - now, _NAP))
                 self._sleeps_until = 0.0
+                if not notified:
+                    self._agenda = [each for each in self._agenda if each[2]()]
+                    heapify(self._agenda)
             self._thread = None
             return False
 
