@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import microlock
 
@@ -36,12 +38,30 @@ def example(containing: str, endpoint: str) -> str:
     return found.replace("localhost:2379", endpoint)
 
 
+@pytest.mark.parametrize("page", ["waiting", "keeping", "losing", "fencing"])
+def test_the_examples_of_a_page_run_one_after_another(etcd_server: Any, page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    assert blocks
+    host, _, port = etcd_server.endpoint.rpartition(":")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        with microlock.connect(etcd_server.endpoint) as etcd:
+            names = {name: getattr(microlock, name) for name in microlock.__all__}
+            names |= {"etcd": etcd, "host": host, "port": int(port)}
+            names |= {"node_id": "node-a", "work": lambda *_, fence=0: None, "pieces": range(3)}
+            for block in blocks:
+                exec(block, names)
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
 def test_the_readmes_first_example_runs(etcd_server: Any, capsys: Any) -> None:
     fences: list[int] = []
     names: dict[str, Any] = {"work": lambda fence: fences.append(fence)}
     exec(example("from socket", etcd_server.endpoint), names)
     names["etcd"].close()
-    assert len(fences) == 1
+    assert len(fences) == 2
+    assert fences[0] < fences[1]
     assert capsys.readouterr().out in ("", "foo is free\n")
 
 
@@ -57,24 +77,6 @@ def test_the_readmes_restart_carries_on(etcd_server: Any, prefix: str) -> None:
             assert foo.held
             assert (foo.token == token) == (restarted == "node-a")
         foo.destroy()
-
-
-def test_the_readmes_renewals_keep_the_lock(etcd_server: Any, prefix: str) -> None:
-    clock = itertools.count(step=1.5)
-    fences: list[int] = []
-    names: dict[str, Any] = {
-        "connect": microlock.connect,
-        "Microlock": microlock.Microlock,
-        "monotonic": lambda: next(clock),
-        "node_id": "node-a",
-        "pieces": range(5),
-        "work": lambda piece, fence: fences.append(fence),
-    }
-    exec(example("for piece in pieces", etcd_server.endpoint), names)
-    assert names["foo"].held
-    assert fences == [names["hold"].token] * 5
-    names["foo"].destroy()
-    names["etcd"].close()
 
 
 def test_the_readme_names_every_public_name() -> None:
