@@ -21,6 +21,8 @@ from microlock.errors import (
 MAX_NAME_BYTES = 4096
 # etcd refuses more: MaxLeaseTTL in server/lease/lessor.go.
 MAX_TTL = 9_000_000_000
+# Threads can't wait for much longer: threading.TIMEOUT_MAX.
+MAX_WAIT = 1_000_000_000
 
 _LEASE_ID = re.compile(rb"[0-9a-fA-F]{1,16}")
 
@@ -78,14 +80,14 @@ def check_timeout(timeout: object) -> float:
 
 
 def check_wait(timeout: object) -> float | None:
-    """Returns seconds >= 0, or None for no end, or raises InvalidArgumentError."""
+    """Returns 0 to MAX_WAIT seconds, or None for no end, or raises InvalidArgumentError."""
     if timeout is None:
         return None
     return _not_negative("timeout", timeout, ", or None to wait for ever")
 
 
 def check_interval(interval: object) -> float:
-    """Returns seconds >= 0, or raises InvalidArgumentError."""
+    """Returns 0 to MAX_WAIT seconds, or raises InvalidArgumentError."""
     return _not_negative("interval", interval)
 
 
@@ -122,9 +124,9 @@ def check_token(token: object) -> int:
 
 def _not_negative(argument: str, value: object, otherwise: str = "") -> float:
     seconds = _seconds(argument, value, InvalidArgumentError)
-    if not 0 <= seconds < math.inf:
+    if not 0 <= seconds <= MAX_WAIT:
         raise InvalidArgumentError(
-            f"{argument} must be 0 seconds or more{otherwise}, not {_shown(value)}"
+            f"{argument} must be 0 to {MAX_WAIT} seconds{otherwise}, not {_shown(value)}"
         )
     return seconds
 

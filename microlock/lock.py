@@ -225,6 +225,7 @@ class Microlock(ContextDecorator, Possession):
         self._watch()  # it goes on for the waits to come
         if request.place.token not in waiting.tokens:
             self._tell(events.waiting, node_id=self.node_id, token=request.place.token)
+        waiting.holder = request.holder
         with self._turns.stand():
             return waiting.stand(request)
 
@@ -487,7 +488,7 @@ class Microlock(ContextDecorator, Possession):
         waiting = self._waiting
         if waiting and waiting.holder:
             return AlreadyLockedError(self.key, waiting.holder)
-        return self._waits()
+        return EtcdTimeoutError(f"another call on the lock {self.key!r} is not done yet")
 
     def _waits(self) -> MicrolockError:
         return LockNotOwnedError(self.key, self.node_id, why="it waits for its turn")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ class Loss:
         return self.is_set()
 
 
-class Possession(Emitter):
+class Possession(Emitter, ABC):
     """One object's hold, as it is known without asking etcd."""
 
     def __init__(
@@ -213,7 +214,7 @@ class Possession(Emitter):
                 synthesised=synthesised,
             )
 
-    def on_watch_error(self, error: MicrolockError) -> None:
+    def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:
         if not self._destroyed.is_set():
             self._tell(events.error, error=error)
 
@@ -262,5 +263,5 @@ class Possession(Emitter):
         if holding := self._holding:
             self._unanswered(holding, error)
 
-    def let_go(self, budget: Budget) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def let_go(self, budget: Budget) -> None: ...

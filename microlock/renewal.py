@@ -120,7 +120,10 @@ class Keeper:
 
     def _run(self) -> None:
         while self._wait():
-            self._tend()
+            try:
+                self._tend()
+            except Exception:  # of our own; the rest goes on being looked after
+                log.exception("looking after the holds of %r failed", self._client)
 
     def _wait(self) -> bool:
         """Waits for the next appointment. False if there is none: the thread is to end."""

@@ -23,7 +23,8 @@ class Watching(Protocol):
     def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
         """The queue has changed; so has its holder if there are `changes`."""
 
-    def on_watch_error(self, error: MicrolockError) -> None: ...
+    def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:
+        """The watch is interrupted; if `final` it has ended."""
 
 
 class Watch:
@@ -54,11 +55,11 @@ class Watch:
         self.error = None
         self.settled.set()
 
-    def failed(self, error: MicrolockError) -> None:
+    def failed(self, error: MicrolockError, *, final: bool) -> None:
         self.error = error
         self.owe()
         for each in self.alive():
-            each.on_watch_error(error)
+            each.on_watch_error(error, final=final)
         self.settled.set()
 
     def owe(self) -> None:

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Sequence
 
 from microlock import clock
-from microlock.errors import EtcdUnavailableError, MicrolockError
+from microlock.errors import MicrolockError
 from microlock.etcd.client import Budget, EtcdClient
 from microlock.feed import Feed
-from microlock.queue import Change, Standing
+from microlock.queue import Change, Holder, Standing
 from microlock.renewal import Keeper, early
 from microlock.requests import Lifetime, Revoke
 from microlock.tenure import Await, Lease, Names, Stood, Tenure
@@ -24,11 +24,13 @@ class Waiting:
 
     Attributes:
         tokens: of the places it stood at.
+        holder: who holds the lock meanwhile, as far as known; None before it stands.
     """
 
     def __init__(self, client: EtcdClient, names: Names, until: float | None) -> None:
         self.appointment: float | None = None
         self.tokens: set[int] = set()
+        self.holder: Holder | None = None
         self._client = client
         self._names = names
         self._until = until
@@ -36,28 +38,30 @@ class Waiting:
         self._tried = 0.0  # when a renewal failed last
         self._woken = threading.Event()
         self._error: MicrolockError | None = None  # what ends it
-        # Written by the thread that waits, and by the one that renews:
-        self._place: Tenure | None = None  # None <=> nobody waits
         self._ended = False  # its lease has ended, in etcd's word
+        self._lock = threading.Lock()
+        # Written under the lock, by the thread that waits and by the one that renews:
+        self._place: Tenure | None = None  # None <=> nobody waits
 
     def stand(self, request: Await) -> Stood:
         """Waits at this place. Raises what `end` was given."""
-        self._place, self._ended, self.holder = request.place, False, request.holder
-        self.tokens.add(request.place.token)
         watcher = self._client.one(Watcher)
-        watcher.watch(self._names.prefix, self, wait=False)
-        self._client.one(Keeper).keep(self)
+        self.tokens.add(request.place.token)
+        self._place, self._ended = request.place, False
         try:
+            watcher.watch(self._names.prefix, self, wait=False)
+            self._client.one(Keeper).keep(self)
             while True:
                 self._woken.clear()
-                if stood := self._look(watcher):
+                if stood := self._look(watcher, request):
                     return stood
                 self._woken.wait(self._patience())
         finally:
-            self._place = None
+            with self._lock:
+                self._place = None
             watcher.unwatch(self._names.prefix, self)
 
-    def _look(self, watcher: Watcher) -> Stood | None:
+    def _look(self, watcher: Watcher, request: Await) -> Stood | None:
         """How the waiting has ended, if it has."""
         if self._error:
             raise self._error
@@ -65,7 +69,7 @@ class Waiting:
         place, now = self._place, clock.now()
         assert place
         standing, holder = watcher.look(self._names.prefix, place.entry, place.token)
-        self.holder = holder or self.holder
+        self.holder = holder = holder or self.holder or request.holder
         if self._ended:
             standing = Standing.GONE
         elif standing not in (Standing.FIRST, Standing.GONE):
@@ -75,7 +79,7 @@ class Waiting:
                 standing = Standing.UNKNOWN
             else:
                 return None
-        return Stood(standing, place.lease, now, self.holder)
+        return Stood(standing, place.lease, now, holder)
 
     def _patience(self) -> float:
         """Seconds to wait at most, before looking again."""
@@ -98,8 +102,8 @@ class Waiting:
         if place and feed.standing(place.entry, place.token) in (Standing.FIRST, Standing.GONE):
             self._woken.set()
 
-    def on_watch_error(self, error: MicrolockError) -> None:
-        if not isinstance(error, EtcdUnavailableError):  # which passes
+    def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:
+        if final:
             self.end(error)
 
     # Keeping the lease.
@@ -113,13 +117,15 @@ class Waiting:
         return (place.lease,) if place and at is not None and at <= now else ()
 
     def on_renewed(self, lease_id: int, lifetime: Lifetime) -> None:
-        place = self._place
-        if place and lease_id == place.lease.id:
+        with self._lock:
+            place = self._place
+            if place is None or lease_id != place.lease.id:
+                return
             if lifetime.ttl > 0:
                 self._place = place.renewed(lease_id, lifetime)
             else:
                 self._ended = True
-                self._woken.set()
+        self._woken.set()
 
     def on_silence(self, error: MicrolockError) -> None:
         self._tried = clock.now()

@@ -81,7 +81,8 @@ class Watcher:
         if not watch.settled.wait(self._client.timeout):
             watch.owe()
             watching.on_watch_error(
-                EtcdTimeoutError(f"{self._client!r} did not answer: watching begins when it does")
+                EtcdTimeoutError(f"{self._client!r} did not answer: watching begins when it does"),
+                final=False,
             )
         if watch.error and not isinstance(watch.error, EtcdUnavailableError):
             raise watch.error
@@ -103,7 +104,7 @@ class Watcher:
         with self._lock:
             thread, session, watches = self._thread, self._session, list(self._watches.values())
         for watch in watches:
-            watch.failed(DestroyedError(f"{self._client!r} was closed"))
+            watch.failed(DestroyedError(f"{self._client!r} was closed"), final=True)
         if session:
             session.stream.close()
         if thread and thread is not threading.current_thread():
@@ -162,7 +163,7 @@ class Watcher:
             self._watches.clear()
             self._thread = self._session = None
         for watch in watches:
-            watch.failed(error)
+            watch.failed(error, final=True)
 
     def _delay(self, state: RetryCallState) -> float:
         if self._worked:
@@ -241,7 +242,7 @@ class Watcher:
         with self._lock:
             self._end_watch(watch)
         log.warning("the watch of %r ended: %s", watch.prefix, error)
-        watch.failed(error)
+        watch.failed(error, final=True)
 
     def _broke(self, error: EtcdError) -> None:
         """Tells of a failure of the stream: once, until it works again or fails otherwise."""
@@ -256,4 +257,4 @@ class Watcher:
             if not watch.settled.is_set() and not isinstance(error, EtcdUnavailableError):
                 self._drop(watch, error)  # it never worked and is not going to
             elif news or not watch.settled.is_set():
-                watch.failed(error)
+                watch.failed(error, final=False)
