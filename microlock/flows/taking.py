@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from microlock.errors import EtcdError, LeaseNotFoundError
+from microlock.errors import EtcdError, LeaseNotFoundError, LockUncertainError
 from microlock.flows.settling import Flow, discard, find, grant, keep_alive
 from microlock.keys import entry_name
 from microlock.queue import Holder, Standing, holder_of, places
@@ -63,8 +63,8 @@ def _enter(names: Names, lease: Lease, putting: Flow[Tenure | Refused]) -> Flow[
     """Puts our entry under a lease that exists; undoes what is in doubt."""
     try:
         entered = yield from putting
-    except LeaseNotFoundError:
-        raise  # nothing is under it, and nothing can be any more
+    except (LeaseNotFoundError, LockUncertainError):
+        raise  # nothing is under it, and nothing can be any more; or nobody can be asked
     except BaseException as error:  # KeyboardInterrupt leaves the same doubt as a lost reply
         doubtful = not isinstance(error, EtcdError) or error.may_have_happened
         yield from discard(names, replace(lease, doubtful=doubtful), after=error)
@@ -99,7 +99,6 @@ def wait(
         try:
             return (yield from _enter(names, lease, _queue_up(names, lease)))
         except LeaseNotFoundError:  # and the place is gone
-            yield from discard(names, lease)
             lease = None
 
 
@@ -149,6 +148,7 @@ def _queue_up(names: Names, lease: Lease) -> Flow[Tenure | Refused]:
             if stood.standing is Standing.WAITS:
                 return Refused(holder, replace(place.lease, doubtful=True))  # to be undone
             if stood.standing is Standing.GONE:
+                yield from discard(names, place.lease)
                 raise LeaseNotFoundError(f"the place of {names.node_id!r} in the queue is gone")
             # Nobody answered for a ttl. Maybe the lease has not ended all the same.
             place = replace(place, lease=(yield from _whole(place.lease, at)))
