@@ -10,7 +10,8 @@ import logging
 import math
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Protocol
@@ -79,11 +80,11 @@ class Keeper:
             return
         at = math.ceil(max(at, earliest) / _TICK) * _TICK
         with self._changed:
-            if kept.appointment is not None and kept.appointment <= at:
+            if self._closed or (kept.appointment is not None and kept.appointment <= at):
                 return
             kept.appointment = at
             heappush(self._agenda, (at, next(self._numbers), ref(kept)))
-            if self._thread is None and not self._closed:
+            if self._thread is None:
                 self._start()
             elif at < self._sleeps_until:
                 self._changed.notify()
@@ -120,10 +121,7 @@ class Keeper:
 
     def _run(self) -> None:
         while self._wait():
-            try:
-                self._tend()
-            except Exception:  # of our own; the rest goes on being looked after
-                log.exception("looking after the holds of %r failed", self._client)
+            self._tend()
 
     def _wait(self) -> bool:
         """Waits for the next appointment. False if there is none: the thread is to end."""
@@ -155,37 +153,47 @@ class Keeper:
     def _tend(self) -> None:
         now = clock.now()
         due = self._due(now)
-        leases = [(kept, lease) for kept in due for lease in self._leases(kept, now)]
+        leases: list[tuple[Kept, Lease]] = []
+        for kept in due:
+            with _isolated(kept):
+                leases += [(kept, lease) for lease in kept.tend(now)]
         if leases:
             self._renew(leases, now)
         for kept in due:
-            self.keep(kept, earliest=now + _TICK)
-
-    def _leases(self, kept: Kept, now: float) -> Sequence[Lease]:
-        try:
-            return kept.tend(now)
-        except DestroyedError:
-            pass  # the client is closed
-        except Exception:  # of our own; the others go on being looked after
-            log.exception("%r is not looked after", kept)
-        return ()
+            with _isolated(kept):
+                self.keep(kept, earliest=now + _TICK)
 
     def _renew(self, leases: list[tuple[Kept, Lease]], now: float) -> None:
         # Half of what is left to the most urgent: there is to be time for another try.
         left = min(lease.deadline for _, lease in leases) - now
         end = now + min(_PATIENCE, self._client.timeout, max(0.1, left / 2))
         lifetimes: dict[int, Lifetime] = {}
+        error: MicrolockError = EtcdTimeoutError("etcd renewed some leases, and others not")
         try:
             request = KeepAlives(tuple(lease.id for _, lease in leases))
             lifetimes = self._client.perform(request, Budget(end, end))
-            error: MicrolockError = EtcdTimeoutError("etcd renewed some leases, and others not")
         except MicrolockError as failure:
             error = failure
+        except Exception as failure:
+            log.exception("a renewal with %r failed", self._client)
+            error = MicrolockError(f"the renewal failed: {failure!r}")
         for kept, lease in leases:
-            if lease.id in lifetimes:
-                kept.on_renewed(lease.id, lifetimes[lease.id])
-            else:
-                kept.on_silence(error)
+            with _isolated(kept):
+                if lease.id in lifetimes:
+                    kept.on_renewed(lease.id, lifetimes[lease.id])
+                else:
+                    kept.on_silence(error)
+
+
+@contextmanager
+def _isolated(kept: Kept) -> Iterator[None]:
+    """What goes wrong with one does not stop the others from being looked after."""
+    try:
+        yield
+    except DestroyedError:
+        pass  # the client is closed
+    except Exception:
+        log.exception("%r is not looked after as it should be", kept)
 
 
 def early() -> float:
