@@ -19,7 +19,7 @@ class Dispatcher:
 
     def __init__(self, client: EtcdClient) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         finalize(client, self._jobs.put, None)  # for a client that is dropped, not closed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, TypeVar
 
 from microlock.flows import Flow
@@ -14,18 +15,18 @@ T = TypeVar("T")
 def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
     """Has all performed that the flow asks for until it has decided; returns or raises that.
 
-    An interrupt while etcd is asked goes to the flow too, which cleans up and raises it again.
+    An interrupt goes to the flow too, which cleans up and raises it again.
     """
     resume = partial(next, flow)
     while True:
         try:
-            request = resume()
+            reply = perform(resume())
         except StopIteration as decided:
             result: T = decided.value
             return result
-        try:
-            reply = perform(request)
-        except BaseException as error:  # noqa: BLE001  it goes on to the flow
+        except BaseException as error:
+            if getgeneratorstate(flow) == GEN_CLOSED:  # it has ended with this
+                raise
             resume = partial(flow.throw, error)
         else:
             resume = partial(flow.send, reply)

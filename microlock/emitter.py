@@ -64,7 +64,7 @@ class Emitter(EventEmitter):
                 pass  # the client is closed, and its threads with it
             except (
                 RuntimeError
-            ):  # no thread can be started; the call that tells is done all the same
+            ):  # no thread can be started; what it is told of is done all the same
                 log.exception("nobody was told of %r of %r", name, self._key)
 
     def _deliver(self, event: LockEvent) -> None:

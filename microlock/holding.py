@@ -10,9 +10,10 @@ import os
 import threading
 
 from microlock.errors import LossReason
+from microlock.flag import Flag
 from microlock.hold import Hold, State
 from microlock.requests import Lifetime
-from microlock.tenure import Tenure
+from microlock.tenure import Lease, Tenure
 
 
 class Holding:
@@ -31,14 +32,16 @@ class Holding:
     def __init__(self, tenure: Tenure, *, now: float, hold: Hold | None = None) -> None:
         self.hold = hold
         self.since = now
-        self.ended = threading.Event()
+        self.ended = Flag()
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # Written under the lock, and read without it:
         self._tenure = tenure
         self._reason: LossReason | None = None  # not None  =>  ended is set
         self._suspended = False  # etcd does not answer the renewals
         self._giving_back = False  # from before the request until its outcome is known
+        # A call is about to change the lease: what etcd says of the old one counts no more.
+        self.in_call = False
 
     @property
     def tenure(self) -> Tenure:
@@ -97,6 +100,10 @@ class Holding:
     def moved(self, tenure: Tenure) -> None:
         """A call has renewed or extended it."""
         with self._lock:
+            for lease in self._tenure.leases:
+                if lease.ttl:  # known; and maybe renewed in the background meanwhile
+                    renewed = Lifetime(lease.ttl, lease.sent, lease.sent)
+                    tenure = tenure.renewed(lease.id, renewed)
             self._tenure = tenure
             self._suspended = False
 
@@ -116,13 +123,18 @@ class Holding:
             self.ended.set()
             return True
 
-    def give_back(self) -> None:
-        """It is not to be counted on any more: the request to give it back is on its way."""
-        self._giving_back = True
+    def give_back(self) -> bool:
+        """It is not to be counted on any more: the request to give it back is about to go."""
+        with self._lock:
+            if not self.alive:
+                return False
+            self._giving_back = True
+            return True
 
     def stand(self) -> None:
         """It was not given back after all."""
-        self._giving_back = False
+        with self._lock:
+            self._giving_back = False
 
     def end(self, reason: LossReason | None = None) -> None:
         """It was given back, or was found lost on the way."""
@@ -130,3 +142,10 @@ class Holding:
             self._reason = self._reason or reason
             self._giving_back = True
             self.ended.set()
+
+    def surrender(self, now: float) -> tuple[Lease, ...]:
+        """The process ends. Returns the leases to revoke."""
+        if not self.remaining(now):
+            return ()
+        self.end()
+        return self._tenure.leases

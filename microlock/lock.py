@@ -7,14 +7,14 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ContextDecorator, contextmanager
+from contextlib import ContextDecorator, contextmanager, suppress
 from functools import partial
+from inspect import GEN_CREATED, getgeneratorstate
 from itertools import count
 from types import TracebackType
 from typing import Any, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
-from tenacity.nap import sleep_using_event
 
 from microlock import clock, events, flows
 from microlock.driver import run
@@ -44,10 +44,11 @@ from microlock.keys import (
     check_wait,
 )
 from microlock.possession import Possession
-from microlock.queue import Holder, Standing, places
+from microlock.queue import Holder, places
+from microlock.renewal import Keeper
 from microlock.requests import Read
 from microlock.tenure import Await, Lease, Lost, Names, Refused, Stood, Tenure
-from microlock.turns import Turns
+from microlock.turns import Turn, Turns
 from microlock.waiting import Waiting
 from microlock.watch import Watcher
 
@@ -118,7 +119,7 @@ class Microlock(ContextDecorator, Possession):
         )
         self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
         self._turns = Turns()
-        self._entered: dict[int, Holding] = {}  # by the thread that is in a `with`
+        self._entered: list[tuple[int, Holding]] = []  # the threads that are in a `with`
         # Changed by the call whose turn it is:
         self._lease: Lease | None = None  # left by the last cycle for the next; nothing is under it
         self._waiting: Waiting | None = None
@@ -150,6 +151,7 @@ class Microlock(ContextDecorator, Possession):
             AlreadyLockedError: somebody holds it, maybe this object; or did when the time was
                 over; or this object waits for it already. Nothing was changed, or what was is
                 undone.
+            LockLostError: the hold was over before this could return.
             LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl.
             EtcdError: etcd refused or can't be reached. Nothing is held, nothing was left behind.
                 With `timeout=None`, also when etcd is gone for longer than the ttl and the
@@ -180,8 +182,8 @@ class Microlock(ContextDecorator, Possession):
         def once() -> Hold:
             number = next(numbers)
             with self._call(self._queues) as budget:
-                entered = self._take(flows.try_lock, self._performing(budget))
-                return self._taken(entered, started, number)
+                perform = self._performing(budget)
+                return self._take(flows.try_lock, perform, started, lambda _: number)
 
         if tries == 1:
             return once()
@@ -191,7 +193,7 @@ class Microlock(ContextDecorator, Possession):
             ),
             stop=stop_after_attempt(tries),
             wait=wait_random(pause * 0.5, pause * 1.5),
-            sleep=sleep_using_event(self._destroyed),
+            sleep=self._destroyed.sleep,
             reraise=True,
         )(once)
 
@@ -200,7 +202,8 @@ class Microlock(ContextDecorator, Possession):
         until = None
         if seconds is not None:
             end = started + seconds
-            until = end - min(0.25, seconds / 10)  # the rest is for cleaning up
+            # The rest is for cleaning up.
+            until = end - min(0.25, max(seconds / 10, min(0.05, seconds / 2)))
 
         def perform(request: Any) -> Any:
             if isinstance(request, Await):
@@ -215,13 +218,17 @@ class Microlock(ContextDecorator, Possession):
             waiting = self._waiting = Waiting(client, self._names, until)
             try:
                 self._check()
-                entered = self._take(flows.wait, perform)
+                return self._take(
+                    flows.wait,
+                    perform,
+                    started,
+                    lambda entered: len(waiting.tokens | {entered.token}),
+                )
             finally:
                 self._waiting = None
-            attempts = len(waiting.tokens | {entered.token})
-            return self._taken(entered, started, attempts)
 
     def _stand(self, waiting: Waiting, request: Await) -> Stood:
+        self._check()
         self._watch()  # it goes on for the waits to come
         if request.place.token not in waiting.tokens:
             self._tell(events.waiting, node_id=self.node_id, token=request.place.token)
@@ -230,23 +237,34 @@ class Microlock(ContextDecorator, Possession):
             return waiting.stand(request)
 
     def _take(
-        self, taking: Callable[..., Flow[Tenure | Refused]], perform: Callable[[Any], Any]
-    ) -> Tenure:
+        self,
+        taking: Callable[..., Flow[Tenure | Refused]],
+        perform: Callable[[Any], Any],
+        started: float,
+        attempts: Callable[[Tenure], int],
+    ) -> Hold:
         lost = self._holding
         if lost and self.held:
             tenure = lost.tenure
             raise AlreadyLockedError(self.key, Holder(self.node_id, tenure.token, tenure.lease.id))
         lease, self._lease = self._lease, None  # it is the flow's to keep or to end
         self._speaks_for_node = False
-        now = clock.now()
         leftover = lost.tenure if lost and self._noticed() else None
-        flow = taking(self._names, self._ttl, lease, lost=leftover, now=now, lease_ids=lease_ids)
-        entered = run(flow, perform)
-        self._holding = None  # not before: its entry may still be there
-        if isinstance(entered, Refused):
-            self._lease = entered.lease
-            raise AlreadyLockedError(self.key, entered.holder)
-        return entered
+        flow = taking(
+            self._names, self._ttl, lease, lost=leftover, now=clock.now(), lease_ids=lease_ids
+        )
+        entered: Tenure | Refused | None = None
+        try:
+            entered = run(flow, perform)
+            self._holding = None  # not before: the entry of the lost one may still be there
+            if isinstance(entered, Tenure):
+                return self._taken(entered, started, attempts(entered))
+        except BaseException:
+            if isinstance(entered, Tenure):  # an interrupt, a loss, or destroy(): nobody will know
+                self._withdraw(entered)
+            raise
+        self._lease = entered.lease
+        raise AlreadyLockedError(self.key, entered.holder)
 
     def _taken(self, tenure: Tenure, started: float, attempts: int) -> Hold:
         now = clock.now()
@@ -261,9 +279,21 @@ class Microlock(ContextDecorator, Possession):
         )
         holding = Holding(tenure, now=now, hold=hold)
         self._begin(holding)
-        self._check()  # destroy() may have come meanwhile, and waits to end it
+        self._check()  # destroy() may have come meanwhile
+        if reason := self._noticed():
+            raise LockLostError(self.key, self.node_id, reason)
         self._tell_of(events.acquired, holding)
         return hold
+
+    def _withdraw(self, tenure: Tenure) -> None:
+        """Gives back what was taken a moment ago."""
+        if self._holding:
+            self._holding.end()
+        budget = Budget.of(self._client.timeout)
+        try:
+            run(flows.release(self._names, tenure, ttl=0), self._performing(budget))
+        except MicrolockError as error:
+            log.warning("%r is left to its ttl: %s", self.key, error)
 
     def unlock(self) -> None:
         """Gives the lock back.
@@ -280,34 +310,34 @@ class Microlock(ContextDecorator, Possession):
             self._give_back(self._own(budget), budget)
 
     def _give_back(self, holding: Holding, budget: Budget) -> None:
-        holding.give_back()
         flow = flows.release(self._names, holding.tenure, self._ttl)
+        given = False
         try:
-            left = run(flow, self._performing(budget))
-        except EtcdError:
-            self._goes_on(holding)
-            raise
-        except BaseException:  # an interrupt or a doubt: not to be counted on
-            holding.end()
+            given = holding.give_back()
+            left = run(flow, self._performing(budget)) if given else self._ended(holding)
+        except BaseException as error:
+            if isinstance(error, EtcdError) or getgeneratorstate(flow) == GEN_CREATED:
+                self._goes_on(holding)
+            else:  # an interrupt or a doubt: not to be counted on
+                holding.end()
             raise
         if isinstance(left, Lost):
-            holding.end(left.reason)
-            self._tell_of(events.lost, holding, reason=left.reason)
+            if given:
+                holding.end(left.reason)
+                self._tell_of(events.lost, holding, reason=left.reason)
             raise LockLostError(self.key, self.node_id, left.reason)
         holding.end()
         self._lease = left
         self._tell_of(events.released, holding)
 
+    def _ended(self, holding: Holding) -> Lost:
+        return Lost(holding.reason(clock.now()) or LossReason.EXPIRED)
+
     def _goes_on(self, holding: Holding) -> None:
         """It was not given back; what the watch told meanwhile counts again."""
         holding.stand()
         if holding is self._holding:
-            tenure = holding.tenure
-            watcher = self._client.one(Watcher)
-            standing, _ = watcher.look(self._names.prefix, tenure.entry, tenure.token)
-            if standing is Standing.GONE:
-                self._lose(holding, LossReason.DELETED)
-            self._look_after()
+            self._look_after(holding)
 
     def renew(self) -> float:
         """Puts the whole ttl back.
@@ -401,15 +431,15 @@ class Microlock(ContextDecorator, Possession):
             waiting.end(self._was_destroyed())
         try:
             self._client.one(Watcher).unwatch(self._names.prefix, self)
-            # In a signal's handler the call that it has interrupted comes to its end later.
-            if self._turns.owner != threading.get_ident():
+            # Of a signal's handler: the call that it has interrupted gives up at its end.
+            if not self._turns.mine:
                 with self._turn(budget.work - clock.now(), None):
                     self._give_up(budget)
         except DestroyedError as error:
             if held:
                 raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
         finally:
-            if self._holding:
+            if self._holding and not self._turns.mine:
                 self._holding.end()
             self._tell_no_more(budget.end - clock.now())
 
@@ -427,20 +457,12 @@ class Microlock(ContextDecorator, Possession):
             leases = holding.tenure.leases if holding and lost else filter(None, [lease])
             run(flows.discard(self._names, *leases), perform)
 
-    def let_go(self, budget: Budget) -> None:
-        if self.held and self._turns.take(budget.work - clock.now()):
-            try:
-                self._give_up(budget)
-            finally:
-                self._turns.give()
-
     # `with`, and as a decorator.
 
     def __enter__(self: S) -> S:
         self.lock(timeout=self._timeout)
-        holding = self._holding
-        assert holding
-        self._entered[threading.get_ident()] = holding
+        if self._holding:
+            self._entered.append((threading.get_ident(), self._holding))
         return self
 
     def __exit__(
@@ -449,14 +471,21 @@ class Microlock(ContextDecorator, Possession):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # A block may be left on another thread than it was entered on.
-        holding = self._entered.pop(threading.get_ident(), self._holding)
         try:
-            self._leave(holding)
+            self._leave(self._left())
         except MicrolockError as failure:
             if error is None:
                 raise
             log.warning("leaving `with` of %r: %s", self.key, failure)
+
+    def _left(self) -> Holding | None:
+        """The hold of the block that is left: of this thread's the last one. A block may be left
+        on another thread than it was entered on, too."""
+        here = [each for each in self._entered if each[0] == threading.get_ident()]
+        for entered in (here or self._entered)[-1:]:
+            self._entered.remove(entered)
+            return entered[1]
+        return None
 
     def _leave(self, holding: Holding | None) -> None:
         """Gives back this hold, and no later one."""
@@ -485,13 +514,15 @@ class Microlock(ContextDecorator, Possession):
 
     def _queues(self) -> MicrolockError:
         """Why this object can't be locked while it waits for its turn."""
-        waiting = self._waiting
-        if waiting and waiting.holder:
+        if (waiting := self._waiting) and waiting.holder:
             return AlreadyLockedError(self.key, waiting.holder)
-        return EtcdTimeoutError(f"another call on the lock {self.key!r} is not done yet")
+        return self._busy()
 
     def _waits(self) -> MicrolockError:
         return LockNotOwnedError(self.key, self.node_id, why="it waits for its turn")
+
+    def _busy(self) -> MicrolockError:
+        return EtcdTimeoutError(f"another call on the lock {self.key!r} is not done yet")
 
     @contextmanager
     def _turn(
@@ -502,14 +533,30 @@ class Microlock(ContextDecorator, Possession):
         `standing` gives the error to raise if one of those waits for the lock; without it the turn
         comes when that is over.
         """
-        if not self._turns.take(timeout, patient=standing is None):
-            if standing and self._turns.standing:
-                raise standing()
-            raise EtcdTimeoutError(f"another call on the lock {self.key!r} is not done yet")
+        within = self._turns.mine  # a signal's handler, in the middle of a call
         try:
+            turn = self._turns.take(timeout, patient=standing is None)
+            if turn is Turn.STANDING and standing:
+                raise standing()
+            if turn is not Turn.TAKEN:
+                raise self._busy()
             yield
         finally:
-            self._turns.give()
+            if self._turns.mine and not within:
+                try:
+                    if self._destroyed.is_set():
+                        self._give_up_late()
+                finally:
+                    self._turns.give()
+
+    def _give_up_late(self) -> None:
+        """destroy() came while a call had its turn."""
+        with suppress(DestroyedError):  # the client is closed
+            self._client.one(Watcher).unwatch(self._names.prefix, self)
+        try:
+            self._give_up(Budget.of(self._client.timeout))
+        except MicrolockError as error:
+            log.warning("%r is left to its ttl: %s", self.key, error)
 
     @contextmanager
     def _call(self, standing: Callable[[], MicrolockError] | None = None) -> Iterator[Budget]:
@@ -540,6 +587,7 @@ class Microlock(ContextDecorator, Possession):
 
     @contextmanager
     def _renewing(self, holding: Holding) -> Iterator[None]:
+        holding.in_call = True
         try:
             yield
         except LockUncertainError:
@@ -549,6 +597,8 @@ class Microlock(ContextDecorator, Possession):
             if holding is self._holding:
                 self._unanswered(holding, error)
             raise
+        finally:
+            holding.in_call = False
 
     def _hold_on(self, holding: Holding, left: Tenure | Lost) -> float:
         """Goes on with the hold, and returns the seconds left."""
@@ -567,4 +617,5 @@ class Microlock(ContextDecorator, Possession):
             self._lose(holding, left.reason)
             raise LockLostError(self.key, self.node_id, left.reason)
         holding.moved(left)
-        self._look_after()
+        self._client.one(Keeper).remember(holding)
+        self._look_after(holding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -100,6 +101,8 @@ class LockManager:
         name: str,
         *,
         ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
         timeout: float | None = 0,
         retries: int | None = None,
         interval: float | None = None,
@@ -110,13 +113,14 @@ class LockManager:
 
         Args:
             name: the key, after the prefix.
-            ttl: seconds, if not those of the manager.
+            ttl, auto_renew: if not those of the manager.
+            max_hold: as for `Microlock`.
             timeout, retries, interval: as for `Microlock.lock()`; a `timeout` other than 0 takes
                 the place of the manager's retries.
 
         Raises: as `Microlock.lock()`.
         """
-        lock = self.create(name, ttl=ttl)
+        lock = self.create(name, ttl=ttl, auto_renew=auto_renew, max_hold=max_hold)
         if retries is None:
             retries = self._retries if timeout == 0 else 0
         lock.lock(
@@ -197,6 +201,8 @@ class LockManager:
             raise error
         if isinstance(left, Lost):
             raise self._not_held(names, token)
+        if theirs.value:  # a lease without a name may serve other locks too, as Go's sessions do
+            self._run(flows.discard(theirs, replace(tenure.lease, asked=0)), budget)
         remaining = left.deadline - clock.now()
         if remaining <= 0:
             raise LockLostError(names.key, names.node_id, LossReason.EXPIRED)

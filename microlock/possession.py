@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from abc import ABC, abstractmethod
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ from microlock.errors import (
     LossReason,
     MicrolockError,
 )
-from microlock.etcd.client import Budget, EtcdClient
+from microlock.etcd.client import EtcdClient
 from microlock.feed import Feed
+from microlock.flag import Flag
 from microlock.hold import Guard, Hold, State
 from microlock.holding import Holding
 from microlock.queue import Change, Standing
@@ -29,6 +29,10 @@ from microlock.watch import Watcher
 # Seconds after which a hold is watched, so that a deletion of its entry is noticed at once. A watch
 # for each of many short holds costs more than it is worth.
 _UNWATCHED = 0.1
+# Seconds until a watch that was refused is tried again.
+_REFUSED = 5.0
+
+log = logging.getLogger("microlock")
 
 
 class Loss:
@@ -49,16 +53,15 @@ class Loss:
         """
         end = None if timeout is None else clock.now() + timeout
         while self._holding and not self._holding.ended.is_set() and not self.is_set():
-            patience = self._holding.remaining(clock.now())
-            if end is not None:
-                patience = min(patience, end - clock.now())
-                if patience <= 0:
-                    break
-            self._holding.ended.wait(patience or 0.01)  # 0: it is being given back
+            now = clock.now()
+            if end is not None and end <= now:
+                break
+            patience = self._holding.remaining(now) or 0.01  # 0: it is being given back
+            self._holding.ended.wait(patience if end is None else min(patience, end - now))
         return self.is_set()
 
 
-class Possession(Emitter, ABC):
+class Possession(Emitter):
     """One object's hold, as it is known without asking etcd."""
 
     def __init__(
@@ -73,7 +76,8 @@ class Possession(Emitter, ABC):
         self._tried = 0.0  # when a renewal failed last
         self._holding: Holding | None = None  # the last one
         self._watches = False
-        self._destroyed = threading.Event()
+        self._watch_again = 0.0  # not before
+        self._destroyed = Flag()
 
     @property
     def key(self) -> str:
@@ -91,20 +95,28 @@ class Possession(Emitter, ABC):
     @property
     def remaining(self) -> float:
         """Seconds until the deadline of the hold; 0.0 when nothing is held."""
+        holding = self._present
+        return holding.remaining(clock.now()) if holding else 0.0
+
+    @property
+    def _present(self) -> Holding | None:
+        """The hold, if it is held."""
         holding = self._holding
-        return holding.remaining(clock.now()) if holding and not self._destroyed.is_set() else 0.0
+        if holding is None or self._destroyed.is_set() or not holding.remaining(clock.now()):
+            return None
+        return holding
 
     @property
     def token(self) -> int | None:
         """The fencing token of the hold; None when nothing is held."""
-        holding = self._holding
-        return holding.token if holding and self.held else None
+        holding = self._present
+        return holding.token if holding else None
 
     @property
     def hold(self) -> Hold | None:
         """What `lock()` returned; None when nothing is held, or it was taken over by `renew()`."""
-        holding = self._holding
-        return holding.hold if holding and self.held else None
+        holding = self._present
+        return holding.hold if holding else None
 
     @property
     def state(self) -> State:
@@ -130,11 +142,18 @@ class Possession(Emitter, ABC):
         Raises:
             LockLostError: the hold has ended.
             LockNotOwnedError: nothing is held.
+            DestroyedError: the object was destroyed.
         """
+        self._checked()
+
+    def _checked(self) -> Holding:
+        if self._destroyed.is_set():
+            raise self._was_destroyed()
         if reason := self._noticed():
             raise LockLostError(self.key, self.node_id, reason)
-        if not self.held:
-            raise LockNotOwnedError(self.key, self.node_id)
+        if holding := self._present:
+            return holding
+        raise LockNotOwnedError(self.key, self.node_id)
 
     def guard(self) -> Guard:
         """What a transaction of your own has to compare, for etcd to refuse it once the hold has
@@ -142,10 +161,7 @@ class Possession(Emitter, ABC):
 
         Raises as `check()`.
         """
-        self.check()
-        holding = self._holding
-        if holding is None:
-            raise LockNotOwnedError(self.key, self.node_id)
+        holding = self._checked()
         return Guard(holding.tenure.entry, holding.token, self.key, self.node_id)
 
     def _check(self) -> None:
@@ -164,10 +180,20 @@ class Possession(Emitter, ABC):
     def _begin(self, holding: Holding) -> None:
         """From here on it is looked after."""
         self._holding = holding
-        self._look_after()
+        self._client.one(Keeper).remember(holding)
+        self._look_after(holding)
 
-    def _look_after(self) -> None:
+    def _look_after(self, holding: Holding) -> None:
+        self._look(holding)
         self._client.one(Keeper).keep(self)
+
+    def _look(self, holding: Holding) -> None:
+        """What the watch has told before the hold was known here counts too."""
+        tenure = holding.tenure
+        watcher = self._client.one(Watcher)
+        standing, _ = watcher.look(self._names.prefix, tenure.entry, tenure.token)
+        if standing is Standing.GONE:
+            self._lose(holding, LossReason.DELETED)
 
     def _lose(self, holding: Holding, reason: LossReason) -> None:
         """Notes that it is lost, and tells so, once."""
@@ -190,6 +216,7 @@ class Possession(Emitter, ABC):
 
     def _watch(self, *, wait: bool = False) -> None:
         if wait or not self._watches:
+            self._watch_again = clock.now() + _REFUSED
             self._client.one(Watcher).watch(self._names.prefix, self, wait=wait)
             self._watches = True
 
@@ -215,6 +242,8 @@ class Possession(Emitter, ABC):
             )
 
     def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:
+        if final:
+            self._watches = False
         if not self._destroyed.is_set():
             self._tell(events.error, error=error)
 
@@ -229,13 +258,16 @@ class Possession(Emitter, ABC):
         ends = holding.since + self._max_hold if self._max_hold is not None else None
         return at if ends is None or at < ends else None
 
+    def _watch_at(self, holding: Holding) -> float:
+        return max(holding.since + _UNWATCHED, self._watch_again)
+
     def tend_at(self) -> float | None:
         holding = self._holding
         if self._destroyed.is_set() or holding is None or not holding.alive:
             return None
         times = [holding.tenure.deadline]
         if not self._watches:
-            times.append(holding.since + _UNWATCHED)
+            times.append(self._watch_at(holding))
         if (renewal := self._renewal(holding)) is not None:
             times.append(renewal)
         return min(times)
@@ -244,24 +276,35 @@ class Possession(Emitter, ABC):
         holding = self._holding
         if self._destroyed.is_set() or holding is None or not holding.alive or self._noticed():
             return ()
-        if now >= holding.since + _UNWATCHED:
-            self._watch()
+        if not self._watches and now >= self._watch_at(holding):
+            try:
+                self._watch()
+                self._look(holding)
+            except RuntimeError:  # no thread can be started; it is renewed all the same
+                log.exception("%r is not watched", self)
         renewal = self._renewal(holding)
         return holding.tenure.leases if renewal is not None and renewal <= now else ()
 
     def on_renewed(self, lease_id: int, lifetime: Lifetime) -> None:
-        holding = self._holding
-        if holding is None or all(lease.id != lease_id for lease in holding.tenure.leases):
-            return  # given back meanwhile, or extended
-        if lifetime.ttl <= 0:
+        holding = self._of(lease_id, lifetime.sent)
+        if holding is None:
+            return
+        if lifetime.ttl > 0:
+            if holding.renewed(lease_id, lifetime) and not self._noticed():
+                self._tell_of(events.renewed, holding)
+        elif holding.in_call:
+            self._tried = clock.now()  # maybe extended a moment ago: the next renewal will tell
+        else:
             self._lose(holding, LossReason.LEASE_GONE)
-        elif holding.renewed(lease_id, lifetime) and not self._noticed():
-            self._tell_of(events.renewed, holding)
 
-    def on_silence(self, error: MicrolockError) -> None:
-        self._tried = clock.now()
-        if holding := self._holding:
+    def on_silence(self, lease_id: int, error: MicrolockError, *, sent: float) -> None:
+        if holding := self._of(lease_id, sent):
+            self._tried = clock.now()
             self._unanswered(holding, error)
 
-    @abstractmethod
-    def let_go(self, budget: Budget) -> None: ...
+    def _of(self, lease_id: int, sent: float) -> Holding | None:
+        """The hold that a renewal was for; None if it was given back or extended meanwhile."""
+        holding = self._holding
+        if holding is None or sent < holding.since:
+            return None
+        return holding if any(lease.id == lease_id for lease in holding.tenure.leases) else None

@@ -43,7 +43,7 @@ def places(prefix: bytes, keys: Iterable[KeyValue]) -> list[tuple[bytes, Holder]
             ),
         )
         for kv in keys
-        if is_entry(prefix, kv.name)
+        if kv.lease_id and is_entry(prefix, kv.name)  # without a lease it is a user's own key
     ]
     return sorted(found, key=lambda place: (place[1].token, place[0]))
 
@@ -59,7 +59,7 @@ def holders(keys: Iterable[KeyValue]) -> dict[bytes, Holder]:
     of_locks: dict[bytes, list[KeyValue]] = {}
     for kv in keys:
         prefix = lock_of(kv.name)
-        if prefix and kv.lease_id:  # what looks like an entry and has no lease is a user's own
+        if prefix and kv.lease_id:
             of_locks.setdefault(prefix, []).append(kv)
     return {prefix: places(prefix, kvs)[0][1] for prefix, kvs in of_locks.items()}
 

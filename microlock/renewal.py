@@ -20,7 +20,7 @@ from weakref import WeakSet, ref
 from microlock import clock
 from microlock.errors import DestroyedError, EtcdTimeoutError, MicrolockError
 from microlock.etcd.client import Budget, EtcdClient
-from microlock.requests import KeepAlives, Lifetime
+from microlock.requests import KeepAlives, Lifetime, Revoke
 from microlock.tenure import Lease
 
 # Seconds. What falls due within one tick is done together.
@@ -52,11 +52,18 @@ class Kept(Protocol):
 
     def on_renewed(self, lease_id: int, lifetime: Lifetime) -> None: ...
 
-    def on_silence(self, error: MicrolockError) -> None:
-        """etcd did not renew a lease."""
+    def on_silence(self, lease_id: int, error: MicrolockError, *, sent: float) -> None:
+        """etcd did not renew a lease, though it was asked to, not before `sent`."""
 
-    def let_go(self, budget: Budget) -> None:
-        """The interpreter exits: gives back what is held."""
+
+class Place(Protocol):
+    """What is to be given back when the interpreter exits."""
+
+    def surrender(self, now: float) -> Sequence[Lease]:
+        """Ends it, if it has not ended. Returns the leases to revoke."""
+
+    def remaining(self, now: float) -> float:
+        """Seconds that it lasts; 0.0 when it is over."""
 
 
 class Keeper:
@@ -70,6 +77,8 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
         self._closed = False
+        self._places: list[Place] = []  # those that may have to be given back, and some that ended
+        self._prune_at = 64
         self._numbers = count()
         _keepers.add(self)
 
@@ -88,6 +97,15 @@ class Keeper:
                 self._start()
             elif at < self._sleeps_until:
                 self._changed.notify()
+
+    def remember(self, place: Place) -> None:
+        """Gives it back at exit, also if nobody else has it any more."""
+        with self._changed:
+            self._places.append(place)
+            if len(self._places) >= self._prune_at:
+                now = clock.now()
+                self._places = [each for each in self._places if each.remaining(now)]
+                self._prune_at = 2 * len(self._places) + 64
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="microlock-renewal", daemon=True)
@@ -108,16 +126,17 @@ class Keeper:
             thread.join(timeout=1)
 
     def let_go(self, budget: Budget) -> None:
-        """Gives back what is held, as far as the time allows."""
-        if self._client.forked:
-            return  # it is the parent's
-        with self._changed:
-            agenda = [reference() for _, _, reference in self._agenda]
-        for kept in filter(None, dict.fromkeys(agenda)):
+        """Gives back what is held and who waits, as far as the time allows."""
+        if self._client.forked or self._closed:
+            return  # it is the parent's; or left to its ttl, and said so
+        now = clock.now()
+        leases = [lease for place in self._places for lease in place.surrender(now)]
+        for number, lease in enumerate(leases):
             try:
-                kept.let_go(budget)
+                self._client.perform(Revoke(lease.id), budget)
             except MicrolockError as error:
-                log.warning("left to its ttl at exit: %s", error)
+                log.warning("left to their ttl at exit: %d places, %s", len(leases) - number, error)
+                break
 
     def _run(self) -> None:
         while self._wait():
@@ -182,7 +201,7 @@ class Keeper:
                 if lease.id in lifetimes:
                     kept.on_renewed(lease.id, lifetimes[lease.id])
                 else:
-                    kept.on_silence(error)
+                    kept.on_silence(lease.id, error, sent=now)
 
 
 @contextmanager

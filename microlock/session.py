@@ -12,6 +12,7 @@ from microlock.errors import EtcdError, MicrolockError
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.wire import Stream
 from microlock.feed import Feed
+from microlock.flag import Flag
 from microlock.keys import range_end
 from microlock.queue import Change, Holder, Standing
 from microlock.requests import Event, Found
@@ -36,10 +37,10 @@ class Watch:
 
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
-        self.settled = threading.Event()
+        self.settled = Flag()
         self.error: MicrolockError | None = None
         self.watching: dict[int, ref[Watching]] = {}  # by id(); changed under the watcher's lock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._feed = Feed(prefix)  # changed by the thread that reads, under the lock
 
     @property

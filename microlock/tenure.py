@@ -91,12 +91,15 @@ class Tenure:
         return min(lease.deadline for lease in self.leases)
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> Tenure:
-        """With a lease of this id, if it is ours, renewed."""
-        if lease_id == self.lease.id:
-            return replace(self, lease=self.lease.renewed(lifetime))
-        if self.next_lease and lease_id == self.next_lease.id:
-            return replace(self, next_lease=self.next_lease.renewed(lifetime))
-        return self
+        """With a lease of this id renewed; itself, if that changes nothing."""
+        lease, next_lease = self.lease, self.next_lease
+        if lease_id == lease.id:
+            lease = lease.renewed(lifetime)
+        elif next_lease and lease_id == next_lease.id:
+            next_lease = next_lease.renewed(lifetime)
+        if lease is self.lease and next_lease is self.next_lease:
+            return self
+        return replace(self, lease=lease, next_lease=next_lease)
 
 
 @dataclass(frozen=True)

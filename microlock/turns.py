@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Turns:
-    """A mutex whose owner may say that it takes long, and then nobody waits for it.
+class Turn(enum.Enum):
+    """What became of asking for a turn."""
 
-    Attributes:
-        owner: the thread whose turn it is.
-        standing: the owner waits in the queue of the lock.
-    """
+    TAKEN = "it is the caller's"
+    BUSY = "another call was not done in time"
+    STANDING = "another call stands in the queue of the lock"
+
+
+class Turns:
+    """A mutex whose owner may say that it takes long, and then nobody waits for it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self.owner: int | None = None
-        self.standing = False
+        self._owner: int | None = None  # the thread whose turn it is
+        self._standing = False  # the owner waits in the queue of the lock
 
-    def take(self, timeout: float, *, patient: bool = False) -> bool:
+    @property
+    def mine(self) -> bool:
+        """Whether it is the turn of this thread: of a call that a signal has interrupted."""
+        return self._owner == threading.get_ident()
+
+    def take(self, timeout: float, *, patient: bool = False) -> Turn:
         """Waits for a turn, `timeout` seconds at most; not at all while the owner of this one
-        stands in the queue, unless `patient`. Returns whether it was given."""
+        stands in the queue, unless `patient`."""
+        if self.mine:
+            return Turn.BUSY
         with self._changed:
             self._changed.wait_for(
-                lambda: self.owner is None or (self.standing and not patient), max(0.0, timeout)
+                lambda: self._owner is None or (self._standing and not patient), max(0.0, timeout)
             )
-            if self.owner is not None:
-                return False
-            self.owner = threading.get_ident()
-            return True
+            if self._owner is not None:
+                return Turn.STANDING if self._standing else Turn.BUSY
+            self._owner = threading.get_ident()
+            return Turn.TAKEN
 
     def give(self) -> None:
         with self._changed:
-            self.owner = None
+            self._owner = None
             self._changed.notify_all()
 
     @contextmanager
     def stand(self) -> Iterator[None]:
         """For the owner, while it waits in the queue."""
         with self._changed:
-            self.standing = True
+            self._standing = True
             self._changed.notify_all()
         try:
             yield
         finally:
-            self.standing = False
+            self._standing = False

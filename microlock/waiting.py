@@ -6,12 +6,13 @@ import threading
 from collections.abc import Sequence
 
 from microlock import clock
-from microlock.errors import MicrolockError
-from microlock.etcd.client import Budget, EtcdClient
+from microlock.errors import DestroyedError, MicrolockError
+from microlock.etcd.client import EtcdClient
 from microlock.feed import Feed
+from microlock.flag import Flag
 from microlock.queue import Change, Holder, Standing
 from microlock.renewal import Keeper, early
-from microlock.requests import Lifetime, Revoke
+from microlock.requests import Lifetime
 from microlock.tenure import Await, Lease, Names, Stood, Tenure
 from microlock.watch import Watcher
 
@@ -36,10 +37,10 @@ class Waiting:
         self._until = until
         self._early = early()
         self._tried = 0.0  # when a renewal failed last
-        self._woken = threading.Event()
+        self._woken = Flag()
         self._error: MicrolockError | None = None  # what ends it
         self._ended = False  # its lease has ended, in etcd's word
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # Written under the lock, by the thread that waits and by the one that renews:
         self._place: Tenure | None = None  # None <=> nobody waits
 
@@ -50,7 +51,9 @@ class Waiting:
         self._place, self._ended = request.place, False
         try:
             watcher.watch(self._names.prefix, self, wait=False)
-            self._client.one(Keeper).keep(self)
+            keeper = self._client.one(Keeper)
+            keeper.remember(self)
+            keeper.keep(self)
             while True:
                 self._woken.clear()
                 if stood := self._look(watcher, request):
@@ -127,9 +130,15 @@ class Waiting:
                 self._ended = True
         self._woken.set()
 
-    def on_silence(self, error: MicrolockError) -> None:
+    def on_silence(self, lease_id: int, error: MicrolockError, *, sent: float) -> None:
         self._tried = clock.now()
 
-    def let_go(self, budget: Budget) -> None:
-        if place := self._place:
-            self._client.perform(Revoke(place.lease.id), budget)
+    # At exit.
+
+    def remaining(self, now: float) -> float:
+        return float(self._place is not None)
+
+    def surrender(self, now: float) -> Sequence[Lease]:
+        place = self._place
+        self.end(DestroyedError("the interpreter exits"))  # and so it does not join again
+        return (place.lease,) if place else ()

@@ -15,7 +15,6 @@ from queue import SimpleQueue
 from weakref import ref
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
-from tenacity.nap import sleep_using_event
 
 from microlock.errors import (
     DestroyedError,
@@ -29,6 +28,7 @@ from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.client import Budget, EtcdClient, backoff
 from microlock.etcd.wire import Wire
+from microlock.flag import Flag
 from microlock.queue import Holder, Standing
 from microlock.requests import Found, Read
 from microlock.session import Session, StaleLoginError, Watch, Watching
@@ -41,9 +41,9 @@ class Watcher:
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
-        self._closed = threading.Event()
+        self._closed = Flag()
         self._abandoned: SimpleQueue[bytes] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # Under the lock:
         self._watches: dict[bytes, Watch] = {}
         self._thread: threading.Thread | None = None  # None  =>  there are no watches
@@ -145,7 +145,7 @@ class Watcher:
         follow = Retrying(
             retry=retry_if_exception_type(EtcdError),
             wait=self._delay,
-            sleep=sleep_using_event(self._closed),
+            sleep=self._closed.sleep,
         )
         try:
             follow(self._follow)

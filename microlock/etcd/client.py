@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from tenacity import (
@@ -19,7 +20,6 @@ from tenacity import (
     retry_if_exception_type,
     wait_random_exponential,
 )
-from tenacity.nap import sleep_using_event
 
 from microlock import clock
 from microlock.errors import (
@@ -39,6 +39,7 @@ from microlock.etcd.failover import Trial
 from microlock.etcd.login import Given, Identity
 from microlock.etcd.messages import WATCH
 from microlock.etcd.wire import HAS_LEADER, Metadata, Stream, Wire
+from microlock.flag import Flag
 from microlock.hold import Guard
 from microlock.requests import (
     CreatedAt,
@@ -90,10 +91,10 @@ class EtcdClient:
         self._wires = wires
         self._current = 0
         self._identity = identity or Given()
-        self._closed = threading.Event()
+        self._closed = Flag()
         self._pid = os.getpid()
         self._shared: dict[Any, Any] = {}
-        self._shared_lock = threading.Lock()
+        self._shared_lock = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(wire.address for wire in self._wires)}>"
@@ -184,7 +185,7 @@ class EtcdClient:
                 retry=retry_if_exception_type(EtcdError) & retry_if_exception(worth_another_try),
                 wait=lambda state: backoff(state) if trial.round_over else 0.0,
                 stop=lambda state: clock.now() + state.upcoming_sleep >= until,
-                sleep=sleep_using_event(self._closed),
+                sleep=self._closed.sleep,
                 reraise=True,
             )(once)
         except EtcdError as error:
@@ -199,7 +200,7 @@ class EtcdClient:
         self,
         guard: Guard,
         *,
-        put: Mapping[str | bytes, str | bytes] | None = None,
+        put: Mapping[str, str | bytes] | Mapping[bytes, str | bytes] = MappingProxyType({}),
         delete: Iterable[str | bytes] = (),
     ) -> int:
         """Changes keys of yours if the lock is still held: all of it, or nothing.
@@ -221,7 +222,11 @@ class EtcdClient:
         """
         if not isinstance(guard, Guard):
             raise InvalidArgumentError(f"guard must be what guard() returns, not {guard!r}")
-        puts = tuple(Put(_key(key), _bytes("put", value), 0) for key, value in (put or {}).items())
+        if not isinstance(put, Mapping):
+            raise InvalidArgumentError(f"put must be values by their keys, not {put!r}")
+        if isinstance(delete, str | bytes) or not isinstance(delete, Iterable):
+            raise InvalidArgumentError(f"delete must be a list of keys, not {delete!r}")
+        puts = tuple(Put(_key(key), _bytes("put", value), 0) for key, value in put.items())
         deletes = tuple(Delete(_key(key)) for key in delete)
         txn = Txn((CreatedAt(guard.key, guard.revision),), puts + deletes, once=True)
         outcome: Outcome = self.perform(txn, Budget.of(self.timeout))
@@ -255,7 +260,10 @@ def _key(key: object) -> bytes:
 
 def _bytes(what: str, value: object) -> bytes:
     if isinstance(value, str):
-        return value.encode()
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(f"{what} cannot be encoded as UTF-8: {value!a}") from error
     if isinstance(value, bytes):
         return value
     raise InvalidArgumentError(f"{what} must be str or bytes, not {value!r}")

@@ -166,8 +166,7 @@ def seek(names: Names, token: int, *, now: float) -> Flow[tuple[Names, Tenure] |
         return holder
     kv = find(entry, found.keys)
     assert kv
-    # A lease that has no name may serve other locks too, as the sessions of Go do.
-    lease = Lease(kv.lease_id, asked=0 if kv.value else None, ttl=0, sent=now)
+    lease = Lease(kv.lease_id, asked=None, ttl=0, sent=now)
     return replace(names, value=kv.value), Tenure(entry, token, lease)
 
 

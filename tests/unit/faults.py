@@ -7,16 +7,18 @@ reply in two ways: as the answer to a repeated request, or as the error that end
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from course import Happening, stand
 from store import FOO, Store, timed
 
 from microlock import flows
 from microlock.errors import (
+    DestroyedError,
     EtcdError,
     EtcdNoSpaceError,
     EtcdPermissionError,
@@ -25,7 +27,7 @@ from microlock.errors import (
 )
 from microlock.flows import Flow
 from microlock.requests import Get, Grant, KeepAlive, Outcome, Read, Request
-from microlock.tenure import Lease, Tenure
+from microlock.tenure import Await, Lease, Tenure
 
 T = TypeVar("T")
 
@@ -33,7 +35,7 @@ TTL = 5
 
 
 class Fault(Protocol):
-    def meet(self, request: Request, caller: Caller) -> Any:
+    def meet(self, request: Request | Await, caller: Caller) -> Any:
         """The reply that the flow gets, or the error."""
 
 
@@ -49,11 +51,12 @@ class Caller:
 
     def __init__(self, store: Store, faults: Mapping[Any, Fault] | None = None) -> None:
         self.store = store
-        self.requests: list[Request] = []
+        self.requests: list[Request | Await] = []
         # Copies under way: to arrive before the next request, and after all of them.
         self.soon: list[Request] = []
         self.late: list[Request] = []
         self._faults = {} if faults is None else faults
+        self._course: Iterator[Happening] = iter(())
 
     def run(self, flow: Flow[T]) -> T:
         resume = partial(next, flow)
@@ -74,6 +77,19 @@ class Caller:
         now = self.store.now
         return self.run(flows.try_lock(FOO, TTL, lease, lost=lost, now=now, lease_ids=ids))
 
+    def wait(
+        self,
+        lease: Lease | None = None,
+        *,
+        lost: Tenure | None = None,
+        course: Iterable[Happening] = (),
+    ) -> Any:
+        """`course`: what happens while the flow waits. After that the time is over."""
+        self._course = iter(course)
+        ids = self.store.lease_ids
+        now = self.store.now
+        return self.run(flows.wait(FOO, TTL, lease, lost=lost, now=now, lease_ids=ids))
+
     def release(self, tenure: Tenure) -> Any:
         return self.run(flows.release(FOO, tenure, TTL))
 
@@ -86,11 +102,17 @@ class Caller:
     def adopt(self) -> Any:
         return self.run(flows.adopt(FOO, now=self.store.now))
 
-    def perform(self, request: Request) -> Any:
+    def perform(self, request: Request | Await) -> Any:
         fault = self._faults.get(len(self.requests)) or self._faults.get(type(request))
         self.requests.append(request)
         self._arrive(self.soon)
-        return fault.meet(request, self) if fault else self.store.ask(request)
+        return fault.meet(request, self) if fault else self.ask(request)
+
+    def ask(self, request: Request | Await) -> Any:
+        """What is answered where nothing goes wrong."""
+        if isinstance(request, Await):
+            return stand(self.store, request, self._course)
+        return self.store.ask(request)
 
     def deliver(self) -> None:
         """Lets everything arrive that is still on its way."""
@@ -128,7 +150,9 @@ class NoAnswer:
     def __str__(self) -> str:
         return f"{self.fate.name}-{self.end.name}".lower()
 
-    def meet(self, request: Request, caller: Caller) -> Any:
+    def meet(self, request: Request | Await, caller: Caller) -> Any:
+        if isinstance(request, Await):
+            return self._end_of_waiting(request, caller)
         match self.fate:
             case Fate.APPLIED:
                 with suppress(EtcdError):
@@ -149,6 +173,15 @@ class NoAnswer:
             error.may_have_happened = True  # as the client says of any doubt on the way
             raise
 
+    def _end_of_waiting(self, request: Await, caller: Caller) -> Any:
+        """Nothing is sent that could be lost: it fails at its beginning, or at its end."""
+        stood = None if self.fate is Fate.NEVER else caller.ask(request)
+        if self.end is End.INTERRUPT:
+            raise KeyboardInterrupt
+        if self.end is End.ERROR:
+            raise EtcdUnavailableError("the watch ended")
+        return stood or caller.ask(request)
+
 
 def _repeated(reply: Any) -> Any:
     match reply:
@@ -163,12 +196,12 @@ def _repeated(reply: Any) -> Any:
 class Refusal:
     """etcd certainly did not do it."""
 
-    error: type[EtcdError]
+    error: type[EtcdError | DestroyedError]
 
     def __str__(self) -> str:
         return self.error.__name__
 
-    def meet(self, request: Request, caller: Caller) -> Any:
+    def meet(self, request: Request | Await, caller: Caller) -> Any:
         raise self.error("refused")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from faults import NO_ANSWER, REFUSALS, Caller, End, Fate, Fault, NoAnswer, Refusal
 from store import FOO, Store
 
-from microlock.errors import EtcdError, EtcdPermissionError, LockUncertainError
+from microlock.errors import DestroyedError, EtcdError, EtcdPermissionError, LockUncertainError
 from microlock.queue import Holder, holder_of
 from microlock.requests import KeyValue
 
@@ -65,7 +65,6 @@ class Stage:
         self.store = Store()
         self.given, earlier = scene(self.store)
         self.before = Snapshot.of(self.store)
-        self._others = self._of_others()
         self.faults = faults
         self.caller = Caller(self.store, faults)
         self.caller.late = earlier.late
@@ -77,28 +76,29 @@ class Stage:
     def play(self, act: Act) -> None:
         try:
             self.verdict = act(self.caller, self.given)
-        except (EtcdError, LockUncertainError, KeyboardInterrupt) as error:
+        except (EtcdError, DestroyedError, LockUncertainError, KeyboardInterrupt) as error:
             self.verdict = error
         self.reported = Snapshot.of(self.store)
         self.under_way = [*self.caller.soon, *self.caller.late]
         self.caller.deliver()
         self.settled = Snapshot.of(self.store)
-        assert self._of_others() == self._others, f"an entry of somebody else was touched: {self}"
+        others = [kv for kv in self.store.keys.values() if kv.value != FOO.value]
+        assert others == [*self.store.others.values()], f"somebody else's was touched: {self}"
 
     def met(self, *kinds: type) -> bool:
         """Whether such a request met a fault."""
         requests = enumerate(self.caller.requests)
         return any(isinstance(request, kinds) for n, request in requests if n in self.faults)
 
-    def _of_others(self) -> list[KeyValue]:
-        return [kv for kv in self.store.keys.values() if kv.value != FOO.value]
-
 
 @cache
-def plays(scene: Scene, act: Act) -> list[Stage]:
-    """The scene, played with every fault at every request, and with a second one after it."""
+def plays(scene: Scene, act: Act, *more: Fault) -> list[Stage]:
+    """The scene, played with every fault at every request, and with a second one after it.
+
+    `more`: faults to begin with, besides those that any request can meet.
+    """
     played = []
-    for first in FAULTS:
+    for first in [*FAULTS, *more]:
         for at in itertools.count():
             stage = _play(scene, act, {at: first})
             count = len(stage.caller.requests)

@@ -47,6 +47,7 @@ class Store:
         now: its clock, in seconds; it moves by `pass_time` and by `latency` on each way.
         floor: the shortest ttl that it grants.
         history: every change so far, in order.
+        others: the entries that other clients have put, and have not given up themselves.
         lease_ids: for the flows under test; none is given twice.
     """
 
@@ -58,13 +59,15 @@ class Store:
         self.keys: dict[bytes, KeyValue] = {}
         self.leases: dict[int, _Granted] = {}
         self.history: list[Event] = []
+        self.others: dict[bytes, KeyValue] = {}
         self.lease_ids = iter(range(1, FOREIGN.start))
         self._foreign = iter(FOREIGN)
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         for lease_id in [each for each, lease in self.leases.items() if lease.end <= self.now]:
-            self._end(lease_id)
+            for name in self._end(lease_id):
+                self.others.pop(name, None)
 
     def ask(self, request: Request) -> Any:
         """One request with one answer, as `microlock.requests` describes them."""
@@ -86,11 +89,13 @@ class Store:
                 self.leases[lease_id] = _Granted(ttl, self.now + ttl)
                 return Lifetime(ttl, self.now, self.now)
             case Revoke(lease_id):
-                return self._end(lease_id)
+                self._end(lease_id)
+                return None
             case Txn():
                 return self._txn(request)
             case Read() | Get():
                 return Found(self.revision, self._range(request))
+        raise AssertionError(f"nothing that etcd is asked: {request!r}")
 
     # What others do.
 
@@ -100,10 +105,12 @@ class Store:
         name = entry_name(entries_prefix(key.encode()), lease_id)
         self.apply(Grant(lease_id, ttl))
         self.apply(Txn((), (Put(name, node_id.encode(), lease_id),)))
+        self.others[name] = self.keys[name]
         return name
 
     def remove(self, name: bytes) -> None:
         self.apply(Txn((), (Delete(name),)))
+        self.others.pop(name, None)
 
     def entries(self, value: bytes = FOO.value) -> list[KeyValue]:
         """The keys with this value, oldest first."""
@@ -164,10 +171,12 @@ class Store:
         lease.end = self.now + lease.ttl
         return Lifetime(lease.ttl, self.now, self.now)
 
-    def _end(self, lease_id: int) -> None:
+    def _end(self, lease_id: int) -> list[bytes]:
+        """Deletes the keys of a lease with it. Returns their names."""
         self.leases.pop(lease_id, None)
         names = [kv.name for kv in self.keys.values() if kv.lease_id == lease_id]
         self._txn(Txn((), tuple(map(Delete, names))))
+        return names
 
 
 def timed(reply: Any, sent: float, at: float) -> Any:

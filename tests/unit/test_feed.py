@@ -7,7 +7,7 @@ from faults import Caller
 from store import FOO, Store
 
 from microlock.feed import Feed
-from microlock.queue import Change, Holder
+from microlock.queue import Change, Holder, Standing
 from microlock.requests import Delete, Event, Found, KeyValue, Put, Read, Revoke, Txn
 
 ALPHA, BETA = Holder("alpha", 5, 1), Holder("beta", 7, 2)
@@ -160,6 +160,111 @@ def test_a_feed_goes_on_after_the_missed():
     watched.forget()
     watched.rebase(Found(5, (kv(ALPHA),)))
     assert watched.apply([put(ALPHA), gone(ALPHA, 6)]) == [unlocked(ALPHA)]
+
+
+def standing(feed: Feed, holder: Holder) -> Standing:
+    return feed.standing(kv(holder).name, holder.token)
+
+
+def test_nothing_is_known_of_a_place_before_the_first_read():
+    assert standing(Feed(FOO.prefix), ALPHA) is Standing.UNKNOWN
+
+
+def test_nothing_is_known_of_a_place_that_was_taken_after_the_last_that_was_told():
+    assert standing(feed(ALPHA, revision=6), BETA) is Standing.UNKNOWN
+
+
+def test_a_place_is_known_from_its_own_revision_on():
+    assert standing(feed(ALPHA, BETA, revision=7), BETA) is Standing.WAITS
+
+
+def test_a_place_is_known_when_its_own_event_was_told():
+    watched = feed(ALPHA, revision=5)
+    watched.apply([put(BETA)])
+    assert standing(watched, BETA) is Standing.WAITS
+
+
+def test_a_place_is_known_when_a_later_event_was_told():
+    watched = feed(revision=5)
+    watched.apply([put(Holder("gamma", 9, 3))])
+    assert standing(watched, BETA) is Standing.GONE
+
+
+def test_the_place_of_the_holder_is_the_first():
+    assert standing(feed(ALPHA, BETA, revision=7), ALPHA) is Standing.FIRST
+
+
+def test_a_place_is_the_first_when_the_holder_has_left():
+    watched = feed(ALPHA, BETA, revision=7)
+    watched.apply([gone(ALPHA, 8)])
+    assert standing(watched, BETA) is Standing.FIRST
+
+
+def test_a_place_whose_entry_was_deleted_is_gone():
+    watched = feed(ALPHA, BETA, revision=7)
+    watched.apply([gone(BETA, 8)])
+    assert standing(watched, BETA) is Standing.GONE
+
+
+def test_nothing_is_known_of_a_place_after_changes_were_missed():
+    watched = feed(ALPHA, BETA, revision=7)
+    watched.forget()
+    assert standing(watched, ALPHA) is Standing.UNKNOWN
+
+
+def test_a_place_is_known_again_after_the_missed_were_read():
+    watched = feed(ALPHA, BETA, revision=7)
+    watched.forget()
+    watched.rebase(Found(9, (kv(BETA),)))
+    assert (standing(watched, ALPHA), standing(watched, BETA)) == (Standing.GONE, Standing.FIRST)
+
+
+def test_a_feed_knows_no_holder_before_the_first_read():
+    assert Feed(FOO.prefix).holder is None
+
+
+def test_a_feed_knows_who_held_when_it_was_read():
+    assert feed(ALPHA, BETA, revision=7).holder == ALPHA
+
+
+def test_a_feed_knows_who_holds_after_the_last_event():
+    watched = feed(ALPHA, BETA, revision=7)
+    watched.apply([gone(ALPHA, 8)])
+    assert watched.holder == BETA
+
+
+def test_a_feed_knows_no_holder_of_a_free_lock():
+    assert feed().holder is None
+
+
+def test_a_feed_knows_who_held_last_after_changes_were_missed():
+    watched = feed(ALPHA, revision=5)
+    watched.forget()
+    assert watched.holder == ALPHA
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [([ALPHA], [locked(ALPHA)]), ([], [Change(False, None)])],
+    ids=["held", "free"],
+)
+def test_who_listened_while_nothing_was_known_is_told_what_is_found(found, told):
+    watched = Feed(FOO.prefix)
+    watched.owe()
+    assert watched.rebase(Found(9, tuple(map(kv, found)))) == told
+
+
+def test_what_is_found_is_told_once_to_who_listened_while_nothing_was_known():
+    watched = Feed(FOO.prefix)
+    watched.owe()
+    watched.rebase(Found(9, (kv(ALPHA),)))
+    assert watched.rebase(Found(10, (kv(ALPHA),))) == []
+
+
+def test_who_listens_when_something_is_known_is_owed_nothing():
+    watched = feed(ALPHA, revision=5)
+    watched.owe()
+    assert watched.rebase(Found(9, (kv(ALPHA),))) == []
 
 
 def busy(store: Store) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -15,21 +19,40 @@ from microlock.errors import (
 )
 from microlock.keys import (
     MAX_NAME_BYTES,
+    MAX_WAIT,
+    check_bool,
+    check_interval,
     check_key,
+    check_max_hold,
     check_node_id,
+    check_prefix,
+    check_retries,
     check_timeout,
+    check_token,
     check_ttl,
+    check_wait,
     entries_prefix,
     entry_name,
     is_entry,
+    lock_of,
     range_end,
+    range_start,
 )
 
-CHECKS = {
+# What is refused by which error, by the argument: a word after its name tells those apart that
+# share it.
+CHECKS: dict[str, tuple[Callable[[Any], Any], type[InvalidArgumentError]]] = {
     "key": (check_key, KeyRequiredError),
     "node_id": (check_node_id, NodeIdRequiredError),
     "ttl": (check_ttl, InvalidTtlError),
     "timeout": (check_timeout, InvalidArgumentError),
+    "timeout of a wait": (check_wait, InvalidArgumentError),
+    "interval": (check_interval, InvalidArgumentError),
+    "max_hold": (check_max_hold, InvalidArgumentError),
+    "retries": (check_retries, InvalidArgumentError),
+    "token": (check_token, InvalidArgumentError),
+    "prefix": (check_prefix, InvalidArgumentError),
+    "auto_renew": (partial(check_bool, "auto_renew"), InvalidArgumentError),
 }
 BAD_NAMES = {
     "": "empty",
@@ -58,13 +81,34 @@ BAD_TTLS = {
     Fraction(-1, 3): "Fraction(-1, 3)",
     5j: "5j",
 }
-BAD_TIMEOUTS = {0: "0", -1: "-1", math.nan: "nan", math.inf: "inf", True: "True", "5": "'5'"}
+BAD_SECONDS = {
+    -1: "-1",
+    -0.5: "-0.5",
+    math.nan: "nan",
+    math.inf: "inf",
+    True: "True",
+    "5": "'5'",
+    10**400: "1000000",
+}
+BAD_TIMEOUTS = {**BAD_SECONDS, 0: "0"}
+BAD_WAITS = {**BAD_SECONDS, MAX_WAIT + 1: "1000000001"}
+NONE = {None: "None"}
+BAD_RETRIES = {-1: "-1", 1.5: "1.5", True: "True", "5": "'5'", **NONE}
+BAD_TOKENS = {**BAD_RETRIES, 0: "0"}
+BAD_BOOLS = {0: "0", 1: "1", "yes": "'yes'", **NONE}
 # The table of all that is refused: argument, value, what the error shows of it.
 BAD = [
     *(("key", value, shown) for value, shown in BAD_NAMES.items()),
     *(("node_id", value, shown) for value, shown in BAD_NAMES.items()),
     *(("ttl", value, shown) for value, shown in BAD_TTLS.items()),
-    *(("timeout", value, shown) for value, shown in [*BAD_TIMEOUTS.items(), (None, "None")]),
+    *(("timeout", value, shown) for value, shown in {**BAD_TIMEOUTS, **NONE}.items()),
+    *(("timeout of a wait", value, shown) for value, shown in BAD_WAITS.items()),
+    *(("interval", value, shown) for value, shown in {**BAD_WAITS, **NONE}.items()),
+    *(("max_hold", value, shown) for value, shown in BAD_TIMEOUTS.items()),
+    *(("retries", value, shown) for value, shown in BAD_RETRIES.items()),
+    *(("token", value, shown) for value, shown in BAD_TOKENS.items()),
+    *(("prefix", value, shown) for value, shown in BAD_NAMES.items() if value != ""),
+    *(("auto_renew", value, shown) for value, shown in BAD_BOOLS.items()),
 ]
 bad_input = pytest.mark.parametrize(
     ("argument", "value", "shown"),
@@ -86,7 +130,7 @@ def test_the_error_of_bad_input_names_the_argument_and_shows_the_value(argument,
     check, _ = CHECKS[argument]
     with pytest.raises(InvalidArgumentError) as raised:
         check(value)
-    assert str(raised.value).startswith(f"{argument} ")
+    assert str(raised.value).startswith(f"{argument.split()[0]} ")
     assert shown in str(raised.value)
 
 
@@ -130,6 +174,48 @@ def test_a_ttl_is_an_int_whatever_was_given():
 @pytest.mark.parametrize(("timeout", "seconds"), [(1, 1.0), (0.2, 0.2), (Fraction(1, 4), 0.25)])
 def test_a_timeout_is_seconds_as_they_are(timeout, seconds):
     assert check_timeout(timeout) == seconds
+
+
+@pytest.mark.parametrize("check", [check_wait, check_interval])
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [(0, 0.0), (0.2, 0.2), (Fraction(1, 4), 0.25), (MAX_WAIT, MAX_WAIT)],
+)
+def test_a_time_to_wait_is_seconds_as_they_are_and_may_be_none_at_all(check, given, seconds):
+    assert check(given) == seconds
+
+
+def test_threads_can_wait_as_long_as_a_user_may_ask_for():
+    assert MAX_WAIT < threading.TIMEOUT_MAX
+
+
+@pytest.mark.parametrize("check", [check_wait, check_max_hold])
+def test_no_time_is_a_time_without_an_end(check):
+    assert check(None) is None
+
+
+def test_the_most_that_a_hold_may_last_is_seconds_as_they_are():
+    assert check_max_hold(Fraction(1, 4)) == 0.25
+
+
+@pytest.mark.parametrize("retries", [0, 1, 10**30])
+def test_retries_are_a_number_as_it_is(retries):
+    assert check_retries(retries) == retries
+
+
+@pytest.mark.parametrize("token", [1, 2**63 - 1])
+def test_a_token_is_a_number_as_it_is(token):
+    assert check_token(token) == token
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_yes_or_no_is_taken_as_it_is(answer):
+    assert check_bool("auto_renew", answer) is answer
+
+
+@pytest.mark.parametrize("prefix", ["", "jobs/", " ", "schlüssel", "x" * MAX_NAME_BYTES])
+def test_a_prefix_is_taken_as_it_is_and_may_be_empty(prefix):
+    assert check_prefix(prefix) == prefix
 
 
 @pytest.mark.parametrize("name", ["a", "jobs/nightly", " ", "schlüssel", "x" * MAX_NAME_BYTES])
@@ -187,3 +273,46 @@ def test_the_range_of_a_lock_has_all_names_that_begin_with_its_prefix(name):
 def test_the_range_of_a_lock_has_no_other_names(name):
     prefix = entries_prefix(b"foo")
     assert not prefix <= name < range_end(prefix)
+
+
+def test_all_keys_of_etcd_are_in_the_range_of_no_prefix():
+    # "If both key and range_end are '\0', then range represents all keys": etcd's rpc.proto
+    assert (range_start(b""), range_end(b"")) == (b"\0", b"\0")
+
+
+def test_a_range_begins_with_its_prefix():
+    assert range_start(b"foo/") == b"foo/"
+
+
+@pytest.mark.parametrize("prefix", ["a", "\x7f", "schlüsselü", "\uffff", "\U0010ffff"])
+def test_the_range_of_any_prefix_has_the_names_that_begin_with_it_and_no_others(prefix):
+    first = prefix.encode()
+    assert first <= first + b"\xf4\x8f\xbf\xbf" < range_end(first)
+    assert not range_end(first).startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        (b"foo/1", b"foo/"),
+        (b"foo/694d9b4b2f1ac5a9", b"foo/"),
+        (b"foo/bar/1", b"foo/bar/"),
+        (b"foo//1", b"foo//"),
+        (b"/foo/1", b"/foo/"),
+        (b"foo/bar", None),
+        (b"foo/", None),
+        (b"foo", None),
+        (b"1", None),
+        (b"/1", None),
+        (b"foo/1\n", None),
+        (b"", None),
+    ],
+)
+def test_a_key_is_an_entry_of_the_lock_that_it_is_named_after(name, prefix):
+    assert lock_of(name) == prefix
+
+
+@pytest.mark.parametrize("key", ["a", "jobs/nightly", "1/2", "/"])
+def test_the_lock_of_an_entry_is_the_one_that_named_it(key):
+    prefix = entries_prefix(key.encode())
+    assert lock_of(entry_name(prefix, 0xABC)) == prefix

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from faults import Caller, End, Fate, NoAnswer, Refusal, Slow
+from simulated import Client
 from store import Store
 
-from microlock import Microlock, State, clock
+from microlock import Microlock, State
 from microlock.errors import (
     DestroyedError,
     EtcdPermissionError,
@@ -16,37 +17,7 @@ from microlock.errors import (
     LockLostError,
     LockUncertainError,
 )
-from microlock.etcd.client import EtcdClient
 from microlock.requests import KeepAlive, Read, Revoke, Txn
-
-
-class Client(EtcdClient):
-    """One whose requests are answered by a store, or meet the faults of their type."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__([], timeout=5)
-        self.faults: dict[Any, Any] = {}
-        self.caller = Caller(store, self.faults)
-
-    def perform(self, request: Any, budget: Any) -> Any:
-        return self.caller.perform(request)
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    store = Store()
-    monkeypatch.setattr(clock, "now", lambda: store.now)
-    return store
-
-
-@pytest.fixture
-def client(store: Store) -> Client:
-    return Client(store)
-
-
-@pytest.fixture
-def foo(client: Client) -> Microlock:
-    return Microlock(client, "foo", "alpha", ttl=5)
 
 
 def lose_in_doubt(foo: Microlock, client: Client, store: Store) -> None:

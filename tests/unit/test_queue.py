@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from microlock.queue import Change, Holder, Queue, changes, holder_of, places
+from microlock.queue import (
+    Change,
+    Holder,
+    Queue,
+    Standing,
+    changes,
+    holder_of,
+    holders,
+    places,
+)
 from microlock.requests import KeyValue
 
 PREFIX = b"foo/"
@@ -97,6 +106,93 @@ def test_a_queue_passes_over_the_deletion_of_what_it_never_had():
     queue = Queue(PREFIX, [entry("1", 5)])
     queue.delete(b"foo/bar/1")
     assert queue.holder == ALPHA
+
+
+def test_a_queue_keeps_the_order_of_its_entries_when_one_is_put_again():
+    queue = Queue(PREFIX, [entry("1", 5), entry("2", 7, b"beta", 2), entry("3", 9)])
+    queue.put(entry("2", 7, b"beta", lease_id=8))
+    queue.delete(b"foo/1")
+    assert queue.holder == Holder("beta", 7, 8)
+
+
+def test_an_entry_put_anew_goes_to_the_end_though_its_deletion_was_missed():
+    queue = Queue(PREFIX, [entry("1", 5), entry("2", 7, b"beta", 2)])
+    queue.put(entry("1", 9))
+    assert queue.holder == BETA
+
+
+def test_an_entry_put_anew_stands_where_it_was_put_anew():
+    queue = Queue(PREFIX, [entry("1", 5), entry("2", 7)])
+    queue.put(entry("1", 9))
+    assert queue.standing(b"foo/1", 5) is Standing.GONE
+    assert queue.standing(b"foo/1", 9) is Standing.WAITS
+
+
+def standing(name: str, token: int) -> Standing:
+    """Where it stands in a queue of two, beside a nested lock."""
+    queue = Queue(PREFIX, [entry("2", 7), entry("1", 5), entry("bar/1", 3)])
+    return queue.standing(f"foo/{name}".encode(), token)
+
+
+def test_the_oldest_entry_is_the_first():
+    assert standing("1", 5) is Standing.FIRST
+
+
+def test_an_entry_behind_another_waits():
+    assert standing("2", 7) is Standing.WAITS
+
+
+def test_an_entry_that_is_not_there_is_gone():
+    assert standing("3", 9) is Standing.GONE
+
+
+@pytest.mark.parametrize("token", [4, 6])
+def test_an_entry_of_another_revision_is_gone(token):
+    assert standing("1", token) is Standing.GONE
+
+
+def test_a_nested_name_has_no_place_in_the_queue():
+    assert standing("bar/1", 3) is Standing.GONE
+
+
+def test_an_entry_is_the_first_when_all_before_it_are_deleted():
+    queue = Queue(PREFIX, [entry("1", 5), entry("2", 7), entry("3", 9)])
+    queue.delete(b"foo/2")
+    queue.delete(b"foo/1")
+    assert queue.standing(b"foo/3", 9) is Standing.FIRST
+
+
+def test_a_deleted_entry_is_gone():
+    queue = Queue(PREFIX, [entry("1", 5)])
+    queue.delete(b"foo/1")
+    assert queue.standing(b"foo/1", 5) is Standing.GONE
+
+
+def key(name: str, revision: int, lease_id: int = 1) -> KeyValue:
+    return KeyValue(name.encode(), b"alpha", revision, lease_id)
+
+
+def test_each_of_many_locks_is_held_by_its_oldest_entry():
+    found = holders([key("foo/2", 7, 2), key("foo/1", 5), key("bar/3", 9, 3)])
+    assert found == {b"foo/": ALPHA, b"bar/": Holder("alpha", 9, 3)}
+
+
+def test_a_nested_lock_has_a_holder_of_its_own():
+    found = holders([key("foo/1", 5), key("foo/bar/2", 7, 2)])
+    assert found == {b"foo/": ALPHA, b"foo/bar/": Holder("alpha", 7, 2)}
+
+
+@pytest.mark.parametrize("name", ["foo", "foo/", "foo/bar", "1", "/1", "foo/12345678901234567"])
+def test_a_key_that_is_no_entry_is_no_lock(name):
+    assert holders([key(name, 5)]) == {}
+
+
+def test_a_key_without_a_lease_is_no_lock_though_it_looks_like_an_entry():
+    assert holders([key("users/42", 5, lease_id=0)]) == {}
+
+
+def test_a_key_without_a_lease_does_not_hold_the_lock_that_it_looks_like():
+    assert holders([key("foo/1", 3, lease_id=0), key("foo/2", 5)]) == {b"foo/": ALPHA}
 
 
 @pytest.mark.parametrize(

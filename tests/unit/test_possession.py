@@ -1,0 +1,347 @@
+"""What befalls a hold between calls: what time does to it, the watch, and the renewals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from faults import Refusal
+from simulated import Client
+from store import FOO, Store
+
+from microlock import LossReason, Microlock, State
+from microlock.errors import (
+    DestroyedError,
+    EtcdPermissionError,
+    EtcdTimeoutError,
+    EtcdUnavailableError,
+    LockLostError,
+    LockNotOwnedError,
+)
+from microlock.events import LockEvent
+from microlock.feed import Feed
+from microlock.hold import Guard
+from microlock.queue import Change, Holder, Standing
+from microlock.requests import Found, Lifetime, Txn
+
+
+@pytest.fixture
+def told(foo: Microlock) -> list[LockEvent]:
+    """The events of the hold, from here on."""
+    told: list[LockEvent] = []
+    for name in ("acquired", "renewed", "suspended", "lost", "released", "error"):
+        foo.on(name, told.append)
+    return told
+
+
+def names(told: list[LockEvent]) -> list[str]:
+    return [event.name for event in told]
+
+
+def deadline(foo: Microlock, store: Store) -> float:
+    return store.now + foo.remaining
+
+
+# What is known of it.
+
+
+def test_what_is_known_of_a_hold_goes_with_it(foo, hold, store):
+    assert (foo.held, foo.token, foo.hold, foo.lost_reason) == (True, hold.token, hold, None)
+    store.pass_time(foo.remaining)
+    assert (foo.held, foo.token, foo.hold) == (False, None, None)
+    assert foo.lost_reason is LossReason.EXPIRED
+
+
+def test_a_check_of_what_is_held_raises_nothing(foo, hold):
+    foo.check()
+
+
+def test_a_check_of_what_is_not_held_raises(foo):
+    with pytest.raises(LockNotOwnedError) as raised:
+        foo.check()
+    assert type(raised.value) is LockNotOwnedError
+
+
+def test_a_check_of_what_is_lost_says_why(foo, hold, store):
+    store.pass_time(60)
+    with pytest.raises(LockLostError) as raised:
+        foo.check()
+    assert raised.value.reason is LossReason.EXPIRED
+
+
+def test_a_loss_that_a_check_notices_is_told_once(foo, hold, told, store):
+    store.pass_time(60)
+    for _ in range(2):
+        with pytest.raises(LockLostError):
+            foo.check()
+    assert [(event.name, event.reason) for event in told] == [("lost", LossReason.EXPIRED)]
+
+
+def test_a_guard_is_about_the_entry_of_the_hold(foo, hold, store):
+    (entry,) = store.entries()
+    assert foo.guard() == Guard(entry.name, entry.create_revision, "foo", "alpha")
+
+
+def test_there_is_no_guard_of_what_is_not_held(foo):
+    with pytest.raises(LockNotOwnedError):
+        foo.guard()
+
+
+# What the watch tells.
+
+
+def watched(foo: Microlock, store: Store) -> Feed:
+    """Has the lock told of what is there, as the watch does."""
+    feed = Feed(FOO.prefix)
+    feed.rebase(Found(store.revision, tuple(store.keys.values())))
+    foo.on_watch(feed, [], synthesised=False)
+    return feed
+
+
+def test_a_hold_whose_entry_is_there_is_not_lost_by_the_watch(foo, hold, store):
+    watched(foo, store)
+    assert foo.held
+
+
+def test_a_hold_whose_entry_was_deleted_is_lost_by_the_watch(foo, hold, told, store):
+    store.remove(store.entries()[0].name)
+    watched(foo, store)
+    assert (foo.state, [event.reason for event in told]) == (State.LOST, [LossReason.DELETED])
+
+
+def test_a_hold_that_the_watch_has_not_come_to_is_not_lost(foo, store):
+    before = Found(store.revision, ())
+    foo.lock()
+    feed = Feed(FOO.prefix)
+    feed.rebase(before)
+    foo.on_watch(feed, [], synthesised=False)
+    assert foo.held
+
+
+def test_the_deletion_by_its_own_unlock_is_no_loss(foo, hold, told, client, store):
+    class Told:
+        """The watch is faster than the answer."""
+
+        def meet(self, request: Any, caller: Any) -> Any:
+            reply = store.ask(request)
+            watched(foo, store)
+            return reply
+
+    client.faults[Txn] = Told()
+    foo.unlock()
+    assert (names(told), foo.state) == (["released"], State.RELEASED)
+
+
+@pytest.mark.parametrize("event", ["unlock", "destroy"])
+def test_a_deletion_after_its_end_is_no_loss(foo, hold, told, store, event):
+    getattr(foo, event)()
+    watched(foo, store)
+    assert "lost" not in names(told)
+
+
+@pytest.mark.parametrize(("taken", "name"), [(True, "locked"), (False, "unlocked")])
+def test_a_change_of_the_key_is_told_with_its_holder(foo, taken, name):
+    told: list[LockEvent] = []
+    foo.on(name, told.append)
+    foo.on_watch(Feed(FOO.prefix), [Change(taken, Holder("beta", 7, 2))], synthesised=True)
+    assert told == [LockEvent(name, "foo", "beta", token=7, synthesised=True)]
+
+
+def test_a_lock_that_was_found_free_is_told_without_a_holder(foo):
+    told: list[LockEvent] = []
+    foo.on("unlocked", told.append)
+    foo.on_watch(Feed(FOO.prefix), [Change(False, None)], synthesised=True)
+    assert told == [LockEvent("unlocked", "foo", synthesised=True)]
+
+
+def test_an_error_of_the_watch_is_told(foo, told):
+    error = EtcdUnavailableError("down")
+    foo.on_watch_error(error, final=False)
+    assert [(event.name, event.error) for event in told] == [("error", error)]
+
+
+# What renewals bring.
+
+
+def renewal(store: Store, ttl: int = 5) -> Lifetime:
+    return Lifetime(ttl, store.now, store.now)
+
+
+def test_a_renewal_moves_the_deadline_and_is_told(foo, hold, told, store):
+    store.pass_time(2)
+    before = foo.remaining
+    foo.on_renewed(hold.lease_id, renewal(store))
+    assert foo.remaining > before + 1
+    assert names(told) == ["renewed"]
+
+
+def test_a_renewal_of_a_lease_before_is_passed_over(foo, hold, told, store):
+    foo.extend(9)
+    told.clear()
+    foo.on_renewed(hold.lease_id, renewal(store))
+    assert told == []
+
+
+def test_a_renewal_that_finds_the_lease_gone_is_a_loss(foo, hold, told, store):
+    foo.on_renewed(hold.lease_id, renewal(store, ttl=0))
+    assert (foo.lost_reason, names(told)) == (LossReason.LEASE_GONE, ["lost"])
+
+
+def test_a_renewal_after_the_release_is_passed_over(foo, hold, told, store):
+    foo.unlock()
+    told.clear()
+    foo.on_renewed(hold.lease_id, renewal(store))
+    foo.on_renewed(hold.lease_id, renewal(store, ttl=0))
+    assert (told, foo.state) == ([], State.RELEASED)
+
+
+def test_a_renewal_before_the_first_hold_is_passed_over(foo, told, store):
+    foo.on_renewed(1, renewal(store))
+    assert told == []
+
+
+def test_a_renewal_whose_answer_comes_too_late_is_a_loss(foo, hold, told, store):
+    late = renewal(store)
+    store.pass_time(60)
+    foo.on_renewed(hold.lease_id, late)
+    assert names(told) == ["lost"]
+
+
+def test_silence_suspends_the_hold_and_is_told_once(foo, hold, told):
+    error = EtcdTimeoutError("silence")
+    foo.on_silence(error)
+    foo.on_silence(error)
+    assert foo.state is State.SUSPENDED
+    assert [(event.name, event.error) for event in told] == [("suspended", error)]
+
+
+def test_silence_past_the_deadline_is_a_loss(foo, hold, told, store):
+    store.pass_time(60)
+    foo.on_silence(EtcdTimeoutError("silence"))
+    assert names(told) == ["lost"]
+
+
+def test_silence_before_the_first_hold_is_passed_over(foo, told):
+    foo.on_silence(EtcdTimeoutError("silence"))
+    assert told == []
+
+
+def test_a_call_that_is_not_answered_suspends_the_hold_too(foo, hold, client, told):
+    client.faults[Txn] = Refusal(EtcdUnavailableError)
+    with pytest.raises(EtcdUnavailableError):
+        foo.extend(9)
+    assert (foo.state, names(told)) == (State.SUSPENDED, ["suspended"])
+
+
+# What time does.
+
+
+@pytest.fixture
+def renewed(client: Client) -> Microlock:
+    """One that is renewed in the background, and held."""
+    lock = Microlock(client, "foo", "alpha", ttl=5, auto_renew=True)
+    lock.lock()
+    return lock
+
+
+def test_what_is_held_is_looked_after(foo, hold, client):
+    assert client.background.kept == [foo]
+
+
+def test_what_is_not_held_needs_nothing(foo):
+    assert foo.tend_at() is None
+
+
+def test_what_was_given_back_needs_nothing(foo, hold, store):
+    foo.unlock()
+    assert (foo.tend_at(), foo.tend(store.now)) == (None, ())
+
+
+def test_what_was_destroyed_needs_nothing(foo, hold, store):
+    foo.destroy()
+    assert (foo.tend_at(), foo.tend(store.now)) == (None, ())
+
+
+def test_a_hold_is_watched_a_moment_after_it_began(foo, hold, client, store):
+    foo.tend(store.now)
+    assert client.background.watching == []
+    store.pass_time(foo.tend_at() - store.now)
+    foo.tend(store.now)
+    assert client.background.watching == [foo]
+
+
+def test_a_hold_that_is_watched_is_tended_at_its_deadline(foo, hold, store):
+    store.pass_time(1)
+    foo.tend(store.now)
+    assert foo.tend_at() == pytest.approx(deadline(foo, store))
+
+
+def test_a_loss_by_the_deadline_is_told_at_the_deadline(foo, hold, told, store):
+    store.pass_time(1)
+    foo.tend(store.now)
+    store.pass_time(foo.tend_at() - store.now)
+    assert foo.tend(store.now) == ()
+    assert [(event.name, event.reason) for event in told] == [("lost", LossReason.EXPIRED)]
+
+
+def test_a_hold_is_not_renewed_unless_that_was_asked_for(foo, hold, store):
+    store.pass_time(4)
+    assert foo.tend(store.now) == ()
+
+
+def test_a_renewed_hold_is_due_within_a_third_of_its_ttl(renewed, store):
+    store.pass_time(1)  # watched from here on
+    renewed.tend(store.now)
+    store.pass_time(renewed.tend_at() - store.now)
+    assert renewed.tend(store.now) == renewed._holding.tenure.leases
+    assert store.now <= 1000 + 5 / 3 + 1
+
+
+def test_a_renewed_hold_is_not_renewed_before_it_is_due(renewed, store):
+    assert renewed.tend(store.now) == ()
+
+
+def test_a_renewal_that_failed_is_tried_again_before_the_deadline(renewed, store):
+    store.pass_time(2)
+    renewed.tend(store.now)
+    renewed.on_silence(EtcdTimeoutError("silence"))
+    assert renewed.tend(store.now) == ()
+    store.pass_time(renewed.tend_at() - store.now)
+    assert renewed.held
+    assert renewed.tend(store.now) == renewed._holding.tenure.leases
+
+
+def test_a_hold_is_not_renewed_past_the_most_that_it_may_last(client, store):
+    lock = Microlock(client, "foo", "alpha", ttl=5, auto_renew=True, max_hold=1)
+    lock.lock()
+    store.pass_time(2)
+    assert lock.tend(store.now) == ()
+    assert lock.tend_at() == pytest.approx(deadline(lock, store))
+
+
+# Listening.
+
+
+def test_who_listens_to_the_key_watches_it(foo, client):
+    foo.on("unlocked", print)
+    assert client.background.watching == [foo]
+
+
+def test_who_listens_to_the_object_watches_nothing(foo, client):
+    foo.on("lost", print)
+    assert client.background.watching == []
+
+
+def test_nobody_listens_to_what_was_destroyed(foo):
+    foo.destroy()
+    with pytest.raises(DestroyedError):
+        foo.on("lost", print)
+
+
+def test_a_release_that_is_refused_while_the_entry_is_deleted_is_a_loss(foo, hold, client, told):
+    """The watch has told of the deletion while the hold was being given back."""
+    client.background.standing = Standing.GONE
+    client.faults[Txn] = Refusal(EtcdPermissionError)
+    with pytest.raises(EtcdPermissionError):
+        foo.unlock()
+    assert (foo.lost_reason, names(told)) == (LossReason.DELETED, ["lost"])

@@ -1,0 +1,477 @@
+"""Looking after places: what is due is renewed together, and one in trouble harms no other."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+from weakref import ref
+
+import pytest
+from watching import eventually
+
+from microlock import clock, renewal
+from microlock.errors import DestroyedError, EtcdUnavailableError, MicrolockError
+from microlock.etcd.client import Budget
+from microlock.renewal import Keeper, early
+from microlock.requests import KeepAlives, Lifetime
+from microlock.tenure import Lease
+
+SOON = 0.1
+FAR = 1000.0
+
+
+class Client:
+    """What a keeper needs of one: it renews all leases that it knows, and notes the requests."""
+
+    def __init__(self) -> None:
+        self.timeout = 5.0
+        self.forked = False
+        self.requests: list[tuple[int, ...]] = []
+        self.budgets: list[float] = []
+        self.error: Exception | None = None
+        self.unknown: set[int] = set()
+
+    def perform(self, request: Any, budget: Budget) -> dict[int, Lifetime]:
+        assert isinstance(request, KeepAlives)
+        now = clock.now()
+        self.requests.append(request.lease_ids)
+        self.budgets.append(budget.work - now)
+        if self.error:
+            raise self.error
+        return {
+            each: Lifetime(9, now, now) for each in request.lease_ids if each not in self.unknown
+        }
+
+
+class Place:
+    """One that wants its leases renewed at this time, maybe `again`, and then nothing more."""
+
+    def __init__(
+        self, at: float | None, *lease_ids: int, again: float | None = None, ttl: int = 9
+    ) -> None:
+        self.appointment: float | None = None
+        self.at = at
+        self.again = again
+        self.leases = [Lease(each, asked=ttl, ttl=ttl, sent=clock.now()) for each in lease_ids]
+        self.tended: list[float] = []
+        self.renewed: list[int] = []
+        self.silence: list[MicrolockError] = []
+        self.let_go_at: list[float] = []
+
+    def tend_at(self) -> float | None:
+        return self.at
+
+    def tend(self, now: float) -> Sequence[Lease]:
+        self.tended.append(now)
+        self.at, self.again = self.again, None
+        return self.leases
+
+    def on_renewed(self, lease_id: int, lifetime: Lifetime) -> None:
+        self.renewed.append(lease_id)
+
+    def on_silence(self, error: MicrolockError) -> None:
+        self.silence.append(error)
+
+    def let_go(self, budget: Budget) -> None:
+        self.let_go_at.append(budget.work)
+
+
+class Broken(Place):
+    """One that fails whenever it is tended, and wants to be tended all the time."""
+
+    def tend(self, now: float) -> Sequence[Lease]:
+        self.tended.append(now)
+        raise LookupError("a bug of ours")
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+def keeper(client: Client) -> Iterator[Keeper]:
+    keeper = Keeper(client)
+    yield keeper
+    keeper.close()
+    assert eventually(lambda: keeper._thread is None)
+
+
+def soon() -> float:
+    return clock.now() + SOON
+
+
+def keep(keeper: Keeper, *places: Place) -> None:
+    for each in places:
+        keeper.keep(each)
+
+
+def threads(keeper: Keeper) -> list[threading.Thread]:
+    """The thread of this keeper, while it runs."""
+    return [each for each in threading.enumerate() if each is keeper._thread]
+
+
+# What is renewed, and when.
+
+
+def test_what_is_due_at_the_same_time_is_renewed_by_one_request(keeper, client):
+    at = soon()
+    one, two = Place(at, 1), Place(at, 2, 3)
+    keep(keeper, one, two)
+    assert eventually(lambda: one.renewed and len(two.renewed) == 2)
+    assert client.requests == [(1, 2, 3)]
+
+
+def test_what_falls_due_a_little_later_is_renewed_along(keeper, client):
+    at = clock.now() // 0.05 * 0.05 + 0.11  # past the beginning of a tick
+    one, two = Place(at, 1), Place(at + 0.02, 2)
+    keep(keeper, one, two)
+    assert eventually(lambda: one.renewed and two.renewed)
+    assert client.requests == [(1, 2)]
+
+
+def test_nothing_is_renewed_before_it_is_due(keeper):
+    at = soon()
+    place = Place(at, 1)
+    keep(keeper, place)
+    assert eventually(lambda: place.renewed)
+    assert place.tended[0] >= at
+
+
+def test_what_has_passed_is_done_at_once(keeper):
+    place = Place(clock.now() - FAR, 1)
+    keep(keeper, place)
+    assert eventually(lambda: place.renewed)
+
+
+def test_who_needs_no_renewal_is_tended_without_a_request(keeper, client):
+    place = Place(soon())
+    keep(keeper, place)
+    assert eventually(lambda: place.tended)
+    assert eventually(lambda: not threads(keeper))
+    assert client.requests == []
+
+
+def test_who_has_nothing_to_do_is_not_looked_after(keeper):
+    keep(keeper, Place(None, 1))
+    assert not threads(keeper)
+
+
+def test_each_time_is_tended_that_a_place_names(keeper, client):
+    place = Place(soon(), 1, again=clock.now() + 2 * SOON)
+    keep(keeper, place)
+    assert eventually(lambda: len(place.renewed) == 2)
+    assert client.requests == [(1,), (1,)]
+
+
+def test_an_earlier_appointment_wakes_the_thread(keeper, monkeypatch):
+    monkeypatch.setattr(renewal, "_NAP", FAR)
+    later = Place(clock.now() + FAR, 1)
+    keep(keeper, later)
+    assert eventually(lambda: keeper._sleeps_until)
+    sooner = Place(soon(), 2)
+    keep(keeper, sooner)
+    assert eventually(lambda: sooner.renewed)
+    assert later.tended == []
+
+
+def test_an_appointment_can_be_made_earlier(keeper):
+    place = Place(clock.now() + FAR, 1)
+    keep(keeper, place)
+    place.at = soon()
+    keep(keeper, place)
+    assert eventually(lambda: place.renewed)
+
+
+def test_an_appointment_that_was_made_earlier_is_kept_once(keeper):
+    place, last = Place(clock.now() + 2 * SOON, 1), Place(clock.now() + 4 * SOON, 2)
+    keep(keeper, place, last)
+    place.at = soon()
+    keep(keeper, place)
+    assert eventually(lambda: last.renewed)
+    assert len(place.tended) == 1
+
+
+def test_an_appointment_is_not_put_off_by_a_later_one(keeper):
+    place = Place(soon(), 1)
+    keep(keeper, place)
+    place.at = clock.now() + FAR
+    keep(keeper, place)
+    assert eventually(lambda: place.renewed)
+
+
+def test_a_request_leaves_time_for_another_before_the_first_deadline(keeper, client):
+    place, urgent = Place(clock.now(), 1, ttl=60), Place(clock.now(), 2, ttl=2)
+    client.timeout = 60
+    keep(keeper, place, urgent)
+    assert eventually(lambda: place.renewed and urgent.renewed)
+    assert client.budgets[-1] <= urgent.leases[0].ttl / 2
+
+
+@pytest.mark.parametrize(("timeout", "most"), [(0.5, 0.5), (60, 2.0)])
+def test_a_request_takes_no_longer_than_the_client_allows_or_others_can_wait(
+    keeper, client, timeout, most
+):
+    client.timeout = timeout
+    place = Place(clock.now(), 1, ttl=3600)
+    keep(keeper, place)
+    assert eventually(lambda: place.renewed)
+    assert client.budgets[0] <= most
+
+
+# What goes wrong.
+
+
+def test_silence_is_told_to_each_with_the_error(keeper, client):
+    client.error = EtcdUnavailableError("down")
+    one, two = Place(soon(), 1), Place(soon(), 2)
+    keep(keeper, one, two)
+    assert eventually(lambda: one.silence and two.silence)
+    assert one.silence == two.silence == [client.error]
+
+
+def test_silence_is_told_to_those_without_an_answer(keeper, client):
+    client.unknown = {2}
+    at = soon()
+    one, two = Place(at, 1), Place(at, 2)
+    keep(keeper, one, two)
+    assert eventually(lambda: one.renewed and two.silence)
+    assert (one.silence, two.renewed) == ([], [])
+
+
+def test_one_that_fails_does_not_stop_the_others(keeper, caplog):
+    at = soon()
+    broken, place = Broken(at, 1), Place(at, 2)
+    keep(keeper, broken, place)
+    assert eventually(lambda: place.renewed)
+
+
+def test_one_that_fails_is_logged(keeper, caplog):
+    broken = Broken(soon(), 1)
+    keep(keeper, broken)
+    assert eventually(lambda: caplog.records)
+    broken.at = None
+    assert {(r.name, r.levelno) for r in caplog.records} == {("microlock", logging.ERROR)}
+
+
+def test_one_that_fails_does_not_make_the_thread_spin(keeper):
+    broken = Broken(clock.now(), 1)
+    keep(keeper, broken)
+    assert eventually(lambda: len(broken.tended) > 4)
+    broken.at = None
+    assert min(later - former for former, later in pairwise(broken.tended)) > 0.049
+
+
+@pytest.mark.parametrize("when", ["tend", "tend_at", "on_renewed", "on_silence"])
+def test_one_that_fails_does_not_stop_those_that_were_due_with_it(keeper, client, when):
+    client.unknown = {1} if when == "on_silence" else set()
+    at = soon()
+    broken, place = Place(at, 1), Place(at, 2, again=at + SOON)
+    keep(keeper, broken, place)
+
+    def fail(*args: Any) -> None:
+        broken.at = None
+        raise LookupError("a bug of ours")
+
+    setattr(broken, when, fail)
+    assert eventually(lambda: len(place.renewed) == 2, within=5)
+
+
+def test_a_request_that_fails_by_a_bug_of_ours_is_made_again(keeper, client):
+    client.error = LookupError("a bug of ours")
+    at = soon()
+    place = Place(at, 1, again=at + SOON)
+    keep(keeper, place)
+    assert eventually(lambda: len(place.tended) == 2, within=5)
+
+
+def test_one_whose_client_is_closed_is_left_in_silence(keeper, caplog):
+    class Closed(Place):
+        def tend(self, now: float) -> Sequence[Lease]:
+            super().tend(now)
+            raise DestroyedError("closed")
+
+    place = Closed(soon(), 1)
+    keep(keeper, place)
+    assert eventually(lambda: place.tended)
+    assert eventually(lambda: not threads(keeper))
+    assert caplog.records == []
+
+
+# Who is looked after.
+
+
+def test_a_place_is_held_weakly(keeper):
+    place = Place(clock.now() + FAR, 1)
+    keep(keeper, place)
+    left = ref(place)
+    del place
+    gc.collect()
+    assert left() is None
+
+
+def test_a_place_that_is_no_more_is_dropped(keeper, client):
+    gone, place = Place(soon(), 1), Place(clock.now() + 2 * SOON, 2)
+    keep(keeper, gone, place)
+    del gone
+    gc.collect()
+    assert eventually(lambda: place.renewed)
+    assert client.requests == [(2,)]
+
+
+# The thread.
+
+
+def test_the_thread_has_a_name(keeper):
+    keep(keeper, place := Place(clock.now() + FAR, 1))
+    assert [each.name for each in threads(keeper)] == ["microlock-renewal"]
+    assert place.appointment
+
+
+def test_no_thread_runs_before_there_is_something_to_do(keeper):
+    assert not threads(keeper)
+
+
+def test_the_thread_ends_when_there_is_nothing_more_to_do(keeper):
+    place = Place(soon(), 1)
+    keep(keeper, place)
+    (thread,) = threads(keeper)
+    assert eventually(lambda: not thread.is_alive())
+
+
+def test_the_thread_ends_with_the_last_place(keeper):
+    place = Place(soon(), 1)
+    keep(keeper, place)
+    (thread,) = threads(keeper)
+    del place
+    gc.collect()
+    assert eventually(lambda: not thread.is_alive())
+
+
+def test_the_thread_does_not_wait_long_for_a_place_that_is_no_more(keeper, monkeypatch):
+    monkeypatch.setattr(renewal, "_NAP", SOON)
+    place = Place(clock.now() + FAR, 1)
+    keep(keeper, place)
+    (thread,) = threads(keeper)
+    del place
+    gc.collect()
+    assert eventually(lambda: not thread.is_alive())
+
+
+def test_a_nap_leaves_the_other_appointments_in_their_order(keeper, client, monkeypatch):
+    monkeypatch.setattr(renewal, "_NAP", 0.01)
+    start = soon()
+    places = [Place(start + number * SOON, number) for number in (2, 3, 1, 4)]
+    keep(keeper, *places)
+    del places[2]  # the first appointment, in front of those that are ordered by half only
+    gc.collect()
+    assert eventually(lambda: all(each.renewed for each in places))
+    assert [each for request in client.requests for each in request] == [2, 3, 4]
+
+
+def test_the_thread_starts_again(keeper):
+    first = Place(soon(), 1)
+    keep(keeper, first)
+    assert eventually(lambda: not threads(keeper))
+    second = Place(soon(), 2)
+    keep(keeper, second)
+    assert eventually(lambda: second.renewed)
+
+
+def test_closing_ends_the_thread(keeper):
+    place = Place(clock.now() + FAR, 1)
+    keep(keeper, place)
+    (thread,) = threads(keeper)
+    keeper.close()
+    assert not thread.is_alive()
+
+
+def test_closing_while_a_place_is_tended_ends_the_thread_too(keeper):
+    place = Place(soon(), 1, again=clock.now() + FAR)
+    place.on_renewed = lambda lease_id, lifetime: keeper.close()
+    keep(keeper, place)
+    (thread,) = threads(keeper)
+    assert eventually(lambda: not thread.is_alive())
+
+
+def test_nothing_is_looked_after_once_closed(keeper):
+    keeper.close()
+    keep(keeper, Place(soon(), 1))
+    assert not threads(keeper)
+
+
+def test_closing_twice_is_fine(keeper):
+    keep(keeper, Place(clock.now() + FAR, 1))
+    keeper.close()
+    keeper.close()
+
+
+def test_a_thread_that_cannot_be_started_is_logged_and_started_with_the_next(
+    keeper, monkeypatch, caplog
+):
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    place = Place(soon(), 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        keep(keeper, place)
+    assert "no thread can be started" in caplog.text
+    keep(keeper, another := Place(soon(), 2))
+    assert eventually(lambda: place.renewed and another.renewed)
+
+
+# At exit.
+
+
+@pytest.fixture
+def farewell(keeper: Keeper) -> Callable[[], None]:
+    return lambda: keeper.let_go(Budget.of(1.0))
+
+
+def test_each_place_is_let_go_at_exit(keeper, farewell):
+    one, two = Place(clock.now() + FAR, 1), Place(clock.now() + FAR, 2)
+    keep(keeper, one, two)
+    farewell()
+    assert len(one.let_go_at) == len(two.let_go_at) == 1
+
+
+def test_a_place_with_two_appointments_is_let_go_once(keeper, farewell):
+    place = Place(clock.now() + FAR, 1)
+    keep(keeper, place)
+    place.at = clock.now() + FAR / 2
+    keep(keeper, place)
+    farewell()
+    assert len(place.let_go_at) == 1
+
+
+def test_one_that_cannot_be_let_go_is_logged_and_stops_no_other(keeper, farewell, caplog):
+    stuck, place = Place(clock.now() + FAR, 1), Place(clock.now() + FAR, 2)
+
+    def fail(budget: Budget) -> None:
+        raise EtcdUnavailableError("down")
+
+    stuck.let_go = fail
+    keep(keeper, stuck, place)
+    farewell()
+    assert "left to its ttl at exit: down" in caplog.text
+    assert place.let_go_at
+
+
+def test_nothing_is_let_go_in_a_child_of_the_process(keeper, client, farewell):
+    place = Place(clock.now() + FAR, 1)
+    keep(keeper, place)
+    client.forked = True
+    farewell()
+    assert place.let_go_at == []
+
+
+def test_places_take_different_parts_of_the_time_between_two_renewals():
+    parts = {early() for _ in range(100)}
+    assert len(parts) > 1
+    assert min(parts) >= 0.8
+    assert max(parts) <= 1.0

@@ -1,0 +1,206 @@
+"""Turns of the calls on one object: with real threads, and without a wait that is not needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+import pytest
+
+from microlock.turns import Turns
+
+# Seconds after which a thread that hangs is a failure.
+PATIENCE = 20.0
+
+
+class Noting(threading.Condition):
+    """One that tells when somebody waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_for = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited_for.set()  # and nobody gets the lock before the wait has begun
+        return super().wait(timeout)
+
+
+@pytest.fixture
+def turns() -> Turns:
+    turns = Turns()
+    turns._changed = Noting()
+    return turns
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+Queue = Callable[..., "Future[bool]"]
+
+
+@pytest.fixture
+def queue(turns: Turns, threads: ThreadPoolExecutor) -> Queue:
+    """Another thread asks for its turn; returns when it waits for it."""
+
+    def queue(*, patient: bool = False) -> Future[bool]:
+        turns._changed.waited_for.clear()
+        asked = threads.submit(turns.take, 2 * PATIENCE, patient=patient)
+        assert turns._changed.waited_for.wait(PATIENCE)
+        return asked
+
+    return queue
+
+
+def elsewhere(threads: ThreadPoolExecutor, turns: Turns, timeout: float = 0, **how: bool) -> bool:
+    """What another thread is told that asks for its turn."""
+    return threads.submit(turns.take, timeout, **how).result(PATIENCE)
+
+
+def test_the_first_has_its_turn_at_once(turns):
+    assert turns.take(0)
+
+
+def test_the_owner_is_the_thread_whose_turn_it_is(turns):
+    turns.take(0)
+    assert turns.owner == threading.get_ident()
+
+
+def test_a_turn_that_was_given_has_no_owner(turns):
+    turns.take(0)
+    turns.give()
+    assert turns.owner is None
+
+
+def test_a_second_thread_has_no_turn_meanwhile(turns, threads):
+    turns.take(0)
+    assert not elsewhere(threads, turns)
+
+
+def test_a_second_thread_does_not_take_the_turn_away(turns, threads):
+    turns.take(0)
+    elsewhere(threads, turns)
+    assert turns.owner == threading.get_ident()
+
+
+def test_a_wait_for_a_turn_ends_with_its_time(turns, threads):
+    turns.take(0)
+    assert not elsewhere(threads, turns, 0.01)
+
+
+def test_a_time_that_is_over_is_no_time(turns, threads):
+    turns.take(0)
+    assert not elsewhere(threads, turns, -1)
+
+
+def test_a_turn_that_is_free_is_taken_also_when_the_time_is_over(turns):
+    assert turns.take(-1)
+
+
+def test_a_call_in_a_call_has_no_turn_of_its_own(turns):
+    """As in the handler of a signal."""
+    turns.take(0)
+    assert not turns.take(0)
+
+
+def test_who_waits_has_its_turn_when_the_owner_gives_it(turns, queue):
+    turns.take(0)
+    asked = queue()
+    turns.give()
+    assert asked.result(PATIENCE)
+
+
+def test_one_of_those_who_wait_has_the_turn_at_a_time(turns, queue):
+    turns.take(0)
+    both = {queue(), queue()}
+    turns.give()
+    done, waiting = wait(both, PATIENCE, FIRST_COMPLETED)
+    assert (len(done), len(waiting)) == (1, 1)
+    turns.give()
+    assert [asked.result(PATIENCE) for asked in both] == [True, True]
+
+
+def test_threads_take_turns(turns, threads):
+    inside: list[int] = []
+    most: list[int] = []
+
+    def call(number: int) -> None:
+        for _ in range(50):
+            assert turns.take(PATIENCE)
+            inside.append(number)
+            most.append(len(inside))
+            inside.remove(number)
+            turns.give()
+
+    for done in [threads.submit(call, number) for number in range(4)]:
+        done.result(PATIENCE)
+    assert max(most) == 1
+
+
+# While the owner stands in the queue of the lock.
+
+
+def test_nobody_stands_at_first(turns):
+    turns.take(0)
+    assert not turns.standing
+
+
+def test_who_stands_in_the_queue_says_so(turns):
+    turns.take(0)
+    with turns.stand():
+        assert turns.standing
+
+
+def test_who_stands_in_the_queue_keeps_its_turn(turns):
+    turns.take(0)
+    with turns.stand():
+        assert turns.owner == threading.get_ident()
+
+
+def test_nobody_waits_for_one_who_stands_in_the_queue(turns, threads):
+    turns.take(0)
+    with turns.stand():
+        assert not elsewhere(threads, turns, 2 * PATIENCE)
+
+
+def test_who_waits_goes_when_the_owner_begins_to_stand_in_the_queue(turns, queue):
+    turns.take(0)
+    asked = queue()
+    with turns.stand():
+        assert not asked.result(PATIENCE)
+
+
+def test_who_is_patient_waits_for_one_who_stands_in_the_queue(turns, queue):
+    turns.take(0)
+    with turns.stand():
+        asked = queue(patient=True)
+    turns.give()
+    assert asked.result(PATIENCE)
+
+
+def test_who_is_patient_stays_when_the_owner_begins_to_stand_in_the_queue(turns, queue):
+    turns.take(0)
+    asked = queue(patient=True)
+    with turns.stand():
+        pass
+    turns.give()
+    assert asked.result(PATIENCE)
+
+
+def test_who_has_stood_in_the_queue_is_waited_for_again(turns, queue):
+    turns.take(0)
+    with turns.stand():
+        pass
+    asked = queue()
+    turns.give()
+    assert asked.result(PATIENCE)
+
+
+def test_standing_ends_with_an_interrupt(turns):
+    turns.take(0)
+    with pytest.raises(KeyboardInterrupt), turns.stand():
+        raise KeyboardInterrupt
+    assert not turns.standing
