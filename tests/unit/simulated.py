@@ -39,12 +39,14 @@ class Background:
 
     Attributes:
         kept: what the keeper would look after, in the order of the calls.
+        places: what the keeper would give back at exit.
         watching: what the watcher would tell.
         standing: what the watch knows of any place.
     """
 
     def __init__(self) -> None:
         self.kept: list[Any] = []
+        self.places: list[Any] = []
         self.watching: list[Any] = []
         self.standing = Standing.UNKNOWN
 
@@ -56,6 +58,9 @@ class Background:
 
     def keep(self, kept: Any) -> None:
         self.kept.append(kept)
+
+    def remember(self, place: Any) -> None:
+        self.places.append(place)
 
     def watch(self, prefix: bytes, watching: Any, *, wait: bool = True) -> None:
         self.watching.append(watching)

@@ -99,14 +99,7 @@ def test_a_hold_that_was_found_keeps_the_name_of_who_took_it(store, beta):
     assert store.keys[beta].value == b"beta"
 
 
-def test_the_lease_of_a_hold_that_was_extended_is_ended(store, beta):
-    old = store.keys[beta].lease_id
-    left = extended(store, beta)
-    assert [*store.leases] == [left.lease.id]
-    assert old != left.lease.id
-
-
-def test_the_lease_of_a_hold_without_a_name_may_serve_other_locks_and_is_left(store):
+def test_the_lease_of_a_hold_may_serve_other_locks_and_is_left(store):
     entry = store.enter("")
     old = store.keys[entry].lease_id
     store.apply(Txn((), (Put(b"other/f00", b"", old),)))

@@ -22,7 +22,7 @@ from microlock.events import LockEvent
 from microlock.feed import Feed
 from microlock.hold import Guard
 from microlock.queue import Change, Holder, Standing
-from microlock.requests import Found, Lifetime, Txn
+from microlock.requests import Found, Get, Lifetime, Revoke, Txn
 
 
 @pytest.fixture
@@ -207,23 +207,119 @@ def test_a_renewal_whose_answer_comes_too_late_is_a_loss(foo, hold, told, store)
     assert names(told) == ["lost"]
 
 
-def test_silence_suspends_the_hold_and_is_told_once(foo, hold, told):
+def test_silence_suspends_the_hold_and_is_told_once(foo, hold, told, store):
     error = EtcdTimeoutError("silence")
-    foo.on_silence(error)
-    foo.on_silence(error)
+    foo.on_silence(hold.lease_id, error, sent=store.now)
+    foo.on_silence(hold.lease_id, error, sent=store.now)
     assert foo.state is State.SUSPENDED
     assert [(event.name, event.error) for event in told] == [("suspended", error)]
 
 
 def test_silence_past_the_deadline_is_a_loss(foo, hold, told, store):
     store.pass_time(60)
-    foo.on_silence(EtcdTimeoutError("silence"))
+    foo.on_silence(hold.lease_id, EtcdTimeoutError("silence"), sent=store.now)
     assert names(told) == ["lost"]
 
 
-def test_silence_before_the_first_hold_is_passed_over(foo, told):
-    foo.on_silence(EtcdTimeoutError("silence"))
+def test_silence_before_the_first_hold_is_passed_over(foo, told, store):
+    foo.on_silence(1, EtcdTimeoutError("silence"), sent=store.now)
     assert told == []
+
+
+def test_a_later_hold_is_not_suspended_by_what_was_asked_before_it(foo, hold, told, store):
+    asked = store.now
+    foo.unlock()
+    assert foo.lock().lease_id == hold.lease_id
+    told.clear()
+    foo.on_silence(hold.lease_id, EtcdTimeoutError("silence"), sent=asked)
+    assert (foo.state, told) == (State.HELD, [])
+
+
+def test_a_later_hold_is_not_lost_by_what_was_asked_before_it(foo, hold, told, store):
+    asked = store.now
+    foo.unlock()
+    foo.lock()
+    told.clear()
+    foo.on_renewed(hold.lease_id, Lifetime(0, asked, store.now))
+    assert (foo.state, told) == (State.HELD, [])
+
+
+def test_an_extension_is_not_lost_by_a_renewal_of_the_lease_that_it_leaves(foo, hold, client):
+    class RenewalMeanwhile:
+        def meet(self, request: Any, caller: Any) -> Any:
+            reply = caller.store.ask(request)
+            now = caller.store.now
+            foo.on_renewed(hold.lease_id, Lifetime(0, now, now))
+            return reply
+
+    client.faults[Revoke] = RenewalMeanwhile()
+    assert foo.extend(30) > 25
+    assert foo.held
+
+
+def test_renew_does_not_put_a_later_renewal_back(foo, hold, client, store):
+    class RenewalMeanwhile:
+        def meet(self, request: Any, caller: Any) -> Any:
+            store.pass_time(2)
+            foo.on_renewed(hold.lease_id, Lifetime(5, store.now, store.now))
+            return caller.store.ask(request)
+
+    client.faults[Get] = RenewalMeanwhile()
+    assert foo.renew() > 4.9
+
+
+def test_a_deletion_that_the_watch_told_before_lock_returned_is_a_loss(foo, client, store):
+    client.background.standing = Standing.GONE
+    with pytest.raises(LockLostError):
+        foo.lock()
+    assert not foo.held
+    assert store.entries() == []
+
+
+def test_a_deletion_that_another_objects_watch_told_is_found_when_watching_begins(
+    foo, hold, client, store, told
+):
+    client.background.standing = Standing.GONE
+    store.pass_time(1)
+    foo.tend(store.now)
+    assert (foo.lost_reason, names(told)) == (LossReason.DELETED, ["lost"])
+
+
+def test_a_watch_that_has_ended_is_tried_again_and_not_at_once(foo, hold, client, store):
+    store.pass_time(1)
+    foo.tend(store.now)
+    foo.on_watch_error(EtcdPermissionError("no"), final=True)
+    foo.tend(store.now)
+    assert len(client.background.watching) == 1
+    store.pass_time(3)
+    foo.renew()
+    store.pass_time(3)
+    foo.tend(store.now)
+    assert len(client.background.watching) == 2
+
+
+def test_a_watch_that_cannot_start_is_no_reason_not_to_renew(client, store, monkeypatch):
+    foo = Microlock(client, "foo", "alpha", ttl=5, auto_renew=True)
+    foo.lock()
+    store.pass_time(3)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(client.background, "watch", fail)
+    assert foo.tend(store.now)
+
+
+def test_a_hold_is_remembered_for_the_exit(foo, hold, client, store):
+    (place,) = client.background.places
+    assert [lease.id for lease in place.surrender(store.now)] == [hold.lease_id]
+    assert not foo.held
+
+
+def test_a_hold_that_was_given_back_has_nothing_to_give_back_at_exit(foo, hold, client, store):
+    foo.unlock()
+    (place,) = client.background.places
+    assert place.surrender(store.now) == ()
 
 
 def test_a_call_that_is_not_answered_suspends_the_hold_too(foo, hold, client, told):
@@ -304,7 +400,7 @@ def test_a_renewed_hold_is_not_renewed_before_it_is_due(renewed, store):
 def test_a_renewal_that_failed_is_tried_again_before_the_deadline(renewed, store):
     store.pass_time(2)
     renewed.tend(store.now)
-    renewed.on_silence(EtcdTimeoutError("silence"))
+    renewed.on_silence(renewed.hold.lease_id, EtcdTimeoutError("silence"), sent=store.now)
     assert renewed.tend(store.now) == ()
     store.pass_time(renewed.tend_at() - store.now)
     assert renewed.held

@@ -17,7 +17,7 @@ from microlock import clock, renewal
 from microlock.errors import DestroyedError, EtcdUnavailableError, MicrolockError
 from microlock.etcd.client import Budget
 from microlock.renewal import Keeper, early
-from microlock.requests import KeepAlives, Lifetime
+from microlock.requests import KeepAlives, Lifetime, Revoke
 from microlock.tenure import Lease
 
 SOON = 0.1
@@ -30,12 +30,18 @@ class Client:
     def __init__(self) -> None:
         self.timeout = 5.0
         self.forked = False
+        self.revoked: list[int] = []
         self.requests: list[tuple[int, ...]] = []
         self.budgets: list[float] = []
         self.error: Exception | None = None
         self.unknown: set[int] = set()
 
-    def perform(self, request: Any, budget: Budget) -> dict[int, Lifetime]:
+    def perform(self, request: Any, budget: Budget) -> Any:
+        if isinstance(request, Revoke):
+            if self.error:
+                raise self.error
+            self.revoked.append(request.lease_id)
+            return None
         assert isinstance(request, KeepAlives)
         now = clock.now()
         self.requests.append(request.lease_ids)
@@ -60,7 +66,7 @@ class Place:
         self.tended: list[float] = []
         self.renewed: list[int] = []
         self.silence: list[MicrolockError] = []
-        self.let_go_at: list[float] = []
+        self.lasts = 1.0
 
     def tend_at(self) -> float | None:
         return self.at
@@ -73,11 +79,15 @@ class Place:
     def on_renewed(self, lease_id: int, lifetime: Lifetime) -> None:
         self.renewed.append(lease_id)
 
-    def on_silence(self, error: MicrolockError) -> None:
+    def on_silence(self, lease_id: int, error: MicrolockError, *, sent: float) -> None:
+        assert sent <= clock.now()
         self.silence.append(error)
 
-    def let_go(self, budget: Budget) -> None:
-        self.let_go_at.append(budget.work)
+    def surrender(self, now: float) -> Sequence[Lease]:
+        return self.leases
+
+    def remaining(self, now: float) -> float:
+        return self.lasts
 
 
 class Broken(Place):
@@ -273,7 +283,7 @@ def test_one_that_fails_does_not_stop_those_that_were_due_with_it(keeper, client
     broken, place = Place(at, 1), Place(at, 2, again=at + SOON)
     keep(keeper, broken, place)
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
         broken.at = None
         raise LookupError("a bug of ours")
 
@@ -433,41 +443,49 @@ def farewell(keeper: Keeper) -> Callable[[], None]:
     return lambda: keeper.let_go(Budget.of(1.0))
 
 
-def test_each_place_is_let_go_at_exit(keeper, farewell):
-    one, two = Place(clock.now() + FAR, 1), Place(clock.now() + FAR, 2)
-    keep(keeper, one, two)
+def test_the_leases_of_each_place_are_revoked_at_exit(keeper, client, farewell):
+    for place in (Place(FAR, 1, 2), Place(FAR, 3)):
+        keeper.remember(place)
     farewell()
-    assert len(one.let_go_at) == len(two.let_go_at) == 1
+    assert client.revoked == [1, 2, 3]
 
 
-def test_a_place_with_two_appointments_is_let_go_once(keeper, farewell):
-    place = Place(clock.now() + FAR, 1)
-    keep(keeper, place)
-    place.at = clock.now() + FAR / 2
-    keep(keeper, place)
+def test_a_place_that_nobody_has_any_more_is_given_back_all_the_same(keeper, client, farewell):
+    keeper.remember(Place(FAR, 1))
+    gc.collect()
     farewell()
-    assert len(place.let_go_at) == 1
+    assert client.revoked == [1]
 
 
-def test_one_that_cannot_be_let_go_is_logged_and_stops_no_other(keeper, farewell, caplog):
-    stuck, place = Place(clock.now() + FAR, 1), Place(clock.now() + FAR, 2)
+def test_places_that_have_ended_are_forgotten(keeper):
+    for _ in range(1000):
+        place = Place(FAR, 1)
+        place.lasts = 0.0
+        keeper.remember(place)
+    assert len(keeper._places) < 100
 
-    def fail(budget: Budget) -> None:
-        raise EtcdUnavailableError("down")
 
-    stuck.let_go = fail
-    keep(keeper, stuck, place)
+def test_places_that_last_are_not_forgotten(keeper, client, farewell):
+    for number in range(1000):
+        keeper.remember(Place(FAR, number))
     farewell()
-    assert "left to its ttl at exit: down" in caplog.text
-    assert place.let_go_at
+    assert client.revoked == list(range(1000))
 
 
-def test_nothing_is_let_go_in_a_child_of_the_process(keeper, client, farewell):
-    place = Place(clock.now() + FAR, 1)
-    keep(keeper, place)
+def test_what_cannot_be_given_back_is_logged_once(keeper, client, farewell, caplog):
+    for number in range(3):
+        keeper.remember(Place(FAR, number))
+    client.error = EtcdUnavailableError("down")
+    farewell()
+    (record,) = caplog.records
+    assert record.getMessage() == "left to their ttl at exit: 3 places, down"
+
+
+def test_nothing_is_given_back_in_a_child_of_the_process(keeper, client, farewell):
+    keeper.remember(Place(FAR, 1))
     client.forked = True
     farewell()
-    assert place.let_go_at == []
+    assert client.revoked == []
 
 
 def test_places_take_different_parts_of_the_time_between_two_renewals():

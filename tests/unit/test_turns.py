@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import pytest
 
-from microlock.turns import Turns
+from microlock.turns import Turn, Turns
 
 # Seconds after which a thread that hangs is a failure.
 PATIENCE = 20.0
@@ -39,14 +39,14 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-Queue = Callable[..., "Future[bool]"]
+Queue = Callable[..., "Future[Turn]"]
 
 
 @pytest.fixture
 def queue(turns: Turns, threads: ThreadPoolExecutor) -> Queue:
     """Another thread asks for its turn; returns when it waits for it."""
 
-    def queue(*, patient: bool = False) -> Future[bool]:
+    def queue(*, patient: bool = False) -> Future[Turn]:
         turns._changed.waited_for.clear()
         asked = threads.submit(turns.take, 2 * PATIENCE, patient=patient)
         assert turns._changed.waited_for.wait(PATIENCE)
@@ -55,62 +55,62 @@ def queue(turns: Turns, threads: ThreadPoolExecutor) -> Queue:
     return queue
 
 
-def elsewhere(threads: ThreadPoolExecutor, turns: Turns, timeout: float = 0, **how: bool) -> bool:
+def elsewhere(threads: ThreadPoolExecutor, turns: Turns, timeout: float = 0, **how: bool) -> Turn:
     """What another thread is told that asks for its turn."""
     return threads.submit(turns.take, timeout, **how).result(PATIENCE)
 
 
 def test_the_first_has_its_turn_at_once(turns):
-    assert turns.take(0)
+    assert turns.take(0) is Turn.TAKEN
 
 
 def test_the_owner_is_the_thread_whose_turn_it_is(turns):
     turns.take(0)
-    assert turns.owner == threading.get_ident()
+    assert turns.mine
 
 
 def test_a_turn_that_was_given_has_no_owner(turns):
     turns.take(0)
     turns.give()
-    assert turns.owner is None
+    assert not turns.mine
 
 
 def test_a_second_thread_has_no_turn_meanwhile(turns, threads):
     turns.take(0)
-    assert not elsewhere(threads, turns)
+    assert elsewhere(threads, turns) is Turn.BUSY
 
 
 def test_a_second_thread_does_not_take_the_turn_away(turns, threads):
     turns.take(0)
     elsewhere(threads, turns)
-    assert turns.owner == threading.get_ident()
+    assert turns.mine
 
 
 def test_a_wait_for_a_turn_ends_with_its_time(turns, threads):
     turns.take(0)
-    assert not elsewhere(threads, turns, 0.01)
+    assert elsewhere(threads, turns, 0.01) is Turn.BUSY
 
 
 def test_a_time_that_is_over_is_no_time(turns, threads):
     turns.take(0)
-    assert not elsewhere(threads, turns, -1)
+    assert elsewhere(threads, turns, -1) is Turn.BUSY
 
 
 def test_a_turn_that_is_free_is_taken_also_when_the_time_is_over(turns):
-    assert turns.take(-1)
+    assert turns.take(-1) is Turn.TAKEN
 
 
 def test_a_call_in_a_call_has_no_turn_of_its_own(turns):
     """As in the handler of a signal."""
     turns.take(0)
-    assert not turns.take(0)
+    assert turns.take(0) is Turn.BUSY
 
 
 def test_who_waits_has_its_turn_when_the_owner_gives_it(turns, queue):
     turns.take(0)
     asked = queue()
     turns.give()
-    assert asked.result(PATIENCE)
+    assert asked.result(PATIENCE) is Turn.TAKEN
 
 
 def test_one_of_those_who_wait_has_the_turn_at_a_time(turns, queue):
@@ -120,7 +120,7 @@ def test_one_of_those_who_wait_has_the_turn_at_a_time(turns, queue):
     done, waiting = wait(both, PATIENCE, FIRST_COMPLETED)
     assert (len(done), len(waiting)) == (1, 1)
     turns.give()
-    assert [asked.result(PATIENCE) for asked in both] == [True, True]
+    assert [asked.result(PATIENCE) for asked in both] == [Turn.TAKEN, Turn.TAKEN]
 
 
 def test_threads_take_turns(turns, threads):
@@ -129,7 +129,7 @@ def test_threads_take_turns(turns, threads):
 
     def call(number: int) -> None:
         for _ in range(50):
-            assert turns.take(PATIENCE)
+            assert turns.take(PATIENCE) is Turn.TAKEN
             inside.append(number)
             most.append(len(inside))
             inside.remove(number)
@@ -143,34 +143,23 @@ def test_threads_take_turns(turns, threads):
 # While the owner stands in the queue of the lock.
 
 
-def test_nobody_stands_at_first(turns):
-    turns.take(0)
-    assert not turns.standing
-
-
-def test_who_stands_in_the_queue_says_so(turns):
-    turns.take(0)
-    with turns.stand():
-        assert turns.standing
-
-
 def test_who_stands_in_the_queue_keeps_its_turn(turns):
     turns.take(0)
     with turns.stand():
-        assert turns.owner == threading.get_ident()
+        assert turns.mine
 
 
 def test_nobody_waits_for_one_who_stands_in_the_queue(turns, threads):
     turns.take(0)
     with turns.stand():
-        assert not elsewhere(threads, turns, 2 * PATIENCE)
+        assert elsewhere(threads, turns, 2 * PATIENCE) is Turn.STANDING
 
 
 def test_who_waits_goes_when_the_owner_begins_to_stand_in_the_queue(turns, queue):
     turns.take(0)
     asked = queue()
     with turns.stand():
-        assert not asked.result(PATIENCE)
+        assert asked.result(PATIENCE) is Turn.STANDING
 
 
 def test_who_is_patient_waits_for_one_who_stands_in_the_queue(turns, queue):
@@ -178,7 +167,7 @@ def test_who_is_patient_waits_for_one_who_stands_in_the_queue(turns, queue):
     with turns.stand():
         asked = queue(patient=True)
     turns.give()
-    assert asked.result(PATIENCE)
+    assert asked.result(PATIENCE) is Turn.TAKEN
 
 
 def test_who_is_patient_stays_when_the_owner_begins_to_stand_in_the_queue(turns, queue):
@@ -187,7 +176,7 @@ def test_who_is_patient_stays_when_the_owner_begins_to_stand_in_the_queue(turns,
     with turns.stand():
         pass
     turns.give()
-    assert asked.result(PATIENCE)
+    assert asked.result(PATIENCE) is Turn.TAKEN
 
 
 def test_who_has_stood_in_the_queue_is_waited_for_again(turns, queue):
@@ -196,11 +185,18 @@ def test_who_has_stood_in_the_queue_is_waited_for_again(turns, queue):
         pass
     asked = queue()
     turns.give()
-    assert asked.result(PATIENCE)
+    assert asked.result(PATIENCE) is Turn.TAKEN
 
 
-def test_standing_ends_with_an_interrupt(turns):
+def test_standing_ends_with_an_interrupt(turns, threads):
     turns.take(0)
     with pytest.raises(KeyboardInterrupt), turns.stand():
         raise KeyboardInterrupt
-    assert not turns.standing
+    assert elsewhere(threads, turns) is Turn.BUSY
+
+
+def test_who_gives_a_turn_in_the_queue_leaves_it_free(turns, threads):
+    turns.take(0)
+    with turns.stand():
+        turns.give()
+        assert elsewhere(threads, turns) is Turn.TAKEN
