@@ -134,6 +134,8 @@ class Keeper:
         for number, lease in enumerate(leases):
             try:
                 self._client.perform(Revoke(lease.id), budget)
+            except DestroyedError:
+                break  # the client was closed, by whoever lent it: left to their ttl
             except MicrolockError as error:
                 log.warning("left to their ttl at exit: %d places, %s", len(leases) - number, error)
                 break

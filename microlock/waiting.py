@@ -139,6 +139,8 @@ class Waiting:
         return float(self._place is not None)
 
     def surrender(self, now: float) -> Sequence[Lease]:
-        place = self._place
-        self.end(DestroyedError("the interpreter exits"))  # and so it does not join again
+        # Nobody is woken: who waits has nothing more to do, and is not to join again.
+        self._error = DestroyedError("the interpreter exits")
+        with self._lock:
+            place, self._place = self._place, None
         return (place.lease,) if place else ()

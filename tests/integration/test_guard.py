@@ -18,6 +18,7 @@ from witness import AT_ONCE, at_most
 from microlock import (
     AlreadyLockedError,
     DestroyedError,
+    DestroyedError,
     EtcdClient,
     EtcdError,
     Guard,
@@ -243,10 +244,9 @@ def refuse(foo: Microlock, other: Microlock) -> None:
     [
         lambda foo, _: None,
         lambda foo, _: (foo.lock(), foo.unlock()),
-        lambda foo, _: (foo.lock(), foo.destroy()),
         refuse,
     ],
-    ids=["never locked", "unlocked", "destroyed", "refused"],
+    ids=["never locked", "unlocked", "refused"],
 )
 def test_guard_raises_when_nothing_is_held(
     foo: Microlock, other: Microlock, prepare: Callable[[Microlock, Microlock], object]
@@ -255,6 +255,13 @@ def test_guard_raises_when_nothing_is_held(
     with pytest.raises(LockNotOwnedError) as caught:
         foo.guard()
     assert not isinstance(caught.value, LockLostError)
+
+
+def test_a_destroyed_lock_has_no_guard(foo: Microlock) -> None:
+    foo.lock()
+    foo.destroy()
+    with pytest.raises(DestroyedError):
+        foo.guard()
 
 
 @pytest.mark.parametrize(
