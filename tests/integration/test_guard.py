@@ -18,7 +18,6 @@ from witness import AT_ONCE, at_most
 from microlock import (
     AlreadyLockedError,
     DestroyedError,
-    DestroyedError,
     EtcdClient,
     EtcdError,
     Guard,
