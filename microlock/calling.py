@@ -1,0 +1,178 @@
+"""What each call of a lock begins and ends with: its turn, its time, the hold that it is about."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from microlock import clock, events, flows
+from microlock.driver import run
+from microlock.errors import (
+    AlreadyLockedError,
+    DestroyedError,
+    EtcdTimeoutError,
+    LockLostError,
+    LockNotOwnedError,
+    MicrolockError,
+)
+from microlock.etcd.client import Budget
+from microlock.etcd.connect import client_of
+from microlock.holding import Holding
+from microlock.possession import Possession
+from microlock.tenure import Lease, Names, Tenure
+from microlock.turns import Turn, Turns
+from microlock.waiting import Waiting
+from microlock.watch import Watcher
+
+log = logging.getLogger("microlock")
+
+
+class Calling(Possession):
+    """A lock whose calls take turns, until it is destroyed."""
+
+    def __init__(
+        self,
+        etcd: object,
+        names: Names,
+        ttl: int,
+        *,
+        auto_renew: bool,
+        max_hold: float | None,
+    ) -> None:
+        super().__init__(client_of(etcd), names, auto_renew=auto_renew, max_hold=max_hold)
+        self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
+        self._ttl = ttl
+        self._turns = Turns()
+        # Changed by the call whose turn it is:
+        self._lease: Lease | None = None  # left by the last cycle for the next; nothing is under it
+        self._waiting: Waiting | None = None
+        self._speaks_for_node = True  # until its first lock()
+        self._gives_up_late = False  # destroyed, by a handler in the middle of the call
+
+    def destroy(self) -> None:
+        """Ends all that this object does: the watch, the waiting, the renewal, the hold, the lease,
+        the listeners.
+
+        Events until here are still told. Twice is fine. Later calls raise DestroyedError, and so
+        does a `lock()` that waits.
+
+        Raises:
+            EtcdError, LockUncertainError, DestroyedError: the lock was held, and etcd did not
+                confirm that it is free, or the client was closed. It is free by the end of its
+                ttl. The object is destroyed all the same.
+        """
+        if self._destroyed.is_set() or self._client.forked:
+            self._destroyed.set()
+            return
+        budget = Budget.of(self._client.timeout)
+        held = self.held
+        self._destroyed.set()
+        if waiting := self._waiting:
+            waiting.end(self._was_destroyed())
+        try:
+            self._unwatch()
+            # In a signal's handler: the call that it has interrupted gives up at its end.
+            self._gives_up_late = self._turns.mine
+            if not self._gives_up_late:
+                with self._turn(budget.work - clock.now(), None):
+                    self._give_up(budget)
+        except DestroyedError as error:
+            if held:
+                raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
+        finally:
+            if self._holding and not self._gives_up_late:
+                self._holding.end()
+            self._tell_no_more(budget.end - clock.now())
+
+    def _give_up(self, budget: Budget) -> None:
+        self._unwatch()  # a wait may have begun to watch again meanwhile
+        holding, lease = self._holding, self._lease
+        self._lease = None
+        perform = self._performing(budget)
+        if holding and holding.remaining(clock.now()):
+            holding.give_back()
+            run(flows.release(self._names, holding.tenure, ttl=0), perform)
+            holding.end()
+            self._tell_of(events.released, holding)
+        else:
+            lost = holding and holding.reason(clock.now())
+            leases = holding.tenure.leases if holding and lost else filter(None, [lease])
+            run(flows.discard(self._names, *leases), perform)
+
+    def _unwatch(self) -> None:
+        self._client.one(Watcher).unwatch(self._names.prefix, self)
+
+    def _queues(self) -> MicrolockError:
+        """Why this object can't be locked while it waits for its turn."""
+        if (waiting := self._waiting) and waiting.holder:
+            return AlreadyLockedError(self.key, waiting.holder)
+        return self._busy()
+
+    def _waits(self) -> MicrolockError:
+        return LockNotOwnedError(self.key, self.node_id, why="it waits for its turn")
+
+    def _busy(self) -> MicrolockError:
+        return EtcdTimeoutError(f"another call on the lock {self.key!r} is not done yet")
+
+    @contextmanager
+    def _turn(
+        self, timeout: float, standing: Callable[[], MicrolockError] | None
+    ) -> Iterator[None]:
+        """The turn of one call among those of other threads.
+
+        `standing` gives the error to raise if one of those waits for the lock; without it the turn
+        comes when that is over.
+        """
+        within = self._turns.mine  # a signal's handler, in the middle of a call
+        try:
+            turn = self._turns.take(timeout, patient=standing is None)
+            if turn is Turn.STANDING and standing:
+                raise standing()
+            if turn is not Turn.TAKEN:
+                raise self._busy()
+            yield
+        finally:
+            if self._turns.mine and not within:
+                try:
+                    if self._gives_up_late:
+                        self._give_up_late()
+                finally:
+                    self._turns.give()
+
+    def _give_up_late(self) -> None:
+        """A signal's handler called destroy() in the middle of this call."""
+        self._gives_up_late = False
+        try:
+            self._give_up(Budget.of(self._client.timeout))
+        except MicrolockError as error:
+            log.warning("%r is left to its ttl: %s", self.key, error)
+
+    @contextmanager
+    def _call(self, standing: Callable[[], MicrolockError] | None = None) -> Iterator[Budget]:
+        self._check()  # before the turn too: in a child of the process nobody may give it
+        budget = Budget.of(self._client.timeout)
+        with self._turn(budget.work - clock.now(), standing or self._waits):
+            self._check()
+            yield budget
+
+    def _performing(self, budget: Budget) -> Callable[[Any], Any]:
+        return partial(self._client.perform, budget=budget)
+
+    def _own(self, budget: Budget) -> Holding:
+        """The hold that a call is about."""
+        if reason := self._noticed():
+            raise LockLostError(self.key, self.node_id, reason)
+        if self._holding and self._holding.alive:
+            return self._holding
+        holder = None
+        if self._speaks_for_node:
+            now = clock.now()
+            found = run(flows.adopt(self._names, now=now), self._performing(budget))
+            if isinstance(found, Tenure):
+                return Holding(found, now=now)
+            holder = found
+        why = "" if self._speaks_for_node else "not by this object"
+        raise LockNotOwnedError(self.key, self.node_id, holder, why=why)
