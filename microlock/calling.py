@@ -126,7 +126,8 @@ class Calling(Possession):
         `standing` gives the error to raise if one of those waits for the lock; without it the turn
         comes when that is over.
         """
-        within = self._turns.mine  # a signal's handler, in the middle of a call
+        if self._turns.mine:  # in a signal's handler, in the middle of a call
+            raise self._busy()
         try:
             turn = self._turns.take(timeout, patient=standing is None)
             if turn is Turn.STANDING and standing:
@@ -135,12 +136,14 @@ class Calling(Possession):
                 raise self._busy()
             yield
         finally:
-            if self._turns.mine and not within:
+            try:
+                if self._gives_up_late:
+                    self._give_up_late()
+            finally:
                 try:
-                    if self._gives_up_late:
-                        self._give_up_late()
-                finally:
                     self._turns.give()
+                finally:
+                    self._turns.give()  # an interrupt may have come before the first was done
 
     def _give_up_late(self) -> None:
         """A signal's handler called destroy() in the middle of this call."""

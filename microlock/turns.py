@@ -32,8 +32,6 @@ class Turns:
     def take(self, timeout: float, *, patient: bool = False) -> Turn:
         """Waits for a turn, `timeout` seconds at most; not at all while the owner of this one
         stands in the queue, unless `patient`."""
-        if self.mine:
-            return Turn.BUSY
         with self._changed:
             self._changed.wait_for(
                 lambda: self._owner is None or (self._standing and not patient), max(0.0, timeout)
@@ -44,9 +42,11 @@ class Turns:
             return Turn.TAKEN
 
     def give(self) -> None:
+        """Ends the turn of this thread, if it is its turn."""
         with self._changed:
-            self._owner = None
-            self._changed.notify_all()
+            if self.mine:
+                self._owner = None
+                self._changed.notify_all()
 
     @contextmanager
     def stand(self) -> Iterator[None]:

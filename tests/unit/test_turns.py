@@ -119,6 +119,7 @@ def test_one_of_those_who_wait_has_the_turn_at_a_time(turns, queue):
     turns.give()
     done, waiting = wait(both, PATIENCE, FIRST_COMPLETED)
     assert (len(done), len(waiting)) == (1, 1)
+    turns._owner = threading.get_ident()  # instead of the thread that has it
     turns.give()
     assert [asked.result(PATIENCE) for asked in both] == [Turn.TAKEN, Turn.TAKEN]
 
@@ -193,6 +194,12 @@ def test_standing_ends_with_an_interrupt(turns, threads):
     with pytest.raises(KeyboardInterrupt), turns.stand():
         raise KeyboardInterrupt
     assert elsewhere(threads, turns) is Turn.BUSY
+
+
+def test_who_has_no_turn_gives_nobodys(turns, threads):
+    elsewhere(threads, turns)
+    turns.give()
+    assert turns.take(0) is Turn.BUSY
 
 
 def test_who_gives_a_turn_in_the_queue_leaves_it_free(turns, threads):
