@@ -28,11 +28,14 @@ class Dispatcher:
         self._jobs.put(job)
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(
+                self._thread = threading.Thread(
                     target=_run, args=(self._jobs,), name="microlock-handlers", daemon=True
                 )
-                thread.start()
-                self._thread = thread
+                try:
+                    self._thread.start()
+                except RuntimeError:  # too many threads, or the interpreter exits
+                    self._thread = None
+                    raise
 
     def finish(self, job: Callable[[], None], *, timeout: float) -> None:
         """Runs it after those before it, and waits for that, `timeout` seconds at most.

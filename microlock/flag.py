@@ -14,14 +14,15 @@ class Flag:
     `wait()` and calls `set()`, on the same thread, would wait for itself for ever."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # on an RLock
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._set = False
 
     def is_set(self) -> bool:
         return self._set
 
     def set(self) -> None:
-        with self._changed:
+        with self._lock:
             self._set = True
             self._changed.notify_all()
 
@@ -30,7 +31,7 @@ class Flag:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until it is set, `timeout` seconds at most. Returns whether it is."""
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: self._set, timeout)
 
     def sleep(self, seconds: float) -> None:

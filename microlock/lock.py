@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
+from dataclasses import replace
 from inspect import GEN_CREATED, getgeneratorstate
 from itertools import count
 from types import TracebackType
@@ -191,12 +192,18 @@ class Microlock(ContextDecorator, Calling):
             # The rest is for cleaning up.
             until = end - min(0.25, max(seconds / 10, min(0.05, seconds / 2)))
 
+        budget: Budget | None = None
+
         def perform(request: Any) -> Any:
+            nonlocal budget
             if isinstance(request, Await):
+                budget = None  # what follows has a time of its own
                 return self._stand(waiting, request)
-            budget = Budget.of(client.timeout)
             if until is not None:
-                budget = Budget(until, min(end, budget.end))
+                undone = min(end, clock.now() + client.timeout)
+                budget = Budget(until, undone, self._destroyed)
+            elif budget is None:
+                budget = replace(Budget.of(client.timeout), stop=self._destroyed)
             return client.perform(request, budget)
 
         turn = client.timeout if seconds is None else min(seconds, client.timeout)

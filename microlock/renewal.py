@@ -71,8 +71,9 @@ class Keeper:
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
-        self._changed = threading.Condition()
-        # Under its lock:
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        # Under the lock:
         self._agenda: list[tuple[float, int, ref[Kept]]] = []  # a heap
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
@@ -88,7 +89,7 @@ class Keeper:
         if at is None:
             return
         at = math.ceil(max(at, earliest) / _TICK) * _TICK
-        with self._changed:
+        with self._lock:
             if self._closed or (kept.appointment is not None and kept.appointment <= at):
                 return
             kept.appointment = at
@@ -100,7 +101,7 @@ class Keeper:
 
     def remember(self, place: Place) -> None:
         """Gives it back at exit, also if nobody else has it any more."""
-        with self._changed:
+        with self._lock:
             self._places.append(place)
             if len(self._places) >= self._prune_at:
                 now = clock.now()
@@ -108,16 +109,15 @@ class Keeper:
                 self._prune_at = 2 * len(self._places) + 64
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="microlock-renewal", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="microlock-renewal", daemon=True)
         try:
-            thread.start()
+            self._thread.start()
         except RuntimeError:  # too many threads, or the interpreter exits
+            self._thread = None
             log.exception("nothing is renewed, and no loss is told of: no thread can be started")
-        else:
-            self._thread = thread
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._agenda.clear()
             self._changed.notify()
@@ -146,7 +146,7 @@ class Keeper:
 
     def _wait(self) -> bool:
         """Waits for the next appointment. False if there is none: the thread is to end."""
-        with self._changed:
+        with self._lock:
             while self._agenda:
                 at, now = self._agenda[0][0], clock.now()
                 if at <= now:
@@ -162,7 +162,7 @@ class Keeper:
 
     def _due(self, now: float) -> list[Kept]:
         due = []
-        with self._changed:
+        with self._lock:
             while self._agenda and self._agenda[0][0] <= now:
                 at, _, reference = heappop(self._agenda)
                 kept = reference()

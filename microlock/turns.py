@@ -20,7 +20,9 @@ class Turns:
     """A mutex whose owner may say that it takes long, and then nobody waits for it."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        # Entered by itself: an interrupt within Condition.__enter__ would leave it locked.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._owner: int | None = None  # the thread whose turn it is
         self._standing = False  # the owner waits in the queue of the lock
 
@@ -32,7 +34,7 @@ class Turns:
     def take(self, timeout: float, *, patient: bool = False) -> Turn:
         """Waits for a turn, `timeout` seconds at most; not at all while the owner of this one
         stands in the queue, unless `patient`."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(
                 lambda: self._owner is None or (self._standing and not patient), max(0.0, timeout)
             )
@@ -43,7 +45,7 @@ class Turns:
 
     def give(self) -> None:
         """Ends the turn of this thread, if it is its turn."""
-        with self._changed:
+        with self._lock:
             if self.mine:
                 self._owner = None
                 self._changed.notify_all()
@@ -51,7 +53,7 @@ class Turns:
     @contextmanager
     def stand(self) -> Iterator[None]:
         """For the owner, while it waits in the queue."""
-        with self._changed:
+        with self._lock:
             self._standing = True
             self._changed.notify_all()
         try:

@@ -73,9 +73,14 @@ class Watcher:
             if known is None or known() is not watching:  # an id is used again
                 watch.watching[id(watching)] = ref(watching, self._abandoning(prefix))
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="microlock-watch", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = threading.Thread(
+                    target=self._run, name="microlock-watch", daemon=True
+                )
+                try:
+                    self._thread.start()
+                except RuntimeError:  # too many threads, or the interpreter exits
+                    self._thread = None
+                    raise
         if not wait:
             return
         if not watch.settled.wait(self._client.timeout):

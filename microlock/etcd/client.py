@@ -64,10 +64,12 @@ backoff = wait_random_exponential(multiplier=0.05, max=0.5)
 @dataclass(frozen=True)
 class Budget:
     """The time that one call of a user may take, by `microlock.clock`: until `work` for what it
-    asks for, until `end` for undoing what is in doubt then."""
+    asks for, until `end` for undoing what is in doubt then. Once `stop` is set only undoing goes
+    on."""
 
     work: float
     end: float
+    stop: Flag | None = None
 
     @classmethod
     def of(cls, seconds: float) -> Budget:
@@ -155,6 +157,8 @@ class EtcdClient:
 
         def once() -> Any:
             self.check()
+            if budget.stop and budget.stop.is_set() and not isinstance(request, Revoke):
+                raise DestroyedError("destroyed in the middle of a call")
             wire = self._wires[self._current]
             # Each attempt leaves time for others: at the other members, or here again.
             timeout = min(until - clock.now(), self.timeout) / (len(self._wires) + 1)

@@ -6,6 +6,7 @@ Another transport than grpcio has these two calls to provide, and raises the sam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from microlock.errors import DestroyedError, EtcdUnavailableError, MicrolockError
+from microlock.etcd.shelter import Shelter
 from microlock.etcd.translate import translate
 
 M = TypeVar("M", bound=Message)
@@ -78,6 +80,7 @@ class GrpcWire:
         self._lent = lent
         self.answered = False
         self._calls: dict[str, Callable[..., Any]] = {}
+        self._shelter = Shelter()
 
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
@@ -90,7 +93,9 @@ class GrpcWire:
                 response_deserializer=reply.FromString,
             )
         try:
-            answer: M = call(message, timeout=timeout, metadata=metadata)
+            answer: M = self._shelter.run(
+                partial(call, message, timeout=timeout, metadata=metadata)
+            )
         except (grpc.RpcError, ValueError) as error:
             raise self._translated(error) from error
         self.answered = True
@@ -112,6 +117,7 @@ class GrpcWire:
         return GrpcStream(call, requests, self._translated)
 
     def close(self) -> None:
+        self._shelter.close()
         if not self._lent:
             self._channel.close()
 

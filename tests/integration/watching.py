@@ -49,5 +49,7 @@ class Recorder:
 
 
 def threads_of_microlock() -> set[threading.Thread]:
-    """The background threads that are running, of all clients."""
-    return {each for each in threading.enumerate() if each.name.startswith("microlock")}
+    """The background threads that are running, of all clients; without those that make the calls
+    of the main thread, which are there whenever it calls."""
+    names = ("microlock-watch", "microlock-renewal", "microlock-handlers")
+    return {each for each in threading.enumerate() if each.name in names}

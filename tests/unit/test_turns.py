@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,8 @@ PATIENCE = 20.0
 class Noting(threading.Condition):
     """One that tells when somebody waits for it."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, lock: Any) -> None:
+        super().__init__(lock)
         self.waited_for = threading.Event()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -29,7 +30,7 @@ class Noting(threading.Condition):
 @pytest.fixture
 def turns() -> Turns:
     turns = Turns()
-    turns._changed = Noting()
+    turns._changed = Noting(turns._lock)
     return turns
 
 

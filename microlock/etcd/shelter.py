@@ -1,0 +1,65 @@
+"""Calls of the main thread, made on another one.
+
+Signals arrive on the main thread alone. One whose handler raises, as Ctrl-C does, may leave a lock
+of grpcio's behind for ever: every other thread that uses the channel then hangs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+from weakref import finalize
+
+T = TypeVar("T")
+
+
+class Shelter:
+    """Threads that make calls for the main thread; they start when they are needed."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]] | None] = SimpleQueue()
+        self._idle: SimpleQueue[None] = SimpleQueue()  # one item for each thread without a job
+        finalize(self, self._jobs.put, None)  # for one that is dropped, not closed
+
+    def run(self, call: Callable[[], T]) -> T:
+        """What the call returns or raises. An interrupt ends the wait for it, and not the call."""
+        if threading.current_thread() is not threading.main_thread():
+            return call()
+        try:
+            self._idle.get_nowait()
+        except Empty:  # none yet; or an interrupted call is still under way
+            thread = threading.Thread(
+                target=_work, args=(self._jobs, self._idle), name="microlock-calls", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # too many threads, or the interpreter exits
+                return call()
+        outcome: SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = SimpleQueue()
+        self._jobs.put((call, outcome))
+        result, error = outcome.get()
+        if error is None:
+            return result  # type: ignore[return-value]
+        try:
+            raise error
+        finally:
+            del error  # or it would keep itself, by its traceback
+
+    def close(self) -> None:
+        """Ends the threads, when they have done what they do."""
+        self._jobs.put(None)
+
+
+def _work(jobs: SimpleQueue[Any], idle: SimpleQueue[None]) -> None:
+    while (job := jobs.get()) is not None:
+        call, outcome = job
+        try:
+            answer: tuple[Any, BaseException | None] = (call(), None)
+        except BaseException as error:  # noqa: BLE001  it goes on to who waits
+            answer = None, error
+        idle.put(None)
+        outcome.put(answer)
+        del job, call, outcome, answer  # or the thread would keep them until the next one comes
+    jobs.put(None)  # for the other threads
