@@ -21,7 +21,8 @@ class Dispatcher:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
-        finalize(client, self._jobs.put, None)  # for a client that is dropped, not closed
+        # For a client that is dropped, not closed.
+        finalize(client, self._jobs.put, None).atexit = False
 
     def submit(self, job: Callable[[], None]) -> None:
         """Runs it after those before it; never blocks."""

@@ -16,12 +16,15 @@ T = TypeVar("T")
 
 
 class Shelter:
-    """Threads that make calls for the main thread; they start when they are needed."""
+    """Threads that make calls for the main thread; they start when they are needed, and end when
+    this is dropped."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]] | None] = SimpleQueue()
         self._idle: SimpleQueue[None] = SimpleQueue()  # one item for each thread without a job
-        finalize(self, self._jobs.put, None)  # for one that is dropped, not closed
+        # Not before: somebody may still call, also of a wire that is closed, and while the
+        # interpreter exits.
+        finalize(self, self._jobs.put, None).atexit = False
 
     def run(self, call: Callable[[], T]) -> T:
         """What the call returns or raises. An interrupt ends the wait for it, and not the call."""
@@ -46,10 +49,6 @@ class Shelter:
             raise error
         finally:
             del error  # or it would keep itself, by its traceback
-
-    def close(self) -> None:
-        """Ends the threads, when they have done what they do."""
-        self._jobs.put(None)
 
 
 def _work(jobs: SimpleQueue[Any], idle: SimpleQueue[None]) -> None:

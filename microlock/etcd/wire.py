@@ -117,7 +117,6 @@ class GrpcWire:
         return GrpcStream(call, requests, self._translated)
 
     def close(self) -> None:
-        self._shelter.close()
         if not self._lent:
             self._channel.close()
 
