@@ -23,9 +23,14 @@ started = time.monotonic()
 # This is the part to copy.
 
 
+def stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+    sys.exit()
+
+
 def run_node(endpoint: str, node_id: str) -> None:
     """What each node runs."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGTERM, stop)
     foo = Microlock(connect(endpoint), KEY, node_id, ttl=TTL, auto_renew=True)
     foo.on("waiting", lambda: print("stands by", flush=True))
     foo.on("acquired", lambda event: print(f"active, token {event.token}", flush=True))
@@ -33,7 +38,7 @@ def run_node(endpoint: str, node_id: str) -> None:
 
     try:
         while True:
-            foo.lock(timeout=None)  # raises when etcd is gone for long: to be started again
+            foo.lock(timeout=None)  # raises when etcd is gone: to be started again
             foo.lost.wait()  # begin the work on `acquired`, end it on `lost`
     finally:
         foo.destroy()  # gives back the lock, or the place in the queue

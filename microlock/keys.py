@@ -118,7 +118,9 @@ def check_bool(argument: str, value: object) -> bool:
 def check_token(token: object) -> int:
     """Returns a fencing token, or raises InvalidArgumentError."""
     if isinstance(token, bool) or not isinstance(token, int) or token <= 0:
-        raise InvalidArgumentError(f"token must be the token of a hold, not {_shown(token)}")
+        raise InvalidArgumentError(
+            f"token must be an int, the token of a hold, not {_shown(token)}"
+        )
     return token
 
 

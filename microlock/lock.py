@@ -103,6 +103,8 @@ class Microlock(ContextDecorator, Calling):
         timeout: float | None = None,
     ) -> None:
         self._timeout = check_wait(timeout)
+        if max_hold is not None and auto_renew is False:
+            raise InvalidArgumentError(f"max_hold={max_hold!r} needs auto_renew=True")
         super().__init__(
             etcd,
             Names.of(key, node_id),
@@ -239,7 +241,8 @@ class Microlock(ContextDecorator, Calling):
         lost = self._holding
         if lost and self.held:
             tenure = lost.tenure
-            raise AlreadyLockedError(self.key, Holder(self.node_id, tenure.token, tenure.lease.id))
+            holder = Holder(self.node_id, tenure.token, tenure.lease.id)
+            raise AlreadyLockedError(self.key, holder, own=True)
         lease, self._lease = self._lease, None  # it is the flow's to keep or to end
         self._speaks_for_node = False
         leftover = lost.tenure if lost and self._noticed() else None
