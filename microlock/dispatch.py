@@ -28,7 +28,7 @@ class Dispatcher:
         """Runs it after those before it; never blocks."""
         self._jobs.put(job)
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or self._thread.ident is None:  # interrupted in its start
                 self._thread = threading.Thread(
                     target=_run, args=(self._jobs,), name="microlock-handlers", daemon=True
                 )

@@ -94,7 +94,7 @@ class Keeper:
                 return
             kept.appointment = at
             heappush(self._agenda, (at, next(self._numbers), ref(kept)))
-            if self._thread is None:
+            if self._thread is None or self._thread.ident is None:  # interrupted in its start
                 self._start()
             elif at < self._sleeps_until:
                 self._changed.notify()
@@ -122,7 +122,7 @@ class Keeper:
             self._agenda.clear()
             self._changed.notify()
             thread = self._thread
-        if thread and thread is not threading.current_thread():
+        if thread and thread.ident and thread is not threading.current_thread():
             thread.join(timeout=1)
 
     def let_go(self, budget: Budget) -> None:

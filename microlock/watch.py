@@ -72,7 +72,7 @@ class Watcher:
             known = watch.watching.get(id(watching))
             if known is None or known() is not watching:  # an id is used again
                 watch.watching[id(watching)] = ref(watching, self._abandoning(prefix))
-            if self._thread is None:
+            if self._thread is None or self._thread.ident is None:  # interrupted in its start
                 self._thread = threading.Thread(
                     target=self._run, name="microlock-watch", daemon=True
                 )
@@ -112,7 +112,7 @@ class Watcher:
             watch.failed(DestroyedError(f"{self._client!r} was closed"), final=True)
         if session:
             session.stream.close()
-        if thread and thread is not threading.current_thread():
+        if thread and thread.ident and thread is not threading.current_thread():
             thread.join(timeout=1)
 
     def _abandoning(self, prefix: bytes) -> Callable[[ref[Watching]], None]:

@@ -458,19 +458,22 @@ def test_destroy_in_a_signal_handler_just_before_the_waiting_begins_ends_it(
     holder.lock()
     with pytest.raises(AlreadyLockedError):
         foo.lock(timeout=0.5)  # so that all threads run, and only the wait for the turn is left
-    wait = threading.Condition.wait
-    struck: list[threading.Condition] = []
+    struck: list[threading.Thread] = []
 
-    def signal_and_wait(condition: threading.Condition, timeout: float | None = None) -> bool:
-        if threading.current_thread() is threading.main_thread() and not struck:
-            struck.append(condition)
-            to_destroy.put(foo)
-            signal.raise_signal(signal.SIGUSR1)
-        return wait(condition, timeout)
+    class Struck(SimpleQueue):  # type: ignore[type-arg]
+        """What a thread waits at; the first time the main thread is about to, a signal comes."""
 
-    monkeypatch.setattr(threading.Condition, "wait", signal_and_wait)
+        def get(self, block: bool = True, timeout: float | None = None) -> object:
+            if threading.current_thread() is threading.main_thread() and not struck:
+                struck.append(threading.current_thread())
+                to_destroy.put(foo)
+                signal.raise_signal(signal.SIGUSR1)
+            return super().get(block, timeout)
+
+    monkeypatch.setattr("microlock.flag.SimpleQueue", Struck)
     with at_most(AT_ONCE), pytest.raises(DestroyedError):
         foo.lock(timeout=2 * AT_ONCE)
+    assert struck
 
 
 def test_an_interrupted_call_leaves_a_client_that_serves_other_threads(

@@ -17,6 +17,7 @@ from microlock import (
     AlreadyLockedError,
     DestroyedError,
     EtcdError,
+    Hold,
     InvalidArgumentError,
     LockLostError,
     LockUncertainError,
@@ -421,6 +422,23 @@ def test_a_block_that_is_left_late_never_gives_back_the_hold_of_another_thread(
         assert foo.token == token
         assert token_of(other) == token
     assert other.holder() is None
+
+
+def test_a_block_gives_back_the_hold_that_it_took_and_none_that_overtook_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foo = make()
+    lock, tokens = foo.lock, []
+
+    def overtaken(**arguments: float | None) -> Hold:
+        hold = lock(**arguments)
+        begin(lambda: (foo.unlock(), tokens.append(lock().token))).result(DEADLINE)
+        return hold
+
+    monkeypatch.setattr(foo, "lock", overtaken)
+    with foo:
+        pass
+    assert [foo.token] == tokens
 
 
 def test_a_block_may_be_left_on_another_thread(make: Make) -> None:

@@ -1,0 +1,60 @@
+"""An event that may be set at any moment, by the thread that waits for it too."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
+from microlock.flag import Flag
+
+
+def test_a_flag_is_not_set_at_first():
+    assert not Flag().is_set()
+
+
+def test_a_wait_ends_with_its_time():
+    assert not Flag().wait(0.01)
+
+
+def test_a_time_that_is_over_is_no_time():
+    assert not Flag().wait(-1)
+
+
+def test_a_wait_for_what_is_set_is_none():
+    flag = Flag()
+    flag.set()
+    assert flag.wait()
+
+
+def test_a_flag_that_was_cleared_is_waited_for_again():
+    flag = Flag()
+    flag.set()
+    flag.clear()
+    assert not flag.wait(0)
+
+
+def test_all_who_wait_are_woken():
+    flag = Flag()
+    with ThreadPoolExecutor() as pool:
+        waits = [pool.submit(flag.wait, 20) for _ in range(3)]
+        flag.set()
+        assert [each.result() for each in waits] == [True] * 3
+
+
+def test_what_is_set_just_before_the_waiting_begins_is_not_lost(monkeypatch):
+    """As by the handler of a signal, between the look and the wait."""
+    flag = Flag()
+
+    class Interrupted(SimpleQueue):  # type: ignore[type-arg]
+        def get(self, block: bool = True, timeout: float | None = None) -> None:
+            flag.set()
+            return super().get(block, timeout)
+
+    monkeypatch.setattr("microlock.flag.SimpleQueue", Interrupted)
+    assert flag.wait(20)
+
+
+def test_nothing_is_left_of_a_wait():
+    flag = Flag()
+    flag.wait(0)
+    assert flag._waiting == []
