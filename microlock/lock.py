@@ -148,6 +148,11 @@ class Microlock(ContextDecorator, Calling):
             DestroyedError, ForkedError: the object can't be used any more, or not here.
             InvalidArgumentError: an argument is wrong.
         """
+        hold = self._acquire(timeout, retries, interval).hold
+        assert hold
+        return hold
+
+    def _acquire(self, timeout: float | None, retries: int = 0, interval: float = 1) -> Holding:
         seconds, tries = check_wait(timeout), check_retries(retries) + 1
         pause = check_interval(interval)
         if tries > 1 and seconds != 0:
@@ -165,10 +170,10 @@ class Microlock(ContextDecorator, Calling):
             self._tell(events.failed, node_id=self.node_id, error=error)
             raise
 
-    def _try(self, started: float, tries: int, pause: float) -> Hold:
+    def _try(self, started: float, tries: int, pause: float) -> Holding:
         numbers = count(1)
 
-        def once() -> Hold:
+        def once() -> Holding:
             number = next(numbers)
             with self._call(self._queues) as budget:
                 perform = self._performing(budget)
@@ -186,7 +191,7 @@ class Microlock(ContextDecorator, Calling):
             reraise=True,
         )(once)
 
-    def _wait(self, started: float, seconds: float | None) -> Hold:
+    def _wait(self, started: float, seconds: float | None) -> Holding:
         client = self._client
         until = None
         if seconds is not None:
@@ -237,7 +242,7 @@ class Microlock(ContextDecorator, Calling):
         perform: Callable[[Any], Any],
         started: float,
         attempts: Callable[[Tenure], int],
-    ) -> Hold:
+    ) -> Holding:
         lost = self._holding
         if lost and self.held:
             tenure = lost.tenure
@@ -262,7 +267,7 @@ class Microlock(ContextDecorator, Calling):
         self._lease = entered.lease
         raise AlreadyLockedError(self.key, entered.holder)
 
-    def _taken(self, tenure: Tenure, started: float, attempts: int) -> Hold:
+    def _taken(self, tenure: Tenure, started: float, attempts: int) -> Holding:
         now = clock.now()
         hold = Hold(
             key=self.key,
@@ -279,7 +284,7 @@ class Microlock(ContextDecorator, Calling):
         if reason := self._noticed():
             raise LockLostError(self.key, self.node_id, reason)
         self._tell_of(events.acquired, holding)
-        return hold
+        return holding
 
     def _withdraw(self, tenure: Tenure) -> None:
         """Gives back what was taken a moment ago."""
@@ -408,9 +413,7 @@ class Microlock(ContextDecorator, Calling):
     # `with`, and as a decorator.
 
     def __enter__(self: S) -> S:
-        self.lock(timeout=self._timeout)
-        if self._holding:
-            self._entered.append((threading.get_ident(), self._holding))
+        self._entered.append((threading.get_ident(), self._acquire(self._timeout)))
         return self
 
     def __exit__(

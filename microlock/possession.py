@@ -149,10 +149,10 @@ class Possession(Emitter):
     def _checked(self) -> Holding:
         if self._destroyed.is_set():
             raise self._was_destroyed()
+        if holding := self._present:  # first: the deadline may pass meanwhile
+            return holding
         if reason := self._noticed():
             raise LockLostError(self.key, self.node_id, reason)
-        if holding := self._present:
-            return holding
         raise LockNotOwnedError(self.key, self.node_id)
 
     def guard(self) -> Guard:
