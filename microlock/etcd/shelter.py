@@ -12,6 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import finalize
 
+from microlock.errors import EtcdTimeoutError
+
 T = TypeVar("T")
 
 
@@ -26,8 +28,11 @@ class Shelter:
         # interpreter exits.
         finalize(self, self._jobs.put, None).atexit = False
 
-    def run(self, call: Callable[[], T]) -> T:
-        """What the call returns or raises. An interrupt ends the wait for it, and not the call."""
+    def run(self, call: Callable[[], T], *, patience: float = 60) -> T:
+        """What the call returns or raises. An interrupt ends the wait for it, and not the call.
+
+        A call that is not back after `patience` seconds has overrun its own time: EtcdTimeoutError.
+        """
         if threading.current_thread() is not threading.main_thread():
             return call()
         try:
@@ -42,7 +47,10 @@ class Shelter:
                 return call()
         outcome: SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = SimpleQueue()
         self._jobs.put((call, outcome))
-        result, error = outcome.get()
+        try:
+            result, error = outcome.get(timeout=patience)
+        except Empty:
+            raise EtcdTimeoutError("the call did not come back", may_have_happened=True) from None
         if error is None:
             return result  # type: ignore[return-value]
         try:

@@ -94,7 +94,7 @@ class GrpcWire:
             )
         try:
             answer: M = self._shelter.run(
-                partial(call, message, timeout=timeout, metadata=metadata)
+                partial(call, message, timeout=timeout, metadata=metadata), patience=timeout + 2
             )
         except (grpc.RpcError, ValueError) as error:
             raise self._translated(error) from error

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from microlock.errors import EtcdTimeoutError
 from microlock.etcd.shelter import Shelter
 
 
@@ -47,6 +48,14 @@ def test_an_interrupt_ends_the_wait_and_the_next_call_need_not_wait_for_the_firs
         shelter.run(interrupt)
     assert shelter.run(lambda: 5) == 5
     leave.set()
+
+
+def test_a_call_that_overruns_its_time_is_given_up():
+    leave = threading.Event()
+    with pytest.raises(EtcdTimeoutError) as raised:
+        Shelter().run(lambda: leave.wait(20), patience=0.01)
+    leave.set()
+    assert raised.value.may_have_happened
 
 
 def test_its_thread_ends_when_it_is_dropped():
