@@ -17,7 +17,6 @@ from microlock import (
     AlreadyLockedError,
     DestroyedError,
     EtcdError,
-    Hold,
     InvalidArgumentError,
     LockLostError,
     LockUncertainError,
@@ -428,14 +427,15 @@ def test_a_block_gives_back_the_hold_that_it_took_and_none_that_overtook_it(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foo = make()
-    lock, tokens = foo.lock, []
+    acquire, tokens = foo._acquire, []
 
-    def overtaken(**arguments: float | None) -> Hold:
-        hold = lock(**arguments)
-        begin(lambda: (foo.unlock(), tokens.append(lock().token))).result(DEADLINE)
-        return hold
+    def overtaken(timeout: float | None) -> object:
+        holding = acquire(timeout)
+        monkeypatch.undo()
+        begin(lambda: (foo.unlock(), tokens.append(foo.lock().token))).result(DEADLINE)
+        return holding
 
-    monkeypatch.setattr(foo, "lock", overtaken)
+    monkeypatch.setattr(foo, "_acquire", overtaken)
     with foo:
         pass
     assert [foo.token] == tokens
