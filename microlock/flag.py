@@ -6,7 +6,16 @@ thread: so every lock that a call takes is reentrant, and here there is none.
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+from math import inf
 from queue import Empty, SimpleQueue
+from time import monotonic
+
+# Python runs the handler of a signal that came to another thread, or just before the wait, when
+# the main thread is back from it.
+_NAP = 0.5
+_DAY = 86_400.0
 
 
 class Flag:
@@ -32,11 +41,15 @@ class Flag:
         """Waits until it is set, `timeout` seconds at most. Returns whether it is."""
         woken: SimpleQueue[None] = SimpleQueue()
         self._waiting.append(woken)
+        end = inf if timeout is None else monotonic() + timeout
+        longest = _NAP if threading.current_thread() is threading.main_thread() else _DAY
         try:
-            if not self._set:  # whoever sets it after this look wakes us
-                woken.get(timeout=None if timeout is None else max(0.0, timeout))
-        except Empty:
-            pass
+            while not self._set:  # whoever sets it after this look wakes us
+                left = end - monotonic()
+                if left <= 0:
+                    break
+                with suppress(Empty):
+                    woken.get(timeout=min(left, longest))
         finally:
             self._waiting.remove(woken)
         return self._set

@@ -48,7 +48,7 @@ def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
 # Ends that give back
 
 HOLDING = """
-import time
+import select, time
 etcd = connect(endpoint)
 foo = Microlock(etcd, key, "one", ttl=30, auto_renew={auto_renew})
 foo.lock()
@@ -56,7 +56,10 @@ foo.lock()
 
 def go_on():
     print(flush=True)
-    sys.stdin.readline()
+    # Not in a read: of a signal that comes just before it, or to another thread, Python would run
+    # the handler only when that read returns.
+    while not select.select([sys.stdin], [], [], 0.05)[0]:
+        pass
 """
 
 ENDS = {

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from time import monotonic
+
+import pytest
 
 from microlock.flag import Flag
 
@@ -58,3 +63,29 @@ def test_nothing_is_left_of_a_wait():
     flag = Flag()
     flag.wait(0)
     assert flag._waiting == []
+
+
+def test_a_signal_that_came_to_another_thread_ends_a_wait_of_the_main_one():
+    class Handled(Exception):
+        pass
+
+    def handle(*_: object) -> None:
+        raise Handled
+
+    waits, over = Flag(), threading.Event()
+    before = signal.signal(signal.SIGUSR2, handle)
+    other = threading.Thread(target=over.wait)
+    other.start()
+    try:
+        assert other.ident
+        timer = threading.Timer(0.05, signal.pthread_kill, (other.ident, signal.SIGUSR2))
+        timer.start()
+        begun = monotonic()
+        with pytest.raises(Handled):
+            waits.wait(20)
+        assert monotonic() - begun < 10
+        timer.join()
+    finally:
+        over.set()
+        other.join()
+        signal.signal(signal.SIGUSR2, before)
