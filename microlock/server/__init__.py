@@ -66,6 +66,8 @@ class EtcdServer:
         EtcdServerError: there is no etcd to run.
     """
 
+    host = HOST
+
     def __init__(
         self,
         *,
@@ -96,7 +98,7 @@ class EtcdServer:
         """Where clients connect, `host:port`."""
         if self._port is None:
             raise EtcdServerError("the port is not known before start()")
-        return f"{HOST}:{self._port}"
+        return f"{self.host}:{self._port}"
 
     @property
     def pid(self) -> int | None:
@@ -165,6 +167,10 @@ class EtcdServer:
             supervisor, self._supervisor = self._supervisor, None
             supervisor.close()
 
+    def log(self) -> str:
+        """What etcd has logged, over all starts."""
+        return self._supervisor.log() if self._supervisor else ""
+
     def _try_start(self, supervisor: Supervisor) -> bool:
         """One try; False when somebody else was quicker to take one of the free ports."""
         peer_port, health_port, free_port = free_ports(3)
@@ -174,15 +180,15 @@ class EtcdServer:
         )
         deadline = monotonic() + START_TIMEOUT
         while self.pid is not None:
-            if healthy(health_port):
+            if healthy(health_port, self.host):
                 self._port = port
                 return True
             if monotonic() > deadline:
                 raise EtcdServerError(
-                    f"etcd is not healthy after {START_TIMEOUT:g} s:\n{supervisor.log()}"
+                    f"etcd is not healthy after {START_TIMEOUT:g} s:\n{supervisor.last_words()}"
                 )
             sleep(_POLL)
-        log = supervisor.log()
+        log = supervisor.last_words()
         if f":{self._port}: bind: address already in use" in log:
             raise EtcdServerError(f"port {self._port} is in use")
         if "address already in use" in log:
@@ -190,8 +196,8 @@ class EtcdServer:
         raise EtcdServerError(f"etcd ended:\n{log or 'somebody killed its supervisor'}")
 
     def _command(self, directory: str, port: int, peer_port: int, health_port: int) -> list[str]:
-        client = f"{'https' if _serves_tls(self._flags) else 'http'}://{HOST}:{port}"
-        peer = f"http://{HOST}:{peer_port}"
+        client = f"{'https' if _serves_tls(self._flags) else 'http'}://{self.host}:{port}"
+        peer = f"http://{self.host}:{peer_port}"
         return [
             str(self.binary),
             f"--data-dir={directory}",
@@ -201,7 +207,7 @@ class EtcdServer:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             # Health has a port of its own, which asks for no certificate.
-            f"--listen-metrics-urls=http://{HOST}:{health_port}",
+            f"--listen-metrics-urls=http://{self.host}:{health_port}",
             *self._flags,
         ]
 
@@ -239,9 +245,9 @@ def free_ports(count: int) -> list[int]:
     raise EtcdServerError(f"no {count} free ports on {HOST}")
 
 
-def healthy(port: int) -> bool:
+def healthy(port: int, host: str = HOST) -> bool:
     """Whether the etcd whose health is told on this port is ready to serve."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=1)
+    connection = http.client.HTTPConnection(host, port, timeout=1)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == http.HTTPStatus.OK

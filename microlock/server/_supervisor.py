@@ -58,12 +58,18 @@ class Supervisor:
         return int(self._from.readline() or 0) or None
 
     def log(self) -> str:
+        """What etcd has logged, over all launches."""
+        return self._read(0)
+
+    def last_words(self) -> str:
         """What the etcd launched last has logged: the first lines and the last ones."""
-        size = os.fstat(self._log.fileno()).st_size - self._log_start
-        # pread: the position in the file is shared with etcd, which writes there.
-        text = os.pread(self._log.fileno(), size, self._log_start).decode(errors="replace")
-        lines = text.splitlines()
+        lines = self._read(self._log_start).splitlines()
         return "\n".join(lines if len(lines) <= 20 else [*lines[:3], "...", *lines[-15:]])
+
+    def _read(self, start: int) -> str:
+        size = os.fstat(self._log.fileno()).st_size - start
+        # pread: the position in the file is shared with etcd, which writes there.
+        return os.pread(self._log.fileno(), size, start).decode(errors="replace")
 
     def close(self) -> None:
         """Ends etcd with SIGKILL, if it runs, and removes a temporary directory."""

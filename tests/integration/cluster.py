@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from conftest import Etcd, Etcdctl
+import requests
 from watching import eventually
 
-from microlock.server import HOST, EtcdServer, free_ports
+from microlock.server import EtcdServer, free_ports
+
+if TYPE_CHECKING:
+    from conftest import Etcd
 
 
 class Cluster:
-    """Three members."""
+    """Three members, each with its data, which outlives a `kill()`.
 
-    def __init__(self, binary: object) -> None:
-        peers = [f"http://{HOST}:{port}" for port in free_ports(3)]
-        members = ",".join(f"m{i}={peer}" for i, peer in enumerate(peers))
+    Args:
+        binary: of etcd; None for the one that EtcdServer finds.
+        fast: a heartbeat of 50 ms and an election timeout of 250 ms, else etcd's defaults.
+        machines: what the members run on, an EtcdServer class for each; by default all on this.
+        flags: more flags of etcd.
+    """
+
+    def __init__(
+        self,
+        binary: object,
+        *,
+        fast: bool = True,
+        machines: Sequence[type[EtcdServer]] = (EtcdServer,) * 3,
+        flags: Sequence[str] = (),
+    ) -> None:
+        ports = free_ports(len(machines))
+        peers = [f"http://{each.host}:{port}" for each, port in zip(machines, ports, strict=True)]
+        names = [f"m{i}" for i in range(len(machines))]
+        members = ",".join(map("=".join, zip(names, peers, strict=True)))
+        timers = ["--heartbeat-interval=50", "--election-timeout=250"] if fast else []
         self.members = [
-            EtcdServer(
+            machine(
                 binary=binary,  # type: ignore[arg-type]
                 flags=[
-                    "--heartbeat-interval=50",
-                    "--election-timeout=500",
-                    f"--name=m{i}",
+                    *timers,
+                    f"--name={name}",
                     f"--listen-peer-urls={peer}",
                     f"--initial-advertise-peer-urls={peer}",
                     f"--initial-cluster={members}",
+                    *flags,
                 ],
             )
-            for i, peer in enumerate(peers)
+            for machine, name, peer in zip(machines, names, peers, strict=True)
         ]
         try:
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(EtcdServer.start, self.members))
+            self.start()
         except BaseException:
             self.close()
             raise
+
+    def start(self) -> None:
+        """Starts those who don't run; returns when they are healthy."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(EtcdServer.start, self.members))
 
     def close(self) -> None:
         for member in self.members:
@@ -46,13 +72,31 @@ class Cluster:
     def endpoints(self) -> list[str]:
         return [member.endpoint for member in self.members]
 
-    def leader(self) -> int:
-        """Which member leads."""
-        for i, endpoint in enumerate(self.endpoints):
-            fields = Etcdctl(endpoint)("endpoint", "status").split(", ")
-            if fields[4] == "true":
-                return i
-        raise AssertionError("nobody leads")
+    def leader(self, among: Sequence[int] = (0, 1, 2)) -> int:
+        """Which of these members leads, once one does."""
+        found: list[int] = []
+
+        def leads() -> list[int]:
+            found[:] = [i for i in among if self._leads(i)]
+            return found
+
+        assert eventually(leads), "nobody leads"
+        return found[0]
+
+    def _leads(self, i: int) -> bool:
+        """What it says itself; a member that was cut off may lag behind the truth."""
+        url = f"http://{self.endpoints[i]}/v3/maintenance/status"
+        try:
+            status = requests.post(url, json={}, timeout=0.5).json()
+        except requests.RequestException:
+            return False
+        return bool(status.get("leader") == status["header"]["member_id"])
+
+
+def keep_logs(cluster: Cluster, directory: Path) -> None:
+    """Leaves there what the members have logged."""
+    for i, member in enumerate(cluster.members):
+        (directory / f"m{i}.log").write_text(member.log())
 
 
 def hang(etcd: Etcd) -> None:
