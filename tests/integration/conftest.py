@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from typing import Protocol
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Protocol
 
 import docker_etcd
 import etcds
 import pytest
+from cluster import Cluster, keep_logs
+from nodes import Make, nodes
 
 from microlock.server import EtcdServer, binaries, binary_version, find_binary
 
 UNDER_TEST = pytest.StashKey[str]()
+FAILED = pytest.StashKey[bool]()
 
 
 class Etcd(Protocol):
@@ -33,12 +38,26 @@ class Etcd(Protocol):
     def close(self) -> None: ...
 
 
+def pytest_configure() -> None:
+    """Lets the tests that interrupt work in the background of a shell too, which ignores SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Says which etcd it was."""
     if etcd := config.stash.get(UNDER_TEST, None):
         terminalreporter.write_line(f"etcd under test: {etcd}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Lets a fixture know that its test has failed."""
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +109,20 @@ def own_etcd(etcd_choice: etcds.Choice) -> Iterator[Callable[..., Etcd]]:
         yield start
 
 
+@pytest.fixture
+def cluster(
+    etcd_choice: etcds.Choice, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Cluster]:
+    """Three members with fast timers; what they logged is kept if the test fails."""
+    if etcd_choice.tag is not None:
+        pytest.skip("a cluster is made of processes, not of containers")
+    with closing(Cluster(etcd_choice.binary)) as made:
+        yield made
+        if request.node.stash[FAILED]:
+            keep_logs(made, tmp_path)
+            print(f"what etcd has logged is in {tmp_path}")
+
+
 def _made(choice: etcds.Choice, *, fast: bool, flags: Sequence[str] = ()) -> Etcd:
     if choice.tag is not None:
         return docker_etcd.DockerEtcd(choice.tag, fast=fast, flags=flags)
@@ -132,3 +165,15 @@ def etcdctl(etcd_server: Etcd) -> Etcdctl:
 def prefix() -> str:
     """For the keys of one test, so that no test sees another's."""
     return f"test-{uuid.uuid4().hex[:8]}/"
+
+
+@pytest.fixture
+def key(prefix: str) -> str:
+    return f"{prefix}foo"
+
+
+@pytest.fixture
+def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
+    """Makes locks on the shared etcd, as `nodes` does."""
+    with nodes(etcd_server.endpoint, key) as make:
+        yield make

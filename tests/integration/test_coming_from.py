@@ -14,7 +14,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
-import etcds
 import pytest
 from cluster import Cluster
 from conftest import Etcd, Etcdctl
@@ -77,11 +76,6 @@ def other_etcd(etcd_server: Etcd) -> Iterator[EtcdClient]:
 
 
 @pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
 def jobs(etcd: EtcdClient, prefix: str) -> LockManager:
     return LockManager(etcd, "one", prefix=prefix, ttl=LONG)
 
@@ -115,14 +109,6 @@ def theirs(elsewhere: LockManager, keep: Keep) -> Microlock:
 def asked(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """What is asked of etcd over the client of `jobs`."""
     return noted(etcd, monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def cluster(etcd_choice: etcds.Choice) -> Iterator[Cluster]:
-    if etcd_choice.tag is not None:
-        pytest.skip("a cluster is made of processes, not of containers")
-    with closing(Cluster(etcd_choice.binary)) as made:
-        yield made
 
 
 # microlock

@@ -20,11 +20,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from time import sleep
 
-import etcds
 import pytest
 from cluster import Cluster
 from conftest import Etcd, Etcdctl
@@ -43,17 +41,6 @@ from microlock import (
     Microlock,
     connect,
 )
-
-
-@pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
-def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
-    with nodes(etcd_server.endpoint, key) as make:
-        yield make
 
 
 def place(lock: Microlock, token: int) -> str:
@@ -101,14 +88,6 @@ def test_waiting_ends_when_etcd_goes_down(own_etcd: Callable[..., Etcd], fault: 
         assert isinstance(waiting.exception(DEADLINE), EtcdError | LockUncertainError)
         if fault == "pause":
             etcd.resume()
-
-
-@pytest.fixture
-def cluster(etcd_choice: etcds.Choice) -> Iterator[Cluster]:
-    if etcd_choice.tag is not None:
-        pytest.skip("a cluster is made of processes, not of containers")
-    with closing(Cluster(etcd_choice.binary)) as made:
-        yield made
 
 
 @pytest.mark.parametrize("joined", [False, True])

@@ -54,11 +54,6 @@ def second_etcd(etcd_server: Etcd) -> Iterator[EtcdClient]:
 
 
 @pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
 def make(etcd: Any, second_etcd: EtcdClient, key: str) -> Iterator[Make]:
     """Makes locks that are destroyed at the end: `make("two", ttl=5)`."""
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 
 import pytest
 from conftest import Etcd, Etcdctl
-from lossy import Lossy
+from proxy import Proxy
 from watching import eventually
 from witness import AT_ONCE, at_most, entries
 
@@ -32,20 +32,15 @@ NODE = "node-whose-name-marks-the-put"
 
 
 @pytest.fixture
-def lossy(etcd_server: Etcd) -> Iterator[Lossy]:
-    with closing(Lossy(etcd_server.endpoint)) as way:
+def proxy(etcd_server: Etcd) -> Iterator[Proxy]:
+    with closing(Proxy(etcd_server.endpoint)) as way:
         yield way
 
 
 @pytest.fixture
-def etcd(lossy: Lossy) -> Iterator[EtcdClient]:
-    with connect(lossy.endpoint, timeout=TIMEOUT) as client:
+def etcd(proxy: Proxy) -> Iterator[EtcdClient]:
+    with connect(proxy.endpoint, timeout=TIMEOUT) as client:
         yield client
-
-
-@pytest.fixture
-def key(prefix: str) -> str:
-    return prefix + "foo"
 
 
 @pytest.fixture
@@ -58,14 +53,14 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_lock_finds_out_that_it_holds_when_only_the_reply_was_lost(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl, pool: ThreadPoolExecutor
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl, pool: ThreadPoolExecutor
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=60)
-    lossy.withhold_replies_from(NODE.encode())
+    proxy.withhold_replies_from(NODE.encode())
     locking = pool.submit(foo.lock)
     assert eventually(lambda: entries(etcdctl, key))
     assert not locking.done()
-    lossy.reset()
+    proxy.reset()
     hold = locking.result(timeout=TIMEOUT + SLACK)
     holder = foo.holder()
     assert holder
@@ -77,29 +72,29 @@ def test_lock_finds_out_that_it_holds_when_only_the_reply_was_lost(
 
 
 def test_lock_takes_the_lock_when_the_request_was_lost(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl, pool: ThreadPoolExecutor
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl, pool: ThreadPoolExecutor
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=60)
     foo.holder()
-    lossy.swallow()
+    proxy.swallow()
     locking = pool.submit(foo.lock)
     assert not eventually(locking.done, within=0.2)
-    lossy.reset()
+    proxy.reset()
     hold = locking.result(timeout=TIMEOUT + SLACK)
     assert entries(etcdctl, key) == [f"{key}/{hold.lease_id:x}"]
     foo.destroy()
 
 
 def test_unlock_is_done_when_only_the_reply_was_lost(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl, pool: ThreadPoolExecutor
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl, pool: ThreadPoolExecutor
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=60)
     foo.lock()
-    lossy.replies.clear()
+    proxy.replies.clear()
     unlocking = pool.submit(foo.unlock)
     assert eventually(lambda: not entries(etcdctl, key))
     assert not unlocking.done()
-    lossy.reset()
+    proxy.reset()
     unlocking.result(timeout=TIMEOUT + SLACK)
     assert not foo.held
     foo.lock()
@@ -108,7 +103,7 @@ def test_unlock_is_done_when_only_the_reply_was_lost(
 
 def test_a_repeated_unlock_leaves_the_next_holder_alone(
     etcd: EtcdClient,
-    lossy: Lossy,
+    proxy: Proxy,
     etcd_server: Etcd,
     key: str,
     etcdctl: Etcdctl,
@@ -117,11 +112,11 @@ def test_a_repeated_unlock_leaves_the_next_holder_alone(
     with connect(etcd_server.endpoint) as other:
         foo, theirs = Microlock(etcd, key, NODE, ttl=60), Microlock(other, key, NODE, ttl=60)
         foo.lock()
-        lossy.replies.clear()
+        proxy.replies.clear()
         unlocking = pool.submit(foo.unlock)
         assert eventually(lambda: not entries(etcdctl, key))
         token = theirs.lock().token
-        lossy.reset()
+        proxy.reset()
         unlocking.result(timeout=TIMEOUT + SLACK)
         holder = theirs.holder()
         assert holder
@@ -132,13 +127,13 @@ def test_a_repeated_unlock_leaves_the_next_holder_alone(
 
 
 def test_extend_is_done_when_only_the_reply_was_lost(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl, pool: ThreadPoolExecutor
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl, pool: ThreadPoolExecutor
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=60)
     hold = foo.lock()
     before = foo.holder()
     assert before
-    lossy.withhold_replies_from(NODE.encode())
+    proxy.withhold_replies_from(NODE.encode())
     extending = pool.submit(foo.extend, 600)
 
     def moved() -> bool:  # as etcdctl sees it: on the way of this client no reply comes back
@@ -147,7 +142,7 @@ def test_extend_is_done_when_only_the_reply_was_lost(
 
     assert eventually(moved)
     assert not extending.done()
-    lossy.reset()
+    proxy.reset()
     assert extending.result(timeout=TIMEOUT + SLACK) > 500
     after = foo.holder()
     assert after
@@ -163,52 +158,51 @@ def test_extend_is_done_when_only_the_reply_was_lost(
 
 
 def test_lock_says_that_it_does_not_know_when_etcd_does_not_answer_any_more(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl, etcd_server: Etcd
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl, etcd_server: Etcd
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=60)
-    lossy.withhold_replies_from(NODE.encode())
+    proxy.withhold_replies_from(NODE.encode())
     with at_most(TIMEOUT + SLACK), pytest.raises(LockUncertainError) as told:
         foo.lock()
     assert not foo.held
     # Its revocation did arrive, only nobody heard of it.
     assert eventually(lambda: not entries(etcdctl, key))
-    lossy.reset()
+    proxy.reset()
     assert foo.lock().lease_id != told.value.lease_id
     foo.unlock()
     foo.destroy()
 
 
 def test_the_entry_in_doubt_is_gone_after_its_ttl(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl, pool: ThreadPoolExecutor
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl, pool: ThreadPoolExecutor
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=2)
-    lossy.withhold_replies_from(NODE.encode())
+    proxy.withhold_replies_from(NODE.encode())
     locking = pool.submit(foo.lock)
     assert eventually(lambda: entries(etcdctl, key))
-    lossy.requests.clear()
+    proxy.requests.clear()
     with pytest.raises(LockUncertainError):
         locking.result(timeout=TIMEOUT + SLACK)
     assert not foo.held
     assert eventually(lambda: not entries(etcdctl, key), within=6)
-    lossy.reset()
+    proxy.reset()
     foo.destroy()
 
 
 def test_lock_that_reached_nobody_leaves_nothing_beyond_what_it_said_when_it_arrives_late(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=6)
     foo.lock()
     foo.unlock()  # leaves a lease, so that the very next request takes the lock
-    lossy.swallow()
+    proxy.swallow()
     with (
         at_most(TIMEOUT + SLACK),
         pytest.raises((EtcdUnavailableError, LockUncertainError)) as told,
     ):
         foo.lock()
     assert not foo.held
-    lossy.requests.set()
-    lossy.replies.set()
+    proxy.let_through()
     # The put arrives, its copies, and last of all the revocation; etcd may pass over each one, as
     # nobody waits for it any more.
     if isinstance(told.value, LockUncertainError):
@@ -221,32 +215,32 @@ def test_lock_that_reached_nobody_leaves_nothing_beyond_what_it_said_when_it_arr
 
 
 def test_unlock_that_is_not_answered_is_uncertain_and_ends_the_hold(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=60)
     foo.lock()
-    lossy.replies.clear()
+    proxy.replies.clear()
     with at_most(TIMEOUT + SLACK), pytest.raises(LockUncertainError):
         foo.unlock()
     assert not foo.held
     assert entries(etcdctl, key) == []
-    lossy.reset()
+    proxy.reset()
     foo.lock()
     foo.destroy()
 
 
 def test_extend_that_is_not_answered_leaves_a_hold_that_the_next_renewal_settles(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=60)
     hold = foo.lock()
-    lossy.withhold_replies_from(NODE.encode())
+    proxy.withhold_replies_from(NODE.encode())
     with at_most(TIMEOUT + SLACK), pytest.raises(EtcdError) as told:
         foo.extend(600)
     assert told.value.may_have_happened
     assert foo.held
     assert foo.remaining < 60
-    lossy.reset()
+    proxy.reset()
     assert foo.renew() > 500
     assert foo.token == hold.token
     assert entries(etcdctl, key) == [f"{key}/{hold.lease_id:x}"]
@@ -256,7 +250,7 @@ def test_extend_that_is_not_answered_leaves_a_hold_that_the_next_renewal_settles
 
 
 def test_what_is_said_after_cuts_at_any_moment_is_what_etcd_has(
-    lossy: Lossy, key: str, etcdctl: Etcdctl, etcd_server: Etcd
+    proxy: Proxy, key: str, etcdctl: Etcdctl, etcd_server: Etcd
 ) -> None:
     """Connections break while two objects take and give back one lock, over and over."""
     stop = threading.Event()
@@ -279,15 +273,15 @@ def test_what_is_said_after_cuts_at_any_moment_is_what_etcd_has(
         return held
 
     with (
-        connect(lossy.endpoint, timeout=TIMEOUT) as one,
-        connect(lossy.endpoint, timeout=TIMEOUT) as two,
+        connect(proxy.endpoint, timeout=TIMEOUT) as one,
+        connect(proxy.endpoint, timeout=TIMEOUT) as two,
         ThreadPoolExecutor(2) as pool,
     ):
         both = [pool.submit(work, one, "node-a"), pool.submit(work, two, "node-b")]
         try:
             for _ in range(40):
                 assert not eventually(lambda: any(each.done() for each in both), within=0.05)
-                lossy.reset()
+                proxy.reset()
         finally:
             stop.set()
         held = sum(each.result(timeout=3 * TIMEOUT) for each in both)
@@ -321,31 +315,30 @@ def interrupted(call: Callable[[], object], when: Callable[[], object]) -> None:
 
 
 def test_an_interrupted_lock_leaves_no_entry_though_its_put_was_applied(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=60)
-    lossy.withhold_replies_from(NODE.encode())
+    proxy.withhold_replies_from(NODE.encode())
     with at_most(TIMEOUT + SLACK):
         interrupted(foo.lock, when=lambda: entries(etcdctl, key))
     assert not foo.held
     assert entries(etcdctl, key) == []
-    lossy.reset()
+    proxy.reset()
     foo.lock()
     foo.destroy()
 
 
 def test_an_interrupted_lock_leaves_no_entry_beyond_its_ttl_though_its_put_arrives_late(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=6)
     foo.lock()
     foo.unlock()  # leaves a lease, so that the very next request takes the lock
-    lossy.swallow()
+    proxy.swallow()
     with at_most(TIMEOUT + SLACK):
         interrupted(foo.lock, when=lambda: not eventually(lambda: False, within=0.3))
     assert not foo.held
-    lossy.requests.set()
-    lossy.replies.set()
+    proxy.let_through()
     assert eventually(lambda: not entries(etcdctl, key), within=10)
     hold = foo.lock()
     assert entries(etcdctl, key) == [f"{key}/{hold.lease_id:x}"]
@@ -353,31 +346,31 @@ def test_an_interrupted_lock_leaves_no_entry_beyond_its_ttl_though_its_put_arriv
 
 
 def test_an_interrupted_unlock_frees_the_lock(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=60)
     foo.lock()
-    lossy.replies.clear()
+    proxy.replies.clear()
     with at_most(TIMEOUT + SLACK):
         interrupted(foo.unlock, when=lambda: not entries(etcdctl, key))
     assert not foo.held
     assert entries(etcdctl, key) == []
-    lossy.reset()
+    proxy.reset()
     with at_most(AT_ONCE):
         foo.lock()
     foo.destroy()
 
 
 def test_an_interrupted_extension_is_settled_by_the_next_renewal(
-    etcd: EtcdClient, lossy: Lossy, key: str, etcdctl: Etcdctl
+    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
     foo = Microlock(etcd, key, NODE, ttl=60)
     hold = foo.lock()
-    lossy.withhold_replies_from(NODE.encode())
+    proxy.withhold_replies_from(NODE.encode())
     with at_most(TIMEOUT + SLACK):
-        interrupted(lambda: foo.extend(600), when=lambda: not lossy.replies.is_set())
+        interrupted(lambda: foo.extend(600), when=lambda: not proxy.replies.is_set())
     assert foo.held
-    lossy.reset()
+    proxy.reset()
     assert foo.renew() > 500
     assert foo.token == hold.token
     foo.unlock()

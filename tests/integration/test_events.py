@@ -9,11 +9,12 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from time import monotonic
 
 import pytest
 from conftest import Etcd, Etcdctl
+from nodes import Make, nodes
 from proxy import Proxy
 from watching import DEADLINE, Recorder, eventually, threads_of_microlock
 
@@ -29,35 +30,6 @@ from microlock import (
 )
 
 LONG = 60  # no test takes so long
-
-Make = Callable[..., Microlock]
-
-
-@contextmanager
-def locks(endpoint: str, key: str) -> Iterator[Make]:
-    """Makes locks, each node on a client of its own; all are closed at the end."""
-    clients: dict[str, EtcdClient] = {}
-    with ExitStack() as stack:
-
-        def make(node_id: str = "one", *, key: str = key, ttl: float = LONG) -> Microlock:
-            if node_id not in clients:
-                clients[node_id] = stack.enter_context(connect(endpoint))
-            lock = Microlock(clients[node_id], key, node_id, ttl)
-            stack.callback(lock.destroy)
-            return lock
-
-        yield make
-
-
-@pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
-def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
-    with locks(etcd_server.endpoint, key) as make:
-        yield make
 
 
 @pytest.fixture
@@ -306,7 +278,7 @@ def test_listening_again_after_a_destroyed_lock_misses_nothing(make: Make) -> No
 
 def test_no_event_is_lost_or_doubled_when_etcd_restarts(own_etcd: Callable[..., Etcd]) -> None:
     etcd = own_etcd()
-    with locks(etcd.endpoint, "foo") as make:
+    with nodes(etcd.endpoint, "foo") as make:
         seen = Recorder(make("one"))
         two = make("two")
         expected = []
@@ -323,7 +295,7 @@ def test_no_event_is_lost_or_doubled_when_etcd_restarts(own_etcd: Callable[..., 
 
 def test_no_event_is_lost_or_doubled_when_etcd_pauses(own_etcd: Callable[..., Etcd]) -> None:
     etcd = own_etcd()
-    with locks(etcd.endpoint, "foo") as make:
+    with nodes(etcd.endpoint, "foo") as make:
         seen = Recorder(make("one"))
         two = make("two")
         assert two.holder() is None
@@ -337,7 +309,7 @@ def test_no_event_is_lost_or_doubled_when_etcd_pauses(own_etcd: Callable[..., Et
 
 def test_a_fresh_client_waits_for_an_etcd_that_pauses(own_etcd: Callable[..., Etcd]) -> None:
     etcd = own_etcd()
-    with locks(etcd.endpoint, "foo") as make:
+    with nodes(etcd.endpoint, "foo") as make:
         etcd.pause()
         timer = threading.Timer(0.5, etcd.resume)
         timer.start()
@@ -395,7 +367,7 @@ def test_on_returns_while_etcd_is_away_and_tells_when_it_is_back(
     own_etcd: Callable[..., Etcd],
 ) -> None:
     etcd = own_etcd()
-    with connect(etcd.endpoint, timeout=1) as client, locks(etcd.endpoint, "foo") as make:
+    with connect(etcd.endpoint, timeout=1) as client, nodes(etcd.endpoint, "foo") as make:
         one, two = Microlock(client, "foo", "one"), make("two")
         assert one.holder() is None
         etcd.kill()
@@ -718,7 +690,7 @@ def test_events_behind_a_slow_handler_are_told_in_order(make: Make) -> None:
 
 def test_200_locks_share_one_thread_and_one_stream(own_etcd: Callable[..., Etcd]) -> None:
     etcd = own_etcd()
-    with locks(etcd.endpoint, "foo") as make:
+    with nodes(etcd.endpoint, "foo") as make:
         seen = [Recorder(make("one", key="0"))]
         with_one = threading.active_count()
         seen += [Recorder(make("one", key=str(number))) for number in range(1, 200)]

@@ -6,14 +6,14 @@ import gc
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from weakref import ref
 
 import pytest
 from conftest import Etcd, Etcdctl
-from nodes import Make, begin, nodes, queued
+from nodes import Make, begin, queued
 from test_processes import started
 from watching import DEADLINE, eventually
 from witness import at_most, entries
@@ -32,17 +32,6 @@ from microlock import (
 
 # Seconds for the end of an interpreter: a good second for giving back, and a machine that is busy.
 EXIT = 5.0
-
-
-@pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
-def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
-    with nodes(etcd_server.endpoint, key) as make:
-        yield make
 
 
 # Ends that give back

@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
-import etcds
 import pytest
 from cluster import Cluster, hang
 from conftest import Etcd, Etcdctl
-from lossy import Lossy
+from proxy import Proxy
 from watching import DEADLINE, eventually
 from witness import AT_ONCE, Witness, assert_works, at_most, entries, leases
 
@@ -108,14 +107,6 @@ def test_a_call_says_in_time_that_all_members_are_dead(
 
 
 # A real cluster
-
-
-@pytest.fixture
-def cluster(etcd_choice: etcds.Choice) -> Iterator[Cluster]:
-    if etcd_choice.tag is not None:
-        pytest.skip("a cluster is made of processes, not of containers")
-    with closing(Cluster(etcd_choice.binary)) as made:
-        yield made
 
 
 @pytest.mark.parametrize("role", ["leader", "follower"])
@@ -512,13 +503,13 @@ def test_a_held_lock_can_be_renewed_and_given_back_without_space(nearly_full: Et
 
 def test_a_black_hole_on_the_way_is_left_for_another_member(etcd_server: Etcd, prefix: str) -> None:
     with ExitStack() as stack:
-        lossy = Lossy(etcd_server.endpoint)
-        stack.callback(lossy.close)
-        addresses = [lossy.endpoint, etcd_server.endpoint]
+        proxy = Proxy(etcd_server.endpoint)
+        stack.callback(proxy.close)
+        addresses = [proxy.endpoint, etcd_server.endpoint]
         etcd = stack.enter_context(connect(addresses, timeout=6))
         foo = Microlock(etcd, prefix + "foo", "node-a", ttl=60)
         token = foo.lock().token
-        lossy.swallow()
+        proxy.swallow()
         with at_most(6):
             assert foo.renew() > 50
         assert foo.token == token

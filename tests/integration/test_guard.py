@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from clients import CLIENTS, python_etcd3
 from conftest import Etcd, Etcdctl
-from lossy import Lossy
 from proxy import Proxy
 from watching import DEADLINE, eventually
 from witness import AT_ONCE, at_most
@@ -37,11 +36,6 @@ MARK = "value-that-marks-the-transaction"
 
 Write = Callable[[Guard, Mapping[str, str], Sequence[str]], bool]
 Stored = Callable[[], dict[str, str]]
-
-
-@pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
 
 
 @pytest.fixture
@@ -419,8 +413,8 @@ def test_a_str_is_not_taken_for_keys_of_one_letter(foo: Microlock, etcd: EtcdCli
 
 
 @pytest.fixture
-def lossy(etcd_server: Etcd) -> Iterator[Lossy]:
-    with closing(Lossy(etcd_server.endpoint)) as way:
+def proxy(etcd_server: Etcd) -> Iterator[Proxy]:
+    with closing(Proxy(etcd_server.endpoint)) as way:
         yield way
 
 
@@ -431,11 +425,11 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_a_transaction_without_an_answer_may_have_happened(
-    foo: Microlock, lossy: Lossy, stored: Stored, data: str
+    foo: Microlock, proxy: Proxy, stored: Stored, data: str
 ) -> None:
     foo.lock()
-    with connect(lossy.endpoint, timeout=TIMEOUT) as etcd:
-        lossy.withhold_replies_from(MARK.encode())
+    with connect(proxy.endpoint, timeout=TIMEOUT) as etcd:
+        proxy.withhold_replies_from(MARK.encode())
         with at_most(TIMEOUT + SLACK), pytest.raises(EtcdError) as caught:
             etcd.transaction(foo.guard(), put={f"{data}a": MARK})
     assert caught.value.may_have_happened
@@ -443,7 +437,7 @@ def test_a_transaction_without_an_answer_may_have_happened(
 
 
 def test_a_transaction_without_an_answer_is_not_repeated(
-    foo: Microlock, lossy: Lossy, reader: Any, data: str
+    foo: Microlock, proxy: Proxy, reader: Any, data: str
 ) -> None:
     foo.lock()
 
@@ -451,8 +445,8 @@ def test_a_transaction_without_an_answer_is_not_repeated(
         _, about = reader.get(data)
         return about.version if about else 0
 
-    with connect(lossy.endpoint, timeout=TIMEOUT) as etcd:
-        lossy.withhold_replies_from(MARK.encode())
+    with connect(proxy.endpoint, timeout=TIMEOUT) as etcd:
+        proxy.withhold_replies_from(MARK.encode())
         with pytest.raises(EtcdError):
             etcd.transaction(foo.guard(), put={data: MARK})
         assert not eventually(lambda: writes() > 1, within=0.5)
@@ -460,14 +454,14 @@ def test_a_transaction_without_an_answer_is_not_repeated(
 
 
 def test_a_transaction_whose_connection_broke_is_not_repeated(
-    foo: Microlock, lossy: Lossy, reader: Any, data: str, pool: ThreadPoolExecutor
+    foo: Microlock, proxy: Proxy, reader: Any, data: str, pool: ThreadPoolExecutor
 ) -> None:
     foo.lock()
-    with connect(lossy.endpoint, timeout=10) as etcd:
-        lossy.withhold_replies_from(MARK.encode())
+    with connect(proxy.endpoint, timeout=10) as etcd:
+        proxy.withhold_replies_from(MARK.encode())
         writing = pool.submit(etcd.transaction, foo.guard(), put={data: MARK})
         assert eventually(lambda: reader.get(data)[0])
-        lossy.reset()  # and etcd can be reached again
+        proxy.reset()  # and etcd can be reached again
         with at_most(AT_ONCE), pytest.raises(EtcdError) as caught:
             writing.result()
     assert caught.value.may_have_happened

@@ -16,11 +16,6 @@ LONG = 60  # no test takes so long
 
 
 @pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
 def lock(etcd_server: Etcd, key: str) -> Iterator[Microlock]:
     with connect(etcd_server.endpoint) as etcd:
         lock = Microlock(etcd, key, "one", LONG)

@@ -9,13 +9,11 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from time import sleep
 from typing import Any
 from weakref import ref
 
-import etcds
 import pytest
 from cluster import Cluster, hang
 from conftest import Etcd, Etcdctl
@@ -55,17 +53,6 @@ class Renewals:
         """Whether so many more renewals of these come to be asked for."""
         counts = {lease_id: self.of(lease_id) + times for lease_id in lease_ids}
         return eventually(lambda: all(self.of(each) >= count for each, count in counts.items()))
-
-
-@pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
-def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
-    with nodes(etcd_server.endpoint, key) as make:
-        yield make
 
 
 @pytest.fixture
@@ -459,14 +446,6 @@ def test_a_pause_of_etcd_beyond_the_deadline_is_a_loss_told_once(
         assert len(renewed.wait_for(4)) >= 4
         assert [event.name for event in seen.events] == ["suspended", "lost"]
         assert foo.state is State.LOST
-
-
-@pytest.fixture
-def cluster(etcd_choice: etcds.Choice) -> Iterator[Cluster]:
-    if etcd_choice.tag is not None:
-        pytest.skip("a cluster is made of processes, not of containers")
-    with closing(Cluster(etcd_choice.binary)) as made:
-        yield made
 
 
 @pytest.mark.parametrize("role", ["leader", "follower"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from cluster import hang
@@ -16,17 +16,6 @@ from watching import DEADLINE, eventually
 from microlock import AlreadyLockedError, EtcdError, LockManager, Microlock, MicrolockError
 
 Logged = Callable[[str], list[logging.LogRecord]]
-
-
-@pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
-def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
-    with nodes(etcd_server.endpoint, key) as make:
-        yield make
 
 
 @pytest.fixture

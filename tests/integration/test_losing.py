@@ -70,17 +70,6 @@ WAYS: dict[str, Callable[[Taken], object]] = {
 
 
 @pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
-def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
-    with nodes(etcd_server.endpoint, key) as make:
-        yield make
-
-
-@pytest.fixture
 def take(make: Make, etcdctl: Etcdctl) -> Callable[..., Taken]:
     """Takes a lock, and waits until the hold is old enough to be watched."""
 

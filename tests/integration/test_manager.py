@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from clients import python_etcd3
 from conftest import Etcd, Etcdctl
-from lossy import Lossy
 from managers import Keep, kept, noted, standing, tries
 from nodes import LONG, begin, queued
+from proxy import Proxy
 from watching import DEADLINE, Recorder, eventually
 from witness import AT_ONCE, at_most, entries
 
@@ -506,15 +506,15 @@ def test_release_is_done_when_only_the_reply_was_lost(
     foo: Microlock, token: int, jobs: LockManager, etcd_server: Etcd, prefix: str
 ) -> None:
     with (
-        closing(Lossy(etcd_server.endpoint)) as lossy,
-        connect(lossy.endpoint, timeout=LONG) as way,
+        closing(Proxy(etcd_server.endpoint)) as proxy,
+        connect(proxy.endpoint, timeout=LONG) as way,
     ):
         elsewhere = LockManager(way, "elsewhere", prefix=prefix)
-        lossy.withhold_replies_from(f"{standing(foo).lease_id:x}".encode())  # not in the read
+        proxy.withhold_replies_from(f"{standing(foo).lease_id:x}".encode())  # not in the read
         releasing = begin(lambda: elsewhere.release("foo", token))
         assert eventually(lambda: jobs.holder("foo") is None)
         assert not releasing.done()
-        lossy.reset()
+        proxy.reset()
         assert releasing.result(DEADLINE) is None
 
 
@@ -693,13 +693,13 @@ def test_an_extension_without_an_answer_can_be_done_again(
     mark = "node-whose-name-marks-the-put"
     token = keep(LockManager(etcd, mark, prefix=prefix, ttl=LONG).lock("foo")).token
     assert token
-    with closing(Lossy(etcd_server.endpoint)) as lossy, connect(lossy.endpoint, timeout=2) as way:
+    with closing(Proxy(etcd_server.endpoint)) as proxy, connect(proxy.endpoint, timeout=2) as way:
         elsewhere = LockManager(way, "elsewhere", prefix=prefix)
-        lossy.withhold_replies_from(mark.encode())
+        proxy.withhold_replies_from(mark.encode())
         with pytest.raises(EtcdError) as caught:
             elsewhere.extend("foo", token, LONGER)
         assert caught.value.may_have_happened
-        lossy.reset()
+        proxy.reset()
         assert elsewhere.extend("foo", token, LONGER) > LONGER - 20
         holder = elsewhere.holder("foo")
     assert holder

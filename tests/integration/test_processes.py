@@ -77,11 +77,6 @@ def listening(lock):
 
 
 @pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
 def other(etcd_server: Etcd, key: str) -> Iterator[Microlock]:
     """A lock of this process, on the same key."""
     with connect(etcd_server.endpoint) as etcd:

@@ -19,8 +19,8 @@ from time import monotonic, sleep
 
 import pytest
 from conftest import Etcd
-from lossy import Lossy
 from nodes import LONG, Make, begin, nodes, queued
+from proxy import Proxy
 from test_doubt import NODE
 from test_processes import started
 from watching import DEADLINE, eventually, threads_of_microlock
@@ -44,17 +44,6 @@ TTL = 4  # of its entry, to be waited out where etcd could not be reached
 GONE = TTL + 3  # when etcd has noticed the end of its lease on a machine that is busy
 PATIENCE = 3  # of a wait that is cut by its own time
 ENOUGH = 20  # of one that is cut otherwise
-
-
-@pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
-def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
-    with nodes(etcd_server.endpoint, key) as make:
-        yield make
 
 
 def line(observer: Microlock) -> list[str | None]:
@@ -83,7 +72,7 @@ class Scene:
     `foo` waits on the main thread, where signals come; what befalls it is done from another.
     """
 
-    lossy: Lossy
+    proxy: Proxy
     holder: Microlock
     foo: Microlock
     last: Microlock
@@ -96,12 +85,12 @@ class Scene:
 @pytest.fixture
 def scene(etcd_server: Etcd, key: str, make: Make) -> Iterator[Scene]:
     with (
-        closing(Lossy(etcd_server.endpoint)) as lossy,
-        nodes(lossy.endpoint, key, timeout=TIMEOUT) as make_far,
+        closing(Proxy(etcd_server.endpoint)) as proxy,
+        nodes(proxy.endpoint, key, timeout=TIMEOUT) as make_far,
     ):
-        scene = Scene(lossy, make("holder"), make_far(NODE, ttl=TTL), make("last"))
+        scene = Scene(proxy, make("holder"), make_far(NODE, ttl=TTL), make("last"))
         yield scene
-        lossy.reset()
+        proxy.reset()
 
 
 # Stages: what is arranged before lock() is called, and how its stage is reached after that.
@@ -113,13 +102,13 @@ def before_the_request(scene: Scene) -> Iterator[None]:
     scene.foo.lock()
     scene.foo.unlock()  # leaves a lease, so that the very next request is the put
     scene.holder.lock()
-    scene.lossy.swallow()
+    scene.proxy.swallow()
     yield
     sleep(0.3)  # etcd does not see it, and so nobody else does
 
 
 def before_the_reply(scene: Scene) -> Iterator[None]:
-    scene.lossy.withhold_replies_from(NODE.encode())
+    scene.proxy.withhold_replies_from(NODE.encode())
     yield
     assert eventually(scene.stands)
 
@@ -134,7 +123,7 @@ def in_the_line(scene: Scene) -> Iterator[None]:
 def at_the_hand_over(scene: Scene) -> Iterator[None]:
     """Its turn has come, and it is about to hear of it."""
     yield from in_the_line(scene)
-    scene.lossy.replies.clear()
+    scene.proxy.replies.clear()
     scene.holder.unlock()
     assert line(scene.holder) == [NODE]
 
@@ -142,7 +131,7 @@ def at_the_hand_over(scene: Scene) -> Iterator[None]:
 def in_the_clean_up(scene: Scene) -> Iterator[None]:
     """It has given up once, by an interrupt, and etcd has done as it asked."""
     yield from in_the_line(scene)
-    scene.lossy.replies.clear()
+    scene.proxy.replies.clear()
     signalled(signal.SIGINT)
     assert eventually(lambda: not scene.stands())
 
@@ -150,7 +139,7 @@ def in_the_clean_up(scene: Scene) -> Iterator[None]:
 def in_a_clean_up_in_vain(scene: Scene) -> Iterator[None]:
     """It has given up once, by an interrupt, and etcd does not hear of it."""
     yield from in_the_line(scene)
-    scene.lossy.swallow()
+    scene.proxy.swallow()
     signalled(signal.SIGINT)
     sleep(0.3)
 
@@ -233,8 +222,7 @@ def test_a_wait_that_is_cut_ends_soon_and_lets_the_next_one_have_the_lock(
     if stage not in UNHEARD:
         assert eventually(lambda: not scene.stands(), AT_ONCE)
     # What was held back arrives late.
-    scene.lossy.requests.set()
-    scene.lossy.replies.set()
+    scene.proxy.let_through()
     if scene.holder.held:
         scene.holder.unlock()
     behind.result(GONE if stage in UNHEARD else AT_ONCE)
@@ -247,13 +235,13 @@ def test_a_lock_that_was_destroyed_before_it_hears_that_it_has_it_is_free(
     scene: Scene, cut: Cut, timeout: float
 ) -> None:
     scene.foo.holder()  # etcd is known to be there
-    scene.lossy.withhold_replies_from(NODE.encode())
+    scene.proxy.withhold_replies_from(NODE.encode())
 
     def act() -> None:
         assert eventually(scene.stands)
         cutting = begin(partial(cut, scene.foo))
         assert eventually(lambda: is_destroyed(scene.foo))
-        scene.lossy.replies.set()
+        scene.proxy.replies.set()
         cutting.result(DEADLINE)
 
     acting = begin(act)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
 from time import monotonic, sleep
 
-import etcds
 import pytest
 from clients import CLIENTS
 from cluster import Cluster, hang
@@ -36,17 +35,6 @@ from microlock.server import HOST, free_ports
 SHORT = 2  # a ttl to be waited out, and to be renewed in time on a machine that stalls
 SLACK = 1.0  # what a busy machine adds to a time that is promised
 OwnEtcd = Callable[..., Etcd]
-
-
-@pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
-def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
-    with nodes(etcd_server.endpoint, key) as make:
-        yield make
 
 
 def in_line(lock: Microlock, observer: Microlock) -> Future[Hold]:
@@ -371,35 +359,30 @@ def test_a_hand_over_while_the_waiter_is_cut_off_is_seen(own_etcd: OwnEtcd, past
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs", "steps down"])
-def test_a_hand_over_after_the_leader_has_changed_is_seen(
-    etcd_choice: etcds.Choice, how: str
-) -> None:
-    if etcd_choice.tag is not None:
-        pytest.skip("a cluster is made of processes, not of containers")
-    with closing(Cluster(etcd_choice.binary)) as cluster:
-        leader = cluster.leader()
-        others = [each for i, each in enumerate(cluster.endpoints) if i != leader]
-        with (
-            connect([cluster.endpoints[leader], *others], timeout=10) as near,
-            connect(others, timeout=10) as far,
-        ):
-            one, two = Microlock(far, "foo", "one", LONG), Microlock(near, "foo", "two", LONG)
-            one.lock()
-            waiting = in_line(two, one)
-            (place,) = one.waiters()
-            if how == "dies":
-                cluster.members[leader].kill()
-            elif how == "hangs":
-                hang(cluster.members[leader])
-            else:
-                heir = Etcdctl(others[0])("endpoint", "status").split(", ")[1]
-                Etcdctl(cluster.endpoints[leader])("move-leader", heir)
-            one.unlock()
-            hold = waiting.result(DEADLINE)
-            assert (hold.token, hold.attempts) == (place.token, 1)
-            assert two.renew() > 0
-            two.destroy()
-            one.destroy()
+def test_a_hand_over_after_the_leader_has_changed_is_seen(cluster: Cluster, how: str) -> None:
+    leader = cluster.leader()
+    others = [each for i, each in enumerate(cluster.endpoints) if i != leader]
+    with (
+        connect([cluster.endpoints[leader], *others], timeout=10) as near,
+        connect(others, timeout=10) as far,
+    ):
+        one, two = Microlock(far, "foo", "one", LONG), Microlock(near, "foo", "two", LONG)
+        one.lock()
+        waiting = in_line(two, one)
+        (place,) = one.waiters()
+        if how == "dies":
+            cluster.members[leader].kill()
+        elif how == "hangs":
+            hang(cluster.members[leader])
+        else:
+            heir = Etcdctl(others[0])("endpoint", "status").split(", ")[1]
+            Etcdctl(cluster.endpoints[leader])("move-leader", heir)
+        one.unlock()
+        hold = waiting.result(DEADLINE)
+        assert (hold.token, hold.attempts) == (place.token, 1)
+        assert two.renew() > 0
+        two.destroy()
+        one.destroy()
 
 
 # The place

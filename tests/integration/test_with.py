@@ -44,17 +44,6 @@ class BodyError(Exception):
     """What the block of a test raises."""
 
 
-@pytest.fixture
-def key(prefix: str) -> str:
-    return f"{prefix}foo"
-
-
-@pytest.fixture
-def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
-    with nodes(etcd_server.endpoint, key) as make:
-        yield make
-
-
 def token_of(lock: Microlock) -> int | None:
     """The token of who holds it, as etcd says."""
     holder = lock.holder()

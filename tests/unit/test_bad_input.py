@@ -36,7 +36,7 @@ def etcd() -> Iterator[EtcdClient]:
     + [("node_id", value, NodeIdRequiredError) for value in BAD_NAMES]
     + [("ttl", value, InvalidTtlError) for value in BAD_TTLS]
     + [("etcd", value, EtcdClientRequiredError) for value in BAD_CLIENTS],
-    ids=lambda value: ascii(value)[:24],
+    ids=lambda value: ascii(value).partition(" at 0x")[0][:24],
 )
 def test_bad_input_is_refused_by_name_and_shown(
     etcd: EtcdClient, argument: str, value: Any, error: type[InvalidArgumentError]
