@@ -8,6 +8,9 @@ export ETCD_VERSION
 VENV = .venv
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
+# Most tests wait for a ttl or a timeout, so more of them than there are cores can run at once.
+JOBS = 4
+PARALLEL = --numprocesses=$(JOBS) --dist=loadfile
 
 .PHONY: help demo test unit integration lint check format matrix compat proto clean
 .SILENT:
@@ -19,13 +22,13 @@ demo: $(VENV)/.server ## runs the lock on a real etcd, to watch
 	$(VENV)/bin/python examples/demo.py
 
 test: $(VENV)/.test ## runs all tests against an etcd of their own
-	$(PYTEST)
+	$(PYTEST) $(PARALLEL)
 
 unit: $(VENV)/.test ## runs the tests that need no etcd
 	$(PYTEST) tests/unit
 
 integration: $(VENV)/.test ## runs the tests on etcd; ETCD_VERSION=v3.4, v3.5, v3.6 or v3.5.1
-	$(PYTEST) tests/integration
+	$(PYTEST) $(PARALLEL) tests/integration
 
 lint: $(VENV)/.dev ## checks format, style, types and the layers
 	$(VENV)/bin/ruff format --check --quiet .
