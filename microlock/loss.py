@@ -1,0 +1,32 @@
+"""The end of a hold, to wait for."""
+
+from __future__ import annotations
+
+from microlock import clock
+from microlock.holding import Holding
+
+
+class Loss:
+    """What `Microlock.lost` is; in the manner of `threading.Event`."""
+
+    def __init__(self, holding: Holding | None) -> None:
+        self._holding = holding
+
+    def is_set(self) -> bool:
+        """Whether the hold was lost."""
+        return self._holding is not None and self._holding.reason(clock.now()) is not None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the hold ends, `timeout` seconds at most.
+
+        Returns whether it was lost: False also when it was given back. The deadline counts by
+        itself, also when nobody is there to notice it.
+        """
+        end = None if timeout is None else clock.now() + timeout
+        while self._holding and not self._holding.ended.is_set() and not self.is_set():
+            now = clock.now()
+            if end is not None and end <= now:
+                break
+            patience = self._holding.remaining(now) or 0.01  # 0: it is being given back
+            self._holding.ended.wait(patience if end is None else min(patience, end - now))
+        return self.is_set()
