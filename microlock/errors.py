@@ -28,7 +28,7 @@ Each error carries what a handler needs, and says whether the operation happened
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from microlock.queue import Holder
@@ -45,6 +45,17 @@ class LossReason(enum.Enum):
 
 class MicrolockError(Exception):
     """The root of every error of this package."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own calls the class with the message alone, which most of these do not take.
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[MicrolockError], args: tuple[Any, ...]) -> MicrolockError:
+    """An error that comes from another process."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class InvalidArgumentError(MicrolockError, ValueError):

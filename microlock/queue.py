@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from microlock.keys import is_entry, lock_of
 from microlock.requests import KeyValue
 
+MAX_SHOWN = 120
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -30,7 +32,17 @@ class Holder:
     lease_id: int
 
     def __str__(self) -> str:
-        return self.node_id or f"an unnamed client (lease {self.lease_id:x})"
+        if self.node_id is None:
+            return f"an unnamed client (lease {self.lease_id:x})"
+        return _in_one_line(self.node_id)
+
+
+def _in_one_line(text: str) -> str:
+    """What others wrote, for messages and logs: no control characters, and not too long."""
+    shown = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown
+    )
 
 
 def places(prefix: bytes, keys: Iterable[KeyValue]) -> list[tuple[bytes, Holder]]:

@@ -98,14 +98,16 @@ def _parse(endpoints: object) -> tuple[list[str], set[str]]:
         endpoints = endpoints.split(",")
     if not isinstance(endpoints, Iterable) or not (given := list(endpoints)):
         raise InvalidArgumentError(f"endpoints must be one or more host:port, not {endpoints!r}")
-    parsed = [_parse_one(each) for each in given]
+    # A password with a comma in it is in two of these.
+    secret = any("@" in ascii(each) for each in given)
+    parsed = [_parse_one(each, secret=secret) for each in given]
     addresses = list(dict.fromkeys(address for address, _ in parsed))
     return addresses, {scheme for _, scheme in parsed if scheme}
 
 
-def _parse_one(endpoint: object) -> tuple[str, str]:
+def _parse_one(endpoint: object, *, secret: bool) -> tuple[str, str]:
     shown = repr(endpoint)
-    if "@" in shown:
+    if secret:
         shown = "what is given (a user and password are arguments of their own)"
     wrong = InvalidArgumentError(f"endpoints: {shown} is not host:port or a URL with http(s)")
     if not isinstance(endpoint, str):
@@ -114,8 +116,8 @@ def _parse_one(endpoint: object) -> tuple[str, str]:
     try:
         url = urlsplit(text if "://" in text else f"//{text}")
         port = DEFAULT_PORT if url.port is None else url.port
-    except ValueError as error:
-        raise wrong from error
+    except ValueError:
+        raise wrong from None  # it tells a part of what is given
     rest = url.path.strip("/") or url.query or url.fragment or re.search(r"[\s,@]", text)
     if not url.hostname or not port or rest or url.scheme not in ("", "http", "https"):
         raise wrong
@@ -127,11 +129,29 @@ def _read(argument: str, path: object) -> bytes | None:
     if path is None:
         return None
     if not isinstance(path, str | Path):
-        raise InvalidArgumentError(f"{argument} must be the path of a file, not {path!r}")
+        raise InvalidArgumentError(f"{argument} must be the path of a file, not {_told(path)}")
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise InvalidArgumentError(f"{argument}: {path!r} can't be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        # Its text has the path once more.
+        raise InvalidArgumentError(f"{argument}: {_told(path)} can't be read: {why}") from None
+    if not content:
+        # gRPC would trust public CAs instead of this one, and ends the process for a client's.
+        raise InvalidArgumentError(f"{argument}: {_told(path)} is empty")
+    return content
+
+
+# What is in a URL with a password, in PEM, in settings.
+_SECRET = re.compile(r"@|-----|\\n|passw", re.IGNORECASE)
+
+
+def _told(value: object) -> str:
+    """What an error may show of an argument: nothing that could be a password or a key."""
+    shown = repr(value)
+    if len(shown) > 256 or _SECRET.search(shown):
+        return f"what is given, a {type(value).__name__}"
+    return shown
 
 
 def _text(argument: str, value: object, *, secret: bool = False) -> str:
@@ -174,7 +194,7 @@ def _lent_wires(etcd: object) -> list[GrpcWire]:
     if not channels or not all(isinstance(each, grpc.Channel) for each in channels.values()):
         raise EtcdClientRequiredError(
             "etcd must be what microlock.connect() returns, or a client of python-etcd3 or "
-            f"etcd-sdk-python (no asyncio, no HTTP gateway), not {etcd!r}"
+            f"etcd-sdk-python (no asyncio, no HTTP gateway), not {_told(etcd)}"
         )
     return [GrpcWire(channel, str(name), lent=True) for name, channel in channels.items()]
 
