@@ -209,10 +209,9 @@ class Watcher:
             watch = session.of(reply)
         if watch is None:
             return  # of a watch that nobody listens to any more, or the answer to `_abandon`
-        behind = reply.created and reply.header.revision + 1 < (watch.next_revision or 0)
         if reply.canceled and not reply.compact_revision:
             self._refused(watch, reply.cancel_reason)
-        elif reply.canceled or behind:  # behind: at a member that lags, or data was put back
+        elif reply.canceled or (reply.created and self._put_back(watch, reply.header.revision)):
             watch.forget()
             with self._lock:
                 session.cancel(watch)
@@ -227,6 +226,17 @@ class Watcher:
             self._worked, self._told = True, None
         else:
             watch.apply(map(messages.event, reply.events))
+
+    def _put_back(self, watch: Watch, revision: int) -> bool:
+        """Whether etcd, at this revision, has not what was told already: its data is an older one.
+
+        A member alone may lag, and will tell when it has caught up.
+        """
+        told = (watch.next_revision or 1) - 1
+        if revision >= told:
+            return False
+        found = self._read(watch)  # as of now, whichever member is asked
+        return found is not None and found.revision < told
 
     def _read(self, watch: Watch) -> Found | None:
         """What there is now. None if the user may not read it, which ends the watch."""

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
+import etcds
 import pytest
 from cluster import Cluster, hang
 from conftest import Etcd, Etcdctl
@@ -26,7 +28,7 @@ from microlock import (
     Microlock,
     connect,
 )
-from microlock.server import HOST
+from microlock.server import HOST, EtcdServer
 
 TIMEOUT = 10.0
 # For what comes after a call's own time: a busy machine, the handlers of the last events.
@@ -515,3 +517,30 @@ def test_a_black_hole_on_the_way_is_left_for_another_member(etcd_server: Etcd, p
         assert foo.token == token
         with at_most(AT_ONCE):
             foo.unlock()
+
+
+def test_a_listener_goes_on_when_etcd_came_back_with_older_data(
+    etcd_choice: etcds.Choice, tmp_path: Path
+) -> None:
+    """Restored from a backup, say: its revisions begin before those that were told."""
+    if etcd_choice.tag is not None:
+        pytest.skip("the data of a container is its own")
+    with EtcdServer(data_dir=tmp_path / "new", binary=etcd_choice.binary, fast=True) as server:
+        port = int(server.endpoint.rpartition(":")[2])
+        etcd = connect(server.endpoint, timeout=TIMEOUT)
+        foo = Microlock(etcd, "foo", "node-a", ttl=60)
+        witness = Witness(foo, "locked", "unlocked")
+        with connect(server.endpoint, timeout=TIMEOUT) as other:
+            theirs = Microlock(other, "foo", "node-b", ttl=60)
+            for _ in range(5):
+                theirs.lock()
+                theirs.unlock()
+            last = theirs.lock().token
+        assert witness.saw(*["locked", "unlocked"] * 5, "locked")
+    older = EtcdServer(data_dir=tmp_path / "old", port=port, binary=etcd_choice.binary, fast=True)
+    with etcd, older:
+        assert eventually(lambda: len(witness.events) == 12)
+        assert (witness.events[-1].name, witness.events[-1].token) == ("unlocked", last)
+        assert witness.events[-1].synthesised
+        assert_works(Microlock(etcd, "foo", "node-c", ttl=60))
+        assert [event.synthesised for event in witness.events[12:]] == [False, False]
