@@ -141,7 +141,9 @@ class EtcdClient:
 
         It is closed with the client.
         """
-        self.check()
+        known: T | None = self._shared.get(kind)  # after close() there is none
+        if known is not None and not self.forked:
+            return known
         with self._shared_lock:
             self.check()
             if kind not in self._shared:
@@ -185,13 +187,23 @@ class EtcdClient:
             return trial.worth_another_try(ever_answered=any(w.answered for w in self._wires))
 
         try:
+            return once()  # most calls need no other, and tenacity costs more than all of it
+        except EtcdError as error:
+            failures = [error]
+
+        def again() -> Any:
+            if failures:
+                raise failures.pop()
+            return once()
+
+        try:
             return Retrying(
                 retry=retry_if_exception_type(EtcdError) & retry_if_exception(worth_another_try),
                 wait=lambda state: backoff(state) if trial.round_over else 0.0,
                 stop=lambda state: clock.now() + state.upcoming_sleep >= until,
                 sleep=self._closed.sleep,
                 reraise=True,
-            )(once)
+            )(again)
         except EtcdError as error:
             verdict = trial.verdict()
             if isinstance(request, Read | Get | KeepAlive | KeepAlives):  # as if it had not
