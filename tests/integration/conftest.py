@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -15,6 +14,7 @@ import docker_etcd
 import etcds
 import pytest
 from cluster import Cluster, keep_logs
+from ctl import Etcdctl
 from nodes import Make, nodes
 
 from microlock.server import EtcdServer, binaries, binary_version, find_binary
@@ -127,32 +127,6 @@ def _made(choice: etcds.Choice, *, fast: bool, flags: Sequence[str] = ()) -> Etc
     if choice.tag is not None:
         return docker_etcd.DockerEtcd(choice.tag, fast=fast, flags=flags)
     return EtcdServer(binary=choice.binary, fast=fast, flags=flags)
-
-
-class Etcdctl:
-    """`etcdctl` on one etcd: a call runs it to its end, `start()` leaves it running."""
-
-    def __init__(self, endpoint: str) -> None:
-        self._command = [str(find_binary("etcdctl")), f"--endpoints={endpoint}"]
-        theirs = {name: value for name, value in os.environ.items() if name[:4] != "ETCD"}
-        self._env = theirs | {"ETCDCTL_API": "3"}
-
-    def __call__(self, *arguments: str, timeout: float = 20) -> str:
-        """What it prints; CalledProcessError when it fails."""
-        return subprocess.run(
-            [*self._command, *arguments],
-            env=self._env,
-            timeout=timeout,
-            check=True,
-            text=True,
-            stdout=subprocess.PIPE,
-        ).stdout
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """The running process, with its output to read: `with etcdctl.start("lock", "foo")`."""
-        return subprocess.Popen(
-            [*self._command, *arguments], env=self._env, text=True, stdout=subprocess.PIPE
-        )
 
 
 @pytest.fixture

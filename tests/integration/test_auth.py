@@ -12,7 +12,8 @@ from time import monotonic, sleep
 import grpc
 import pytest
 from certificates import Pki, tls
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from watching import DEADLINE, eventually
 from witness import AT_ONCE, Witness, assert_works, at_most, entries, leases
 

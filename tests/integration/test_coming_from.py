@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import pytest
 from cluster import Cluster
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from managers import Keep, kept, noted, standing, tries
 from nodes import LONG, begin, queued
 from proxy import Proxy

@@ -25,7 +25,8 @@ from time import sleep
 
 import pytest
 from cluster import Cluster
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import Make, begin, nodes, queued
 from test_processes import started
 from watching import DEADLINE, Recorder, eventually

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 from clients import CLIENTS
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from proxy import Proxy
 from watching import Recorder, eventually
 

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
 import pytest
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from proxy import Proxy
 from watching import eventually
 from witness import AT_ONCE, at_most, entries

@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager, suppress
 from time import monotonic
 
 import pytest
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import Make, nodes
 from proxy import Proxy
 from watching import DEADLINE, Recorder, eventually, threads_of_microlock

@@ -12,7 +12,8 @@ from time import monotonic
 from weakref import ref
 
 import pytest
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import Make, begin, queued
 from test_processes import started
 from watching import DEADLINE, eventually

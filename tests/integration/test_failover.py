@@ -15,7 +15,8 @@ from pathlib import Path
 import etcds
 import pytest
 from cluster import Cluster, hang
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from proxy import Proxy
 from watching import DEADLINE, eventually
 from witness import AT_ONCE, Witness, assert_works, at_most, entries, leases

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from clients import CLIENTS, python_etcd3
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from proxy import Proxy
 from watching import DEADLINE, eventually
 from witness import AT_ONCE, at_most

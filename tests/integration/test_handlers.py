@@ -11,7 +11,8 @@ from time import sleep
 
 import pytest
 from cluster import hang
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import Make, begin, nodes, queued
 from watching import DEADLINE, Recorder, eventually
 from witness import AT_ONCE, at_most, entries

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from subprocess import Popen
 
 import pytest
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from watching import DEADLINE, Recorder, eventually
 
 from microlock import AlreadyLockedError, LockNotOwnedError, Microlock, connect

@@ -16,7 +16,8 @@ from weakref import ref
 
 import pytest
 from cluster import Cluster, hang
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import LONG, Make, nodes
 from test_auth import TOKEN_TTL, Guarded
 from test_processes import started

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 from cluster import hang
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import Make, begin, nodes, queued
 from test_auth import PASSWORD, Guarded
 from watching import DEADLINE, eventually

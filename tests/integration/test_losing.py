@@ -16,7 +16,8 @@ from time import sleep
 
 import pytest
 from cluster import hang
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import LONG, Make, begin, nodes
 from test_processes import started
 from watching import DEADLINE, Recorder, eventually

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 from clients import python_etcd3
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from managers import Keep, kept, noted, standing, tries
 from nodes import LONG, begin, queued
 from proxy import Proxy

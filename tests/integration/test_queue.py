@@ -18,7 +18,8 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import LONG, begin, nodes, queued
 from test_processes import started
 from witness import entries, leases

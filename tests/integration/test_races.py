@@ -10,7 +10,8 @@ from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from witness import at_most, entries
 
 import microlock

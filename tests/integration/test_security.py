@@ -29,7 +29,8 @@ import certificates
 import grpc
 import pytest
 from certificates import Authority, Pki, tls
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import begin, queued
 from test_auth import Guarded
 from watching import DEADLINE, eventually

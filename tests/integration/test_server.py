@@ -16,7 +16,8 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 
 import microlock.server
 from microlock.errors import InvalidArgumentError

@@ -13,7 +13,8 @@ from time import monotonic, sleep
 import pytest
 from clients import CLIENTS
 from cluster import Cluster, hang
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import LONG, Make, begin, nodes, queued
 from proxy import Proxy
 from test_processes import started

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from conftest import Etcd, Etcdctl
+from conftest import Etcd
+from ctl import Etcdctl
 from nodes import LONG, Make, begin, nodes, queued
 from watching import DEADLINE, eventually
 from witness import AT_ONCE, at_most, entries
