@@ -1,0 +1,139 @@
+"""What listeners are told: every change of holder, once and in order; every loss, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from history import Told
+from journal import Ear, Journal
+from replay import Transition
+from verdict import Report, Rule, Run, Violation
+
+
+def changes(run: Run, report: Report) -> Iterator[Violation]:
+    for journal in run.journals.values():
+        for ear in journal.ears:
+            report.counts["listeners"] += 1
+            report.counts["changes told"] += len(ear.told)
+            yield from _Hearing(run, ear).judge()
+
+
+class _Hearing:
+    """What one listener was told, against what happened."""
+
+    def __init__(self, run: Run, ear: Ear) -> None:
+        self._run = run
+        self._ear = ear
+        self._happened = run.replay.transitions.get(ear.key, [])
+        self._places = {(each.event, each.token): i for i, each in enumerate(self._happened)}
+        self._last: int | None = None  # the place of what was told last
+        self._before: Told | None = None  # what was told last
+
+    def judge(self) -> Iterator[Violation]:
+        for told in self._ear.told:
+            if told.token is None and told.synthesised and told.event == "unlocked":
+                self._before = told  # found free: who had it is not known
+                continue
+            place = self._places.get((told.event, told.token or 0))
+            if place is None:
+                yield self._wrong(told, "which never happened")
+            elif self._last is not None and place <= self._last:
+                yield self._wrong(told, "again, or after what came later")
+            else:
+                yield from self._next(told, place)
+                self._last, self._before = place, told
+        yield from self._tail()
+
+    def _next(self, told: Told, place: int) -> Iterator[Violation]:
+        if self._before and self._before.event == told.event:
+            yield self._wrong(told, f"right after another {told.event}")
+        skipped = self._happened[0 if self._last is None else self._last + 1 : place]
+        since = self._ear.since if self._before is None else self._before.at
+        if skipped and self._unseen(told, skipped):
+            return
+        if self._before is None:
+            skipped = [each for each in skipped if self._certain(each)]
+        elif told.event == "locked" and self._run.compacted(since, told.at):
+            return  # it was free, and was found free: there was nothing to tell
+        for each in skipped:
+            yield self._missed(each)
+
+    def _unseen(self, told: Told, skipped: list[Transition]) -> bool:
+        """Whether nobody could know what was skipped."""
+        if told.synthesised and told.event == "locked":
+            return True
+        # A lock that was found free was free until then.
+        found_free = bool(self._before and self._before.synthesised)
+        return (
+            found_free
+            and self._before is not None
+            and self._before.event == "unlocked"
+            and told.event == "locked"
+            and skipped[-1].cause.revision != self._cause(told)
+        )
+
+    def _cause(self, told: Told) -> int:
+        return self._happened[self._places[told.event, told.token or 0]].cause.revision
+
+    def _certain(self, each: Transition) -> bool:
+        """Whether it has happened since somebody listened."""
+        return self._run.earliest(each.cause) > self._ear.since
+
+    def _tail(self) -> Iterator[Violation]:
+        """What was not told at the end. A process that was killed may have been told."""
+        if self._ear.until is None:
+            return
+        end = self._ear.until - self._run.limits.grace
+        since = self._ear.since
+        if self._before and self._before.synthesised:
+            since = self._before.at
+        for each in self._happened[0 if self._last is None else self._last + 1 :]:
+            if since < self._run.earliest(each.cause) and each.cause.at < end:
+                yield self._missed(each)
+
+    def _wrong(self, told: Told, why: str) -> Violation:
+        return Violation(
+            Rule.TOLD, str(self._ear), f"was told {told.event} {told.token} at {told.at:.3f}, {why}"
+        )
+
+    def _missed(self, each: Transition) -> Violation:
+        return Violation(
+            Rule.MISSED,
+            str(self._ear),
+            f"was not told {each.event} {each.token}, of revision {each.cause.revision}",
+        )
+
+
+def losses(run: Run, report: Report) -> Iterator[Violation]:
+    for journal in run.journals.values():
+        for lock, events in journal.told.items():
+            seen: set[int | None] = set()
+            for told in events:
+                if told.event != "lost":
+                    continue
+                report.counts["losses told"] += 1
+                where = f"object {lock} of {journal.process}, token {told.token} of {told.key!r}"
+                if told.token in seen:
+                    yield Violation(Rule.LOST, where, "the loss was told twice")
+                elif why := _groundless(run, journal, lock, told):
+                    yield Violation(Rule.LOST, where, why)
+                seen.add(told.token)
+
+
+def _groundless(run: Run, journal: Journal, lock: int, told: Told) -> str | None:
+    """Why a loss has no cause, if it has none."""
+    entry = run.replay.entries.get((told.key, told.token or 0))
+    if entry is None:
+        return "there never was such an entry"
+    hold = next((h for h in journal.holds if h.token == told.token and h.key == told.key), None)
+    if hold is None or hold.taken.called.lock != lock:
+        return None  # it spoke for its node, or lock() found that it was over already
+    given_back = next((c for c in hold.later if c.called.op == "unlock" and c.worked), None)
+    if given_back:
+        return f"it was given back by {given_back}"
+    moved = any(run.earliest(each) <= told.at for each in entry.moved)
+    gone = entry.ended and run.earliest(entry.ended) <= told.at
+    margin = max(0.05, hold.ttl / 100)
+    if not moved and not gone and told.at < hold.lives_until(told.at) - margin:
+        return "the entry was there, and the deadline ahead"
+    return None

@@ -1,0 +1,230 @@
+"""What the rules judge, and how they say it."""
+
+from __future__ import annotations
+
+import enum
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+
+from history import Changed, Fault, Record, Written
+from journal import Call, Hold, Journal
+from replay import Entry, Replay
+
+
+class Rule(enum.Enum):
+    NOTHING = "there is something to judge"
+    RECORDER = "the recorder saw all, and soon"
+    TOKEN = "tokens are unique, rise in real time, and are the create_revision of an entry"
+    REIGN = "a hold's entry was the oldest when lock() returned"
+    ORDER = "nobody gets the lock while an older entry is there"
+    CLAIM = "held is True while the entry is there, or `notice` seconds after it was taken away"
+    OVERLAP = "no two objects hold a lock at a time"
+    STORE = "the tokens of accepted writes never fall"
+    ENDED = "a hold is ended by its owner, by time, or from outside"
+    UNNOTICED = "who lost a hold is told so, or gets LockLostError"
+    LOST = "a loss is told once, and has a cause"
+    TOLD = "each change of holder is told once, in order, and has happened"
+    MISSED = "each change of holder is told"
+    LEFT = "a failed lock() and an unlock() leave no entry behind"
+    TIME = "a call returns in time"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """`where` is the process, the call, the token or the key; `evidence` a sentence."""
+
+    rule: Rule
+    where: str
+    evidence: str
+
+    def __str__(self) -> str:
+        return f"{self.rule.name} ({self.rule.value}): {self.where}: {self.evidence}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is allowed, in seconds.
+
+    Attributes:
+        notice: how long a hold may be claimed that was ended from outside, or by a known fault of
+            etcd.
+        lag: how late the recorder may be, where it has an etcd to ask.
+        slack: of calls and of notices, for a busy machine.
+        grace: the last changes before a listener's end, which it may not have been told of.
+        prolonged: how much later than its ttl a lease may end: etcd looks twice a second, and an
+            election starts it again.
+        etcd_faults: kinds of faults in which etcd is known to lose leases that were renewed, or
+            keep-alives of them. A Fault is named "<kind>" or "<kind> <whom>".
+        outsiders: kinds of faults that delete an entry or revoke a lease: "delete <entry>" or
+            "<kind> <lock>", "<kind> <lease in hex>"; without a name, any.
+        compactions: kinds after which changes can't be had any more.
+        outages: kinds in which the recorder has none.
+        pauses: kinds that stop a process, whose time stands still then: "pause <process>";
+            without a name, any.
+    """
+
+    notice: float = 1.0
+    lag: float = 1.0
+    slack: float = 2.0
+    grace: float = 2.0
+    prolonged: float = 2.0
+    etcd_faults: frozenset[str] = frozenset(
+        {"kill_leader", "pause_leader", "partition_leader", "restart_all", "slow_disk"}
+    )
+    outsiders: frozenset[str] = frozenset({"delete", "revoke"})
+    compactions: frozenset[str] = frozenset({"compaction"})
+    outages: frozenset[str] = frozenset({"restart_all"})
+    pauses: frozenset[str] = frozenset({"pause"})
+
+
+@dataclass
+class Report:
+    """Attributes:
+    operations: how often each (operation, outcome) was; the outcome is an error's name, or "ok".
+    counts: of what else there was.
+    longest: seconds, of what is worth to be known.
+    """
+
+    violations: list[Violation] = field(default_factory=list)
+    operations: Counter[tuple[str, str]] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    longest: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> set[Rule]:
+        """Those that were broken."""
+        return {violation.rule for violation in self.violations}
+
+    def measure(self, what: str, seconds: float) -> None:
+        self.longest[what] = max(seconds, self.longest.get(what, -math.inf))
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                *(f"{op} {outcome}: {n}" for (op, outcome), n in sorted(self.operations.items())),
+                *(f"{what}: {n}" for what, n in sorted(self.counts.items())),
+                *(f"longest {what}: {s:.3f} s" for what, s in sorted(self.longest.items())),
+                f"violations: {len(self.violations)}",
+                *map(str, self.violations),
+            ]
+        )
+
+
+class Run:
+    """All that is known of a run.
+
+    Args:
+        records: of each file, by its name without `.jsonl`.
+    """
+
+    def __init__(self, records: Mapping[str, Iterable[Record]], limits: Limits) -> None:
+        files = {name: list(each) for name, each in records.items()}
+        self.limits = limits
+        self.end = max((record.at for each in files.values() for record in each), default=0.0)
+        etcd = files.pop("etcd", [])
+        self.replay = Replay(each for each in etcd if isinstance(each, Changed))
+        self.writes = [each for each in files.pop("store", []) if isinstance(each, Written)]
+        self.faults = [each for each in files.pop("faults", []) if isinstance(each, Fault)]
+        self.journals = {name: Journal(name, each) for name, each in files.items()}
+
+    @cached_property
+    def calls(self) -> list[Call]:
+        return [call for each in self.journals.values() for call in each.calls.values()]
+
+    @cached_property
+    def holds(self) -> list[Hold]:
+        """In the order of their tokens."""
+        holds = [hold for each in self.journals.values() for hold in each.holds]
+        return sorted(holds, key=lambda hold: hold.token)
+
+    def entry(self, hold: Hold) -> Entry | None:
+        return self.replay.entries.get((hold.key, hold.token))
+
+    # When something happened in etcd. The recorder tells the latest moment at which it can have.
+
+    @cached_property
+    def _floors(self) -> tuple[list[int], list[float]]:
+        # A revision came after the lock() that put an entry at it, or at an earlier one, began.
+        holds = self.holds
+        begins = (hold.taken.called.at for hold in holds)
+        return [hold.token for hold in holds], list(accumulate(begins, max))
+
+    def earliest(self, change: Changed) -> float:
+        """The earliest moment at which it can have happened."""
+        tokens, begins = self._floors
+        known = bisect_right(tokens, change.revision)
+        floor = begins[known - 1] if known else -math.inf
+        return max(floor, self.noticeable(change))
+
+    def noticeable(self, change: Changed) -> float:
+        """Since when the recorder could have noted it."""
+        since = change.at - self.limits.lag
+        for fault in self.faults:
+            kind = fault.name.partition(" ")[0]
+            if kind in self.limits.outages and fault.at <= change.at and since <= fault.until:
+                since = min(since, fault.at - self.limits.lag)
+        return since
+
+    def stood_until(self, entry: Entry) -> float:
+        """Until when it stood for certain."""
+        return self.earliest(entry.ended) if entry.ended else self.end - self.limits.lag
+
+    # What was done from outside.
+
+    def excuse(self, entry: Entry) -> str | None:
+        """What else than its owner and time may have ended the entry."""
+        if entry.ended is None:
+            return None
+        lease = entry.moved[-1].lease if entry.moved else entry.made.lease
+        names = ("", entry.made.name, entry.key, entry.birth_lease, format(lease, "x"))
+        for fault in self.faults:
+            kind, _, whom = fault.name.partition(" ")
+            late = self.earliest(entry.ended) - fault.until
+            if fault.at > entry.ended.at:
+                continue
+            if kind in self.limits.outsiders and whom in names and late <= 0:
+                return fault.name
+            if kind in self.limits.etcd_faults and late <= self.limits.prolonged:
+                return fault.name
+        return self._heir(entry, entry.ended)
+
+    def _heir(self, entry: Entry, ended: Changed) -> str | None:
+        """The call of another object, which never locked and so speaks for the node."""
+        for call in self.calls:
+            called = call.called
+            if (
+                called.op in ("unlock", "renew", "extend")
+                and (called.key, called.node) == (entry.key, entry.node)
+                and called.at <= ended.at
+                and (call.returned is None or self.earliest(ended) <= call.returned.at)
+                and call.error not in ("LockLostError", "LockNotOwnedError")
+                and call.owner not in self._takers
+            ):
+                return str(call)
+        return None
+
+    @cached_property
+    def _takers(self) -> set[tuple[str, int]]:
+        return {call.owner for call in self.calls if call.called.op == "lock"}
+
+    def compacted(self, since: float, until: float) -> bool:
+        return any(
+            fault.name.partition(" ")[0] in self.limits.compactions
+            and fault.at <= until
+            and since <= fault.until + self.limits.lag
+            for fault in self.faults
+        )
+
+    def stood_still(self, process: str, since: float, until: float) -> float:
+        """Seconds of that time in which the process was paused."""
+        return sum(
+            max(0.0, min(until, fault.until) - max(since, fault.at))
+            for fault in self.faults
+            for kind, _, whom in [fault.name.partition(" ")]
+            if kind in self.limits.pauses and whom in ("", process)
+        )
