@@ -1,0 +1,173 @@
+"""Deliberate bugs, each put into the library for a while: what the checker has to catch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import scenarios
+from actors import Stage
+from verdict import Rule
+
+from microlock import events, flows, session
+from microlock.errors import LossReason
+from microlock.etcd import calls
+from microlock.flows import Flow, taking
+from microlock.holding import Holding
+from microlock.possession import Possession
+from microlock.queue import Holder
+from microlock.requests import Delete, Found, Lifetime, Read, Txn
+from microlock.tenure import Lease, Names, Tenure
+
+
+@dataclass(frozen=True)
+class Sabotage:
+    """A bug, the scenario that it shows in, and the rule that it breaks.
+
+    Attributes:
+        fenced: False for a store that looks at no token.
+    """
+
+    name: str
+    bug: Callable[[], AbstractContextManager[Any]]
+    scenario: Callable[[Stage], None]
+    rule: Rule
+    fenced: bool = True
+
+
+# unlock()
+
+
+def blind_delete() -> AbstractContextManager[Any]:
+    """Deletes whatever stands under the name of the lock."""
+
+    def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | None]:
+        found: Found = yield Read(names.prefix)
+        for kv in found.keys:
+            yield Txn((), (Delete(kv.name),))
+        return tenure.lease
+
+    return patch.object(flows, "release", release)
+
+
+def compare_value() -> AbstractContextManager[Any]:
+    """Deletes the holder's entry if it is of the same node, whose hold ever it is."""
+
+    def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | None]:
+        found: Found = yield Read(names.prefix, 1)
+        for kv in found.keys:
+            if kv.value == names.value:
+                yield Txn((), (Delete(kv.name),))
+        return tenure.lease
+
+    return patch.object(flows, "release", release)
+
+
+def release_nothing() -> AbstractContextManager[Any]:
+    """Says that the lock was given back, and does nothing."""
+
+    def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | None]:
+        yield from ()
+        return tenure.lease
+
+    return patch.object(flows, "release", release)
+
+
+# lock()
+
+
+def clean_up_nothing() -> AbstractContextManager[Any]:
+    """Leaves the lease, and what is or may be under it, when lock() fails: an outcome that nobody
+    knows is reported as a plain failure."""
+
+    def discard(names: Names, *leases: Lease, after: BaseException | None = None) -> Flow[None]:
+        yield from ()
+
+    return patch.object(taking, "discard", discard)
+
+
+def jump_the_queue() -> AbstractContextManager[Any]:
+    """Joins the queue, and looks at nobody who stands there."""
+    join = taking._join
+
+    def heedless(
+        names: Names, entry: bytes, lease: Lease
+    ) -> Flow[tuple[Tenure, Holder | None, float]]:
+        place, _, at = yield from join(names, entry, lease)
+        return place, None, at
+
+    return patch.object(taking, "_join", heedless)
+
+
+# Time
+
+
+def deadline_from_the_reply() -> AbstractContextManager[Any]:
+    """Counts the ttl from when the reply came, not from when the request was sent."""
+    return patch.object(calls, "Lifetime", lambda ttl, sent, at: Lifetime(ttl, at, at))
+
+
+# Being told
+
+
+def _losing(times: int) -> AbstractContextManager[Any]:
+    def lose(self: Possession, holding: Holding, reason: LossReason) -> None:
+        if holding.lose(reason):
+            for _ in range(times):
+                self._tell_of(events.lost, holding, reason=reason)
+
+    return patch.object(Possession, "_lose", lose)
+
+
+def lose_silently() -> AbstractContextManager[Any]:
+    return _losing(0)
+
+
+def lose_twice() -> AbstractContextManager[Any]:
+    return _losing(2)
+
+
+@contextmanager
+def watch_from_now() -> Iterator[None]:
+    """Goes on after a disconnect with what comes, without what went by."""
+    request = session.pb.WatchCreateRequest
+
+    def forgetful(**fields: Any) -> Any:
+        return request(**fields | {"start_revision": 0})
+
+    with patch.object(session.pb, "WatchCreateRequest", forgetful):
+        yield
+
+
+def tell_twice() -> AbstractContextManager[Any]:
+    """Tells each time twice that the lock was taken."""
+    tell = Possession._tell
+
+    def careless(self: Possession, name: str, **fields: Any) -> None:
+        tell(self, name, **fields)
+        if name == events.locked:
+            tell(self, name, **fields)
+
+    return patch.object(Possession, "_tell", careless)
+
+
+SABOTAGES = (
+    Sabotage("no fencing", nullcontext, scenarios.paused, Rule.STORE, fenced=False),
+    Sabotage("blind delete", blind_delete, scenarios.taken_away, Rule.ENDED),
+    Sabotage("value compare", compare_value, scenarios.taken_away_among_namesakes, Rule.ENDED),
+    Sabotage("release nothing", release_nothing, scenarios.cycle, Rule.LEFT),
+    Sabotage("no clean-up after a wait", clean_up_nothing, scenarios.waiting_in_vain, Rule.LEFT),
+    Sabotage("a doubt is a failure", clean_up_nothing, scenarios.no_answer, Rule.LEFT),
+    Sabotage("jump the queue", jump_the_queue, scenarios.waiting, Rule.OVERLAP),
+    Sabotage("jump the queue quietly", jump_the_queue, scenarios.waiting, Rule.ORDER),
+    Sabotage(
+        "deadline from the reply", deadline_from_the_reply, scenarios.late_replies, Rule.CLAIM
+    ),
+    Sabotage("lose silently", lose_silently, scenarios.expires, Rule.UNNOTICED),
+    Sabotage("lose twice", lose_twice, scenarios.expires, Rule.LOST),
+    Sabotage("watch from now", watch_from_now, scenarios.cut_off, Rule.MISSED),
+    Sabotage("tell twice", tell_twice, scenarios.cut_off, Rule.TOLD),
+)
