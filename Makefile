@@ -10,9 +10,10 @@ PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
 # Most tests wait for a ttl or a timeout, so more of them than there are cores can run at once.
 JOBS = 4
+SECONDS = 60
 PARALLEL = --numprocesses=$(JOBS) --dist=loadfile
 
-.PHONY: help demo test unit integration lint check format matrix compat proto clean
+.PHONY: help demo test unit integration faults soak lint check format matrix compat proto clean
 .SILENT:
 
 help: ## shows this
@@ -29,6 +30,14 @@ unit: $(VENV)/.test ## runs the tests that need no etcd
 
 integration: $(VENV)/.test ## runs the tests on etcd; ETCD_VERSION=v3.4, v3.5, v3.6 or v3.5.1
 	$(PYTEST) $(PARALLEL) tests/integration
+
+faults: $(VENV)/.test ## breaks a cluster in every way that is known, and 60 s of the soak
+	$(PYTEST) $(PARALLEL) tests/faults
+	$(MAKE) soak SECONDS=60
+
+soak: $(VENV)/.test ## clients on a cluster under random faults; SECONDS=300 SEED=7
+	PYTHONPATH=tests/integration $(VENV)/bin/python tests/faults/soak.py --seconds $(SECONDS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ETCD),--etcd $(ETCD))
 
 lint: $(VENV)/.dev ## checks format, style, types and the layers
 	$(VENV)/bin/ruff format --check --quiet .
