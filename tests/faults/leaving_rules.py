@@ -50,9 +50,15 @@ def _excused(run: Run, call: Call) -> float:
     """Until when an entry of this lock() may be there, unless it is that of a hold."""
     if call.returned is None:
         return math.inf  # it goes on, or ended with its process
-    if call.error in _IN_DOUBT:
-        return call.returned.at + call.called.ttl + run.limits.prolonged
-    return call.returned.at
+    if call.error not in _IN_DOUBT:
+        return call.returned.at
+    lifetime = call.called.ttl + run.limits.prolonged
+    until = call.returned.at + lifetime
+    for fault in run.faults:  # one after the other: each election starts the lease again
+        kind = fault.name.partition(" ")[0]
+        if kind in run.limits.etcd_faults and call.called.at <= fault.until and fault.at <= until:
+            until = max(until, fault.until + lifetime)
+    return until
 
 
 def _why(run: Run, entry: Entry, calls: list[Call]) -> str:

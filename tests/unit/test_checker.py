@@ -674,6 +674,15 @@ def test_an_entry_in_doubt_may_stand_for_its_ttl(
     assert one.broken == broken
 
 
+@pytest.mark.parametrize(("until", "broken"), [(27, set()), (28, {Rule.LEFT})])
+def test_each_election_starts_the_lease_of_an_entry_in_doubt_again(
+    one: Script, until: float, broken: set[Rule]
+) -> None:
+    one.fault(14, 16, "kill_leader")
+    _leave(one, "LockUncertainError", until=until)
+    assert one.broken == broken
+
+
 def test_an_entry_that_appears_after_its_call_failed_is_found(one: Script) -> None:
     one.call("r", "lock", 12, 13, error="EtcdTimeoutError")
     one.put(14, 3, 0xC, node="r")
