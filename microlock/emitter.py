@@ -49,15 +49,20 @@ class Emitter(EventEmitter):
 
     def _tell(self, name: str, **fields: Any) -> None:
         """Has the handlers called, after those of the events before."""
+        level = _LEVELS.get(name, logging.NOTSET)
+        logged = level and log.isEnabledFor(level)
+        listeners = self.listeners(name)
+        if not logged and not listeners:
+            return
         event = LockEvent(name, self._key, **fields)
-        if level := _LEVELS.get(name):
+        if logged:
             why = event.reason.value if event.reason else event.error
             log.log(
                 level,
                 "%s: lock %r, node %r, token %s%s",
                 *(name, event.key, event.node_id, event.token, f": {why}" if why else ""),
             )
-        if self.listeners(name):
+        if listeners:
             try:
                 self._client.one(Dispatcher).submit(lambda: self._deliver(event))
             except DestroyedError:

@@ -25,6 +25,11 @@ class Feed:
         """Who held the lock when it was last known."""
         return self._queue.holder if self._queue else None
 
+    @property
+    def first(self) -> bytes | None:
+        """The entry of the holder, as far as known."""
+        return self._queue.first if self._queue else None
+
     def standing(self, entry: bytes, token: int) -> Standing:
         """Where the entry stands that was put at revision `token`, as far as the feed has come."""
         if self._queue is None or self.next_revision is None or self.next_revision <= token:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from microlock import clock, events
@@ -199,6 +199,12 @@ class Possession(Emitter):
         self._check()
         if event in events.OF_THE_KEY:
             self._watch(wait=True)
+
+    def concerned(self, entries: Set[bytes]) -> bool:
+        holding = self._holding
+        if holding and holding.alive and holding.tenure.entry in entries:
+            return True
+        return not events.OF_THE_KEY.isdisjoint(self.event_names())
 
     def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
         if self._destroyed.is_set():

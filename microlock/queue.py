@@ -97,6 +97,11 @@ class Queue:
     def holder(self) -> Holder | None:
         return next(iter(self._entries.values()), None)
 
+    @property
+    def first(self) -> bytes | None:
+        """The entry of the holder."""
+        return next(iter(self._entries), None)
+
     def standing(self, entry: bytes, token: int) -> Standing:
         """Where the entry stands that was created at revision `token`."""
         place = self._entries.get(entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 from weakref import ref
 
@@ -20,6 +20,9 @@ from microlock.requests import Event, Found
 
 class Watching(Protocol):
     """Who is told; on the thread that reads from etcd, so it is to return at once."""
+
+    def concerned(self, entries: Set[bytes]) -> bool:
+        """Whether it is to be told of what befell these entries, or which of them is the first."""
 
     def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
         """The queue has changed; so has its holder if there are `changes`."""
@@ -74,16 +77,19 @@ class Watch:
     def rebase(self, found: Found) -> None:
         with self._lock:
             changes = self._feed.rebase(found)
-        self._tell(changes, synthesised=True)
+        for each in self.alive():
+            each.on_watch(self._feed, changes, synthesised=True)
 
-    def apply(self, events: Iterable[Event]) -> None:
+    def apply(self, events: Sequence[Event]) -> None:
         with self._lock:
             changes = self._feed.apply(events)
-        self._tell(changes, synthesised=False)
-
-    def _tell(self, changes: Sequence[Change], *, synthesised: bool) -> None:
+            entries = {event.name for event in events}
+            if self._feed.first:
+                entries.add(self._feed.first)
+        # Many may wait, and a change is news for two or three of them.
         for each in self.alive():
-            each.on_watch(self._feed, changes, synthesised=synthesised)
+            if each.concerned(entries):
+                each.on_watch(self._feed, changes, synthesised=False)
 
     def alive(self) -> list[Watching]:
         references = tuple(self.watching.values())

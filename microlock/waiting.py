@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from microlock import clock
 from microlock.errors import DestroyedError, MicrolockError
@@ -99,6 +99,10 @@ class Waiting:
         self._woken.set()
 
     # What the watch tells.
+
+    def concerned(self, entries: Set[bytes]) -> bool:
+        place = self._place
+        return place is not None and place.entry in entries
 
     def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
         place = self._place

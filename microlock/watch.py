@@ -225,7 +225,7 @@ class Watcher:
             watch.runs()
             self._worked, self._told = True, None
         else:
-            watch.apply(map(messages.event, reply.events))
+            watch.apply([messages.event(event) for event in reply.events])
 
     def _put_back(self, watch: Watch, revision: int) -> bool:
         """Whether etcd, at this revision, has not what was told already: its data is an older one.
