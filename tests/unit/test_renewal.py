@@ -137,7 +137,7 @@ def test_what_is_due_at_the_same_time_is_renewed_by_one_request(keeper, client):
 
 
 def test_what_falls_due_a_little_later_is_renewed_along(keeper, client):
-    at = clock.now() // 0.05 * 0.05 + 0.11  # past the beginning of a tick
+    at = clock.now() // 0.05 * 0.05 + 1.01  # past the beginning of a tick
     one, two = Place(at, 1), Place(at + 0.02, 2)
     keep(keeper, one, two)
     assert eventually(lambda: one.renewed and two.renewed)
