@@ -26,7 +26,7 @@ test: $(VENV)/.test ## runs all tests against an etcd of their own
 	$(PYTEST) $(PARALLEL)
 
 unit: $(VENV)/.test ## runs the tests that need no etcd
-	$(PYTEST) tests/unit
+	$(PYTEST) $(PARALLEL) tests/unit
 
 integration: $(VENV)/.test ## runs the tests on etcd; ETCD_VERSION=v3.4, v3.5, v3.6 or v3.5.1
 	$(PYTEST) $(PARALLEL) tests/integration
