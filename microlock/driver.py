@@ -8,19 +8,28 @@ from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, TypeVar
 
 from microlock.flows import Flow
+from microlock.tenure import Keep, Tenure
 
 T = TypeVar("T")
 
 
-def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
+def run(
+    flow: Flow[T], perform: Callable[[Any], Any], keep: Callable[[Tenure], None] | None = None
+) -> T:
     """Has all performed that the flow asks for until it has decided; returns or raises that.
+
+    `keep` is told what the flow tells of the place on the way.
 
     An interrupt goes to the flow too, which cleans up and raises it again.
     """
     resume = partial(next, flow)
     while True:
         try:
-            reply = perform(resume())
+            request = resume()
+            if isinstance(request, Keep):
+                reply = keep(request.place) if keep else None
+            else:
+                reply = perform(request)
         except StopIteration as decided:
             result: T = decided.value
             return result

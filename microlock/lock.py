@@ -386,7 +386,7 @@ class Microlock(ContextDecorator, Calling):
             holding = self._own(budget)
             flow = flows.extend(self._names, holding.tenure, seconds, lease_ids=lease_ids)
             with self._renewing(holding):
-                left, error = run(flow, self._performing(budget))
+                left, error = run(flow, self._performing(budget), keep=holding.moved)
             if error:
                 self._settle(holding, left)
                 raise error

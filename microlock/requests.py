@@ -91,7 +91,7 @@ class Empty:
 
 @dataclass(frozen=True, slots=True)
 class CreatedAt:
-    """True if the key exists and was created at this revision."""
+    """True if the key exists and was created at this revision; of 0, if it does not exist."""
 
     name: bytes
     revision: int

@@ -115,6 +115,14 @@ class Await:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """What a flow tells whoever drives it: from here on the place is this, and lives as long as
+    all of its leases do. No reply."""
+
+    place: Tenure
+
+
+@dataclass(frozen=True)
 class Stood:
     """How waiting ended.
 

@@ -27,7 +27,7 @@ from microlock.requests import (
     Txn,
     UnderLease,
 )
-from microlock.tenure import Lease, Lost, Names, Tenure
+from microlock.tenure import Keep, Lease, Lost, Names, Tenure
 
 
 def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | Lost | None]:
@@ -94,15 +94,18 @@ def extend(
             return renewed, None
         tenure = renewed
     lease = yield from grant(names, ttl, lease_ids)
+    between = replace(tenure, next_lease=lease)
     try:
+        yield Keep(between)  # from the moment that it is moved, which is long before the reply
         return (yield from _move(names, tenure, lease)), None
     except LockUncertainError:
         raise
     except BaseException as error:
         if isinstance(error, EtcdError) and not error.may_have_happened:
+            yield Keep(tenure)
             yield from discard(names, lease)
             raise
-        return replace(tenure, next_lease=lease), error
+        return between, error
 
 
 def _move(names: Names, tenure: Tenure, lease: Lease) -> Flow[Tenure | Lost]:

@@ -14,10 +14,10 @@ from microlock.errors import (
     MicrolockError,
 )
 from microlock.requests import Grant, KeepAlive, KeyValue, Lifetime, Request, Revoke
-from microlock.tenure import Await, Lease, Names
+from microlock.tenure import Await, Keep, Lease, Names
 
 T = TypeVar("T")
-Flow = Generator[Request | Await, Any, T]
+Flow = Generator[Request | Await | Keep, Any, T]
 
 
 def grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:

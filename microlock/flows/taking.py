@@ -9,7 +9,7 @@ from microlock.errors import EtcdError, LeaseNotFoundError, LockUncertainError
 from microlock.flows.settling import Flow, discard, find, grant, keep_alive
 from microlock.keys import entry_name
 from microlock.queue import Holder, Standing, holder_of, places
-from microlock.requests import Empty, Found, Outcome, Put, Read, Txn
+from microlock.requests import CreatedAt, Empty, Found, Outcome, Put, Read, Txn
 from microlock.tenure import Await, Lease, Names, Refused, Stood, Tenure
 
 # Enough to find the holder, unless this many nested names are older: then `_join` reads them all.
@@ -33,6 +33,10 @@ def try_lock(
     revoke has nothing under it, and ends by itself.
     """
     granted = False
+    if lost and any(each.doubtful for each in lost.leases):
+        # A copy of its put may yet come, and bring back what was deleted.
+        yield from discard(names, *lost.leases)
+        lost = None
     while True:
         if lease is None or lease.deadline <= now:
             # Look before the grant, so that a try on a held lock writes nothing.
@@ -161,7 +165,13 @@ def _queue_up(names: Names, lease: Lease) -> Flow[Tenure | Refused]:
 def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Tenure, Holder | None, float]]:
     """Puts our entry at the end of the queue. Returns our place, who is first if it is not us,
     and the moment."""
-    outcome: Outcome = yield Txn((), (Put(entry, names.value, lease.id), Read(names.prefix)))
+    read = Read(names.prefix)
+    outcome: Outcome = yield Txn(
+        # A copy that arrives after an extension must not move the entry back to this lease.
+        guards=(CreatedAt(entry, 0),),
+        then=(Put(entry, names.value, lease.id), read),
+        otherwise=(read,),
+    )
     (first, holder), *_ = entries = places(names.prefix, outcome.keys)
     token = next(place.token for name, place in entries if name == entry)
     place = Tenure(entry, token, replace(lease, doubtful=lease.doubtful or outcome.repeated))

@@ -27,7 +27,7 @@ from microlock.errors import (
 )
 from microlock.flows import Flow
 from microlock.requests import Get, Grant, KeepAlive, Outcome, Read, Request
-from microlock.tenure import Await, Lease, Tenure
+from microlock.tenure import Await, Keep, Lease, Tenure
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Caller:
             except StopIteration as decided:
                 return decided.value
             try:
-                reply = self.perform(request)
+                reply = None if isinstance(request, Keep) else self.perform(request)
             except BaseException as error:  # noqa: BLE001  it is the flow's to judge
                 resume = partial(flow.throw, error)
             else:

@@ -228,3 +228,16 @@ def test_an_adopted_hold_is_extended_without_revoking_the_lease_of_the_other_obj
     caller = Caller(store)
     extended, _ = caller.extend(caller.adopt())
     assert store.ours() == [tenure.lease.id, extended.lease.id]
+
+
+def test_a_late_copy_of_the_put_that_joined_the_queue_leaves_an_extension_alone(store):
+    first = Caller(store, {Txn: NoAnswer(Fate.LATE, End.REPEAT)})
+    tenure = first.wait()
+
+    class BeforeTheOldLeaseIsRevoked:
+        def meet(self, request, caller):
+            first.deliver()
+            return caller.ask(request)
+
+    extended, _ = Caller(store, {Revoke: BeforeTheOldLeaseIsRevoked()}).extend(tenure)
+    assert [kv.create_revision for kv in store.entries()] == [extended.token]

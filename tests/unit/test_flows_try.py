@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from faults import TTL, Caller, Fate, NoAnswer, Slow
+from faults import TTL, Caller, End, Fate, NoAnswer, Slow
 from store import FOO, Store
 
 from microlock.errors import EtcdTimeoutError
@@ -220,3 +220,13 @@ def test_a_tenure_is_under_the_lease_it_names(store):
     tenure = Caller(store).try_lock()
     assert isinstance(tenure, Tenure)
     assert tenure.leases == (tenure.lease,)
+
+
+def test_what_a_lost_hold_may_yet_put_is_ended_before_another_try(store):
+    first = Caller(store, {Txn: NoAnswer(Fate.LATE, End.REPEAT)})
+    lost = first.try_lock()
+    store.remove(lost.entry)
+    caller = Caller(store)
+    caller.release(caller.try_lock(lost=lost))
+    first.deliver()
+    assert store.entries() == []

@@ -29,7 +29,7 @@ from microlock.errors import (
     LockUncertainError,
 )
 from microlock.queue import Holder
-from microlock.requests import Grant, KeepAlive, Put, Read, Revoke, Txn
+from microlock.requests import CreatedAt, Grant, KeepAlive, Put, Read, Revoke, Txn
 from microlock.tenure import Await, Lease, Refused, Tenure
 
 GRANT, JOIN, STAND, UNDO = range(4)
@@ -64,10 +64,12 @@ def left(store: Store) -> tuple[list[Any], list[int]]:
 # Joining.
 
 
-def test_who_waits_joins_with_one_transaction_that_has_no_condition(store, beta):
+def test_who_waits_joins_with_one_transaction_that_puts_its_entry_once(store, beta):
     caller = Caller(store)
     caller.wait(course=[the_first_leaves])
-    assert caller.requests[JOIN] == Txn((), (Put(b"foo/1", FOO.value, 1), Read(FOO.prefix)))
+    read = Read(FOO.prefix)
+    put = Put(b"foo/1", FOO.value, 1)
+    assert caller.requests[JOIN] == Txn((CreatedAt(b"foo/1", 0),), (put, read), (read,))
 
 
 def test_who_waits_asks_etcd_for_nothing_but_a_lease_and_a_place(store, beta):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -107,3 +108,25 @@ def test_a_client_that_is_closed_in_a_try_leaves_no_plain_failure(foo, client):
     client.faults[Txn] = client.faults[Revoke] = Refusal(DestroyedError)
     with pytest.raises(LockUncertainError):
         foo.lock()
+
+
+@pytest.mark.parametrize("ttl", [2, 30])
+def test_held_is_not_true_for_longer_than_the_entry_is_there_while_an_extension_is_answered(
+    foo, client, store, ttl
+):
+    foo.lock()
+    seen = []
+
+    class SlowBack:
+        def meet(self, request, caller):
+            reply = caller.ask(request)
+            for _ in range(6):
+                store.pass_time(1)
+                seen.append((foo.held, bool(store.entries())))
+            return reply
+
+    client.faults[Txn] = SlowBack()
+    with suppress(LockLostError):
+        foo.extend(ttl)
+    assert (True, True) in seen
+    assert (True, False) not in seen
