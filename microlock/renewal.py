@@ -27,6 +27,9 @@ from microlock.tenure import Lease
 _TICK = 0.05
 # The most that one request may take: others fall due meanwhile.
 _PATIENCE = 2.0
+# So many are looked after at a time, as long as etcd answers: what it can't do in time would be
+# asked for once more, and cost it twice.
+_BATCH = 500
 # The longest sleep: the thread does not outlive by much what it looks after.
 _NAP = 5.0
 # For all that is given back when the interpreter exits.
@@ -81,6 +84,7 @@ class Keeper:
         self._places: list[Place] = []  # those that may have to be given back, and some that ended
         self._prune_at = 64
         self._numbers = count()
+        self._at_once: float = _BATCH  # how many are looked after; of the thread alone
         _keepers.add(self)
 
     def keep(self, kept: Kept, *, earliest: float = 0.0) -> None:
@@ -161,9 +165,9 @@ class Keeper:
             return False
 
     def _due(self, now: float) -> list[Kept]:
-        due = []
+        due: list[Kept] = []
         with self._lock:
-            while self._agenda and self._agenda[0][0] <= now:
+            while self._agenda and self._agenda[0][0] <= now and len(due) < self._at_once:
                 at, _, reference = heappop(self._agenda)
                 kept = reference()
                 if kept and kept.appointment == at:  # otherwise it has an earlier one
@@ -198,6 +202,8 @@ class Keeper:
         except Exception as failure:
             log.exception("a renewal with %r failed", self._client)
             error = MicrolockError(f"the renewal failed: {failure!r}")
+        # One silence for all: nobody's loss is to be told late because others were asked first.
+        self._at_once = _BATCH if lifetimes else math.inf
         for kept, lease in leases:
             with _isolated(kept):
                 if lease.id in lifetimes:

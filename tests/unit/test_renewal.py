@@ -144,6 +144,27 @@ def test_what_falls_due_a_little_later_is_renewed_along(keeper, client):
     assert client.requests == [(1, 2)]
 
 
+def test_many_are_renewed_by_batches_in_the_order_they_are_due(keeper, client, monkeypatch):
+    monkeypatch.setattr(renewal, "_BATCH", 10)
+    keeper._at_once = 10
+    places = [Place(clock.now() - 100 + number, number) for number in range(25)]
+    with keeper._lock:  # until all are there
+        keep(keeper, *places)
+    assert eventually(lambda: all(each.renewed for each in places))
+    assert client.requests == [tuple(range(10)), tuple(range(10, 20)), tuple(range(20, 25))]
+
+
+def test_all_are_told_of_a_silence_after_the_first_batch(keeper, client, monkeypatch):
+    monkeypatch.setattr(renewal, "_BATCH", 10)
+    keeper._at_once = 10
+    client.error = EtcdUnavailableError("no")
+    places = [Place(clock.now() - 100 + number, number) for number in range(45)]
+    with keeper._lock:
+        keep(keeper, *places)
+    assert eventually(lambda: all(each.silence for each in places))
+    assert list(map(len, client.requests)) == [10, 35]
+
+
 def test_nothing_is_renewed_before_it_is_due(keeper):
     at = soon()
     place = Place(at, 1)
