@@ -11,9 +11,10 @@ PYTEST = $(VENV)/bin/python -m pytest
 # Most tests wait for a ttl or a timeout, so more of them than there are cores can run at once.
 JOBS = 4
 SECONDS = 60
+PEERS = pypi
 PARALLEL = --numprocesses=$(JOBS) --dist=loadfile
 
-.PHONY: help demo test unit integration faults soak lint check format matrix compat proto clean
+.PHONY: help demo test unit integration faults soak bench lint check format matrix compat proto clean
 .SILENT:
 
 help: ## shows this
@@ -38,6 +39,9 @@ faults: $(VENV)/.test ## breaks a cluster in every way that is known, and 60 s o
 soak: $(VENV)/.test ## clients on a cluster under random faults; SECONDS=300 SEED=7
 	PYTHONPATH=tests/integration $(VENV)/bin/python tests/faults/soak.py --seconds $(SECONDS) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ETCD),--etcd $(ETCD))
+
+bench: .venvs/bench/.made ## compares with other locks in about 5 minutes; PEERS=all: in an hour
+	.venvs/bench/bin/python benchmarks/run.py --peers '$(PEERS)'
 
 lint: $(VENV)/.dev ## checks format, style, types and the layers
 	$(VENV)/bin/ruff format --check --quiet .
@@ -70,6 +74,13 @@ clean: ## removes what the targets made
 	rm -rf $(VENV) .venvs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venvs/bench/.made: setup.cfg benchmarks/requirements.txt | $(VENV)/.made
+	echo "Installing microlock and what it is compared with into .venvs/bench ..."
+	$(PYTHON) -m venv --clear .venvs/bench
+	.venvs/bench/bin/python -m pip --quiet --disable-pip-version-check install --use-pep517 \
+		--editable '.[server]' --requirement benchmarks/requirements.txt
+	touch $@
 
 # .venv/.server, .venv/.test, .venv/.dev: installed with the extra of that name
 $(VENV)/.%: setup.cfg setup.py pyproject.toml | $(VENV)/.made

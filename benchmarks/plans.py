@@ -1,0 +1,64 @@
+"""What is run: the scenarios and their settings, in two sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """Attributes:
+    scenario: a name of `contenders.Contender.scenarios`.
+    setting: for the scenario; its times are in seconds.
+    headline: the measure that the ratio and the chart are about.
+    only: some contenders, if not all that can do the scenario.
+    """
+
+    scenario: str
+    setting: dict[str, Any]
+    headline: str
+    only: tuple[str, ...] = ()
+
+    def does(self, name: str) -> bool:
+        return not self.only or name in self.only
+
+    @property
+    def timeout(self) -> float:
+        return 120 + 5 * float(self.setting.get("keep", self.setting.get("seconds", 0)))
+
+
+def _handover(clients: str, seconds: float) -> Run:
+    setting = {"clients": clients, "waiters": [2, 10, 50], "seconds": seconds}
+    return Run("handover", setting, "hand-overs/s")
+
+
+def _idle(locks: int, listeners: int, only: tuple[str, ...] = ()) -> Run:
+    setting = {"locks": locks, "listeners": listeners}
+    return Run("idle", setting, "MiB more than one", only)
+
+
+def _renewal(holds: int, keep: float) -> Run:
+    return Run("renewal", {"holds": holds, "keep": keep}, "CPU % of a core")
+
+
+# For a first look, in a few minutes.
+SMALL = (
+    Run("single", {"seconds": 0.5, "keys": 0}, "cycles/s"),
+    Run("workers", {"workers": [8], "seconds": 0.5}, "cycles/s"),
+    _handover("one", 0.5),
+    _idle(1_000, 1_000, only=("microlock", "raw")),
+    _renewal(1_000, 4),
+)
+
+FULL = (
+    Run("single", {"seconds": 1.5, "keys": 64}, "cycles/s"),
+    Run("workers", {"workers": [1, 8, 32], "seconds": 1.5}, "cycles/s"),
+    _handover("one", 1.5),
+    _handover("each", 1.5),
+    _handover("processes", 3),
+    _idle(1_000, 1_000),
+    _idle(10_000, 0),
+    _renewal(1_000, 20),
+    _renewal(10_000, 20),
+)
