@@ -22,6 +22,8 @@ class Flag:
     """As `threading.Event`, whose lock is not reentrant: a handler that runs in the middle of
     `wait()` and calls `set()`, on the same thread, would wait for itself for ever."""
 
+    __slots__ = ("_set", "_waiting")
+
     def __init__(self) -> None:
         self._set = False
         self._waiting: list[SimpleQueue[None]] = []  # one for each `wait()`

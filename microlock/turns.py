@@ -6,6 +6,9 @@ import enum
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
+
+from microlock.flag import Flag
 
 
 class Turn(enum.Enum):
@@ -20,11 +23,12 @@ class Turns:
     """A mutex whose owner may say that it takes long, and then nobody waits for it."""
 
     def __init__(self) -> None:
-        # Entered by itself: an interrupt within Condition.__enter__ would leave it locked.
+        # Reentrant, and entered by itself: a signal's handler may come in the middle of each.
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        # Under the lock:
         self._owner: int | None = None  # the thread whose turn it is
         self._standing = False  # the owner waits in the queue of the lock
+        self._changed = Flag()  # cleared by who is about to wait for either
 
     @property
     def mine(self) -> bool:
@@ -34,28 +38,33 @@ class Turns:
     def take(self, timeout: float, *, patient: bool = False) -> Turn:
         """Waits for a turn, `timeout` seconds at most; not at all while the owner of this one
         stands in the queue, unless `patient`."""
-        with self._lock:
-            self._changed.wait_for(
-                lambda: self._owner is None or (self._standing and not patient), max(0.0, timeout)
-            )
-            if self._owner is not None:
-                return Turn.STANDING if self._standing else Turn.BUSY
-            self._owner = threading.get_ident()
-            return Turn.TAKEN
+        end = monotonic() + timeout
+        while True:
+            with self._lock:
+                if self._owner is None:
+                    self._owner = threading.get_ident()
+                    return Turn.TAKEN
+                if self._standing and not patient:
+                    return Turn.STANDING
+                self._changed.clear()
+            left = end - monotonic()
+            if left <= 0:
+                return Turn.BUSY
+            self._changed.wait(left)
 
     def give(self) -> None:
         """Ends the turn of this thread, if it is its turn."""
         with self._lock:
             if self.mine:
                 self._owner = None
-                self._changed.notify_all()
+                self._changed.set()
 
     @contextmanager
     def stand(self) -> Iterator[None]:
         """For the owner, while it waits in the queue."""
         with self._lock:
             self._standing = True
-            self._changed.notify_all()
+            self._changed.set()
         try:
             yield
         finally:

@@ -5,32 +5,32 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any
 
 import pytest
 
+from microlock.flag import Flag
 from microlock.turns import Turn, Turns
 
 # Seconds after which a thread that hangs is a failure.
 PATIENCE = 20.0
 
 
-class Noting(threading.Condition):
+class Noting(Flag):
     """One that tells when somebody waits for it."""
 
-    def __init__(self, lock: Any) -> None:
-        super().__init__(lock)
+    def __init__(self) -> None:
+        super().__init__()
         self.waited_for = threading.Event()
 
     def wait(self, timeout: float | None = None) -> bool:
-        self.waited_for.set()  # and nobody gets the lock before the wait has begun
+        self.waited_for.set()  # what is set from here on ends the wait
         return super().wait(timeout)
 
 
 @pytest.fixture
 def turns() -> Turns:
     turns = Turns()
-    turns._changed = Noting(turns._lock)
+    turns._changed = Noting()
     return turns
 
 
