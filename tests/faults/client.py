@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 from fenced import Fenced
-from history import Called, Claimed, Deaf, Ended, History, Listens, Returned, Told, now
+from history import Called, Claimed, Deaf, Ended, History, Listens, Returned, Stalled, Told, now
 
 from microlock import (
     EtcdClient,
@@ -175,6 +175,15 @@ def cycle(seen: Seen, rng: Random) -> None:
         seen.write_late()
 
 
+def watch_the_clock(history: History, ended: threading.Event) -> None:
+    """Notes when this process gets no time to run."""
+    before = now()
+    while not ended.wait(0.05):
+        if now() - before > 0.3:
+            history.note(Stalled(now(), before))
+        before = now()
+
+
 def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
@@ -185,6 +194,9 @@ def main() -> None:
     rng = Random(f"{settings['seed']} {name}")
     logging.basicConfig(filename=run / f"{name}.log", level=logging.INFO)
     history = History(run / f"{name}.jsonl")
+    ended = threading.Event()
+    clock = threading.Thread(target=watch_the_clock, args=(history, ended))
+    clock.start()
     endpoints = rng.sample(settings["endpoints"], len(settings["endpoints"]))
     with connect(endpoints, timeout=TIMEOUT) as etcd:
         client = Client(
@@ -206,6 +218,8 @@ def main() -> None:
         for each in listeners:
             each.deaf()
             each.call("destroy", each.lock.destroy)
+    ended.set()
+    clock.join()
     history.note(Ended(now()))
     history.close()
 

@@ -117,6 +117,14 @@ class Claimed:
 
 
 @dataclass(frozen=True)
+class Stalled:
+    """No thread of the process has run from `since` on, or hardly: the machine is too busy."""
+
+    at: float
+    since: float
+
+
+@dataclass(frozen=True)
 class Ended:
     """The process ended in good order; a file without this is of one that was killed."""
 
@@ -155,10 +163,34 @@ class Fault:
     name: str
 
 
-Record = Called | Returned | Listens | Deaf | Told | Claimed | Ended | Changed | Written | Fault
+Record = (
+    Called
+    | Returned
+    | Listens
+    | Deaf
+    | Told
+    | Claimed
+    | Stalled
+    | Ended
+    | Changed
+    | Written
+    | Fault
+)
 _KINDS = {
     each.__name__: each
-    for each in (Called, Returned, Listens, Deaf, Told, Claimed, Ended, Changed, Written, Fault)
+    for each in (
+        Called,
+        Returned,
+        Listens,
+        Deaf,
+        Told,
+        Claimed,
+        Stalled,
+        Ended,
+        Changed,
+        Written,
+        Fault,
+    )
 }
 
 

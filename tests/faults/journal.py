@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from history import Called, Claimed, Deaf, Ended, Listens, Record, Returned, Told
+from history import Called, Claimed, Deaf, Ended, Listens, Record, Returned, Stalled, Told
 
 KEY_EVENTS = ("locked", "unlocked")
 
@@ -125,6 +125,7 @@ class Journal:
         self.ears: list[Ear] = []
         self.told: dict[int, list[Told]] = defaultdict(list)  # but changes of the key; by object
         self.ended: float | None = None
+        self.stalls: list[Stalled] = []
         self.moments: list[float] = []
         for record in records:
             self.moments.append(record.at)
@@ -156,6 +157,8 @@ class Journal:
                 self.told[record.lock].append(record)
             case Ended():
                 self.ended = record.at
+            case Stalled():
+                self.stalls.append(record)
 
     def _ears_of(self, lock: int) -> list[Ear]:
         return [ear for ear in self.ears if ear.lock == lock and ear.until is None]

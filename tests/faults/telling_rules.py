@@ -118,6 +118,21 @@ def losses(run: Run, report: Report) -> Iterator[Violation]:
                 elif why := _groundless(run, journal, lock, told):
                     yield Violation(Rule.LOST, where, why)
                 seen.add(told.token)
+                if told.reason == "EXPIRED":
+                    _measure(run, report, journal, lock, told)
+
+
+def _measure(run: Run, report: Report, journal: Journal, lock: int, told: Told) -> None:
+    """How late a loss by time was told. A renewal after the last claim makes it look later."""
+    deadlines = [
+        claim.at + claim.remaining
+        for claim in journal.claims.get((lock, told.key, told.token or 0), ())
+        if claim.at <= told.at
+    ]
+    if deadlines:
+        late = told.at - max(deadlines)
+        late -= run.stood_still(journal.process, max(deadlines), told.at)
+        report.measure("notice of a loss after its deadline", late)
 
 
 def _groundless(run: Run, journal: Journal, lock: int, told: Told) -> str | None:

@@ -221,10 +221,16 @@ class Run:
         )
 
     def stood_still(self, process: str, since: float, until: float) -> float:
-        """Seconds of that time in which the process was paused."""
-        return sum(
-            max(0.0, min(until, fault.until) - max(since, fault.at))
+        """Seconds of that time in which the process was paused, or starved."""
+        still = [
+            (fault.at, fault.until)
             for fault in self.faults
             for kind, _, whom in [fault.name.partition(" ")]
             if kind in self.limits.pauses and whom in ("", process)
-        )
+        ]
+        still += [(stall.since, stall.at) for stall in self.journals[process].stalls]
+        seconds = 0.0
+        for begin, end in sorted(still):
+            seconds += max(0.0, min(until, end) - max(since, begin))
+            since = max(since, end)
+        return seconds

@@ -20,6 +20,7 @@ from history import (
     Listens,
     Record,
     Returned,
+    Stalled,
     Told,
     Written,
 )
@@ -738,6 +739,19 @@ def test_a_pause_of_the_process_does_not_count(two: Script) -> None:
     two.call("r", "renew", 40, 46.1, error="EtcdTimeoutError", within=5)
     two.fault(41, 44, "pause r")
     assert not two.broken
+
+
+def test_nor_does_a_time_in_which_the_machine_let_it_starve(two: Script) -> None:
+    two.call("r", "renew", 40, 46.1, error="EtcdTimeoutError", within=5)
+    two.files["r"].append(Stalled(44, 41))
+    assert not two.broken
+
+
+def test_a_time_counts_once_that_was_both(two: Script) -> None:
+    two.call("r", "renew", 40, 47.5, error="EtcdTimeoutError", within=5)
+    two.fault(41, 41.9, "pause r")
+    two.files["r"].append(Stalled(41.9, 41.1))
+    assert two.broken == {Rule.TIME}
 
 
 def test_a_call_without_a_return_is_found(two: Script) -> None:
