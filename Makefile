@@ -12,7 +12,7 @@ PYTEST = $(VENV)/bin/python -m pytest
 JOBS = 4
 SECONDS = 60
 PEERS = pypi
-PARALLEL = --numprocesses=$(JOBS) --dist=loadfile
+PARALLEL = --numprocesses=$(JOBS) --dist=worksteal
 
 .PHONY: help demo test unit integration faults soak bench lint check format matrix compat proto clean
 .SILENT:
