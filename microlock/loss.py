@@ -5,6 +5,8 @@ from __future__ import annotations
 from microlock import clock
 from microlock.holding import Holding
 
+_NAP = 0.5
+
 
 class Loss:
     """What `Microlock.lost` is; in the manner of `threading.Event`."""
@@ -27,6 +29,8 @@ class Loss:
             now = clock.now()
             if end is not None and end <= now:
                 break
-            patience = self._holding.remaining(now) or 0.01  # 0: it is being given back
+            # Not the whole time: a clock that waits stands still while the machine is suspended,
+            # and the deadline does not. 0: it is being given back.
+            patience = min(self._holding.remaining(now), _NAP) or 0.01
             self._holding.ended.wait(patience if end is None else min(patience, end - now))
         return self.is_set()

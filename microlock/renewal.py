@@ -30,8 +30,9 @@ _PATIENCE = 2.0
 # So many are looked after at a time, as long as etcd answers: what it can't do in time would be
 # asked for once more, and cost it twice.
 _BATCH = 500
-# The longest sleep: the thread does not outlive by much what it looks after.
-_NAP = 5.0
+# The longest sleep: the thread does not outlive by much what it looks after, and notices deadlines
+# that a suspended machine has slept through, while the clock it waits by stood still.
+_NAP = 1.0
 # For all that is given back when the interpreter exits.
 _FAREWELL = 1.0
 

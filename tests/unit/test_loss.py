@@ -171,3 +171,18 @@ def test_who_waits_for_a_loss_is_woken_when_the_hold_is_given_back(foo, hold):
 
 def test_who_waits_for_a_loss_is_woken_when_it_is_found(foo, hold, find):
     assert wait_elsewhere(foo, find) == [True]
+
+
+def test_a_suspended_machine_does_not_make_a_wait_last_as_long_as_the_hold_would_have(foo, hold):
+    """The clock that a wait goes by stands still meanwhile."""
+    asked = []
+
+    class StandsStill(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            asked.append(timeout)
+            self.set()
+            return False
+
+    foo._holding.ended = StandsStill()
+    foo.lost.wait()
+    assert asked == [0.5]
