@@ -84,6 +84,7 @@ class EtcdClient:
 
     Attributes:
         timeout: seconds that each call of a lock may take.
+        on_silence: called when one of several members has left a call without an answer.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class EtcdClient:
         self._wires = wires
         self._current = 0
         self._identity = identity or Given()
+        self.on_silence: Callable[[Wire], None] = lambda wire: None
         self._closed = Flag()
         self._pid = os.getpid()
         self._shared: dict[Any, Any] = {}
@@ -156,14 +158,14 @@ class EtcdClient:
         # Undoing has the time that was kept back for it.
         until = budget.end if isinstance(request, Revoke) else budget.work
         trial = Trial(len(self._wires))
+        once = isinstance(request, Grant) or (isinstance(request, Txn) and request.once)
 
-        def once() -> Any:
+        def one() -> Any:
             self.check()
             if budget.stop and budget.stop.is_set() and not isinstance(request, Revoke):
                 raise DestroyedError("destroyed in the middle of a call")
             wire = self._wires[self._current]
-            # Each attempt leaves time for others: at the other members, or here again.
-            timeout = min(until - clock.now(), self.timeout) / (len(self._wires) + 1)
+            timeout = trial.patience(min(until - clock.now(), self.timeout), once=once)
             metadata: Metadata = ()
             try:
                 if timeout <= 0:
@@ -178,23 +180,24 @@ class EtcdClient:
                 )
                 if trial.failed(wire.address, error, login_again=login_again):
                     self.move_on(wire)
+                    if isinstance(error, EtcdTimeoutError) and len(self._wires) > 1:
+                        self.on_silence(wire)
                 raise
 
         def worth_another_try(_: BaseException) -> bool:
-            once = isinstance(request, Grant) or (isinstance(request, Txn) and request.once)
             if once and trial.doubt:
                 return False
             return trial.worth_another_try(ever_answered=any(w.answered for w in self._wires))
 
         try:
-            return once()  # most calls need no other, and tenacity costs more than all of it
+            return one()  # most calls need no other, and tenacity costs more than all of it
         except EtcdError as error:
             failures = [error]
 
         def again() -> Any:
             if failures:
                 raise failures.pop()
-            return once()
+            return one()
 
         try:
             return Retrying(
