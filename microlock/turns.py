@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
+from weakref import ref
 
 from microlock.flag import Flag
 
@@ -19,52 +20,77 @@ class Turn(enum.Enum):
     STANDING = "another call stands in the queue of the lock"
 
 
+class _Call:
+    """One that has its turn, or waits for it."""
+
+    __slots__ = ("__weakref__", "patient", "thread", "woken")
+
+    def __init__(self, *, patient: bool) -> None:
+        self.thread = threading.get_ident()
+        self.patient = patient
+        self.woken = Flag()  # set when it is its turn, or the owner begins to stand in the queue
+
+
 class Turns:
-    """A mutex whose owner may say that it takes long, and then nobody waits for it."""
+    """A mutex that is given in the order of asking, and whose owner may say that it takes long:
+    then nobody waits for it."""
 
     def __init__(self) -> None:
         # Reentrant, and entered by itself: a signal's handler may come in the middle of each.
         self._lock = threading.RLock()
         # Under the lock:
-        self._owner: int | None = None  # the thread whose turn it is
+        self._owner: _Call | None = None  # None  =>  nobody waits
         self._standing = False  # the owner waits in the queue of the lock
-        self._changed = Flag()  # cleared by who is about to wait for either
+        # Held weakly: whom an interrupt has thrown out of its wait is to be passed over.
+        self._waiting: list[ref[_Call]] = []
 
     @property
     def mine(self) -> bool:
         """Whether it is the turn of this thread: of a call that a signal has interrupted."""
-        return self._owner == threading.get_ident()
+        owner = self._owner
+        return owner is not None and owner.thread == threading.get_ident()
 
     def take(self, timeout: float, *, patient: bool = False) -> Turn:
         """Waits for a turn, `timeout` seconds at most; not at all while the owner of this one
         stands in the queue, unless `patient`."""
+        call = _Call(patient=patient)
+        with self._lock:
+            if self._owner is None:
+                self._owner = call
+                return Turn.TAKEN
+            self._waiting.append(ref(call))
         end = monotonic() + timeout
         while True:
             with self._lock:
-                if self._owner is None:
-                    self._owner = threading.get_ident()
+                if self._owner is call:
                     return Turn.TAKEN
-                if self._standing and not patient:
-                    return Turn.STANDING
-                self._changed.clear()
-            left = end - monotonic()
-            if left <= 0:
-                return Turn.BUSY
-            self._changed.wait(left)
+                stands = self._standing and not patient
+                left = end - monotonic()
+                if stands or left <= 0:
+                    self._waiting = [each for each in self._waiting if each() is not call]
+                    return Turn.STANDING if stands else Turn.BUSY
+                call.woken.clear()
+            call.woken.wait(left)
 
     def give(self) -> None:
         """Ends the turn of this thread, if it is its turn."""
         with self._lock:
-            if self.mine:
-                self._owner = None
-                self._changed.set()
+            if not self.mine:
+                return
+            self._owner = None
+            while self._waiting and not self._owner:
+                self._owner = self._waiting.pop(0)()
+            if self._owner:
+                self._owner.woken.set()
 
     @contextmanager
     def stand(self) -> Iterator[None]:
         """For the owner, while it waits in the queue."""
         with self._lock:
             self._standing = True
-            self._changed.set()
+            for each in self._waiting:
+                if (call := each()) and not call.patient:
+                    call.woken.set()
         try:
             yield
         finally:

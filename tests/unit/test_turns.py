@@ -15,23 +15,21 @@ from microlock.turns import Turn, Turns
 PATIENCE = 20.0
 
 
+waited_for = threading.Event()
+
+
 class Noting(Flag):
     """One that tells when somebody waits for it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.waited_for = threading.Event()
-
     def wait(self, timeout: float | None = None) -> bool:
-        self.waited_for.set()  # what is set from here on ends the wait
+        waited_for.set()  # what is set from here on ends the wait
         return super().wait(timeout)
 
 
 @pytest.fixture
-def turns() -> Turns:
-    turns = Turns()
-    turns._changed = Noting()
-    return turns
+def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
+    monkeypatch.setattr("microlock.turns.Flag", Noting)
+    return Turns()
 
 
 @pytest.fixture
@@ -48,9 +46,9 @@ def queue(turns: Turns, threads: ThreadPoolExecutor) -> Queue:
     """Another thread asks for its turn; returns when it waits for it."""
 
     def queue(*, patient: bool = False) -> Future[Turn]:
-        turns._changed.waited_for.clear()
+        waited_for.clear()
         asked = threads.submit(turns.take, 2 * PATIENCE, patient=patient)
-        assert turns._changed.waited_for.wait(PATIENCE)
+        assert waited_for.wait(PATIENCE)
         return asked
 
     return queue
@@ -120,9 +118,54 @@ def test_one_of_those_who_wait_has_the_turn_at_a_time(turns, queue):
     turns.give()
     done, waiting = wait(both, PATIENCE, FIRST_COMPLETED)
     assert (len(done), len(waiting)) == (1, 1)
-    turns._owner = threading.get_ident()  # instead of the thread that has it
+    assert turns._owner
+    turns._owner.thread = threading.get_ident()  # instead of the one that has it
     turns.give()
     assert [asked.result(PATIENCE) for asked in both] == [Turn.TAKEN, Turn.TAKEN]
+
+
+def test_turns_are_given_in_the_order_of_asking(turns, threads):
+    taken: list[int] = []
+    asked = []
+
+    def ask(number: int) -> None:
+        assert turns.take(PATIENCE) is Turn.TAKEN
+        taken.append(number)
+        turns.give()
+
+    turns.take(0)
+    for number in range(5):
+        waited_for.clear()
+        asked.append(threads.submit(ask, number))
+        assert waited_for.wait(PATIENCE)
+    turns.give()
+    for each in asked:
+        each.result(PATIENCE)
+    assert taken == [0, 1, 2, 3, 4]
+
+
+def test_who_gives_its_turn_and_asks_again_is_behind_who_waits(turns, queue):
+    turns.take(0)
+    asked = queue()
+    turns.give()
+    assert turns.take(0) is Turn.BUSY
+    assert asked.result(PATIENCE) is Turn.TAKEN
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_whom_an_interrupt_throws_out_of_its_wait_is_passed_over(turns, threads, error):
+    def interrupted(flag: Noting, timeout: float | None = None) -> bool:
+        raise error
+
+    turns.take(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Noting, "wait", interrupted)
+        asked = threads.submit(turns.take, PATIENCE)
+        with pytest.raises(error):
+            asked.result(PATIENCE)
+    del asked  # and with it the traceback
+    turns.give()
+    assert turns.take(0) is Turn.TAKEN
 
 
 def test_threads_take_turns(turns, threads):
