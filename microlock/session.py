@@ -10,7 +10,7 @@ from weakref import ref
 
 from microlock.errors import EtcdError, MicrolockError
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.wire import Stream, Wire
+from microlock.etcd.wire import Stream
 from microlock.feed import Feed
 from microlock.flag import Flag
 from microlock.keys import range_end
@@ -97,16 +97,10 @@ class Watch:
 
 
 class Session:
-    """The watches on one stream, from its opening to its end.
+    """The watches on one stream, from its opening to its end."""
 
-    Attributes:
-        left: it was ended since its member may be silent.
-    """
-
-    def __init__(self, stream: Stream, wire: Wire) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.stream = stream
-        self.wire = wire
-        self.left = False
         self._asked: deque[Watch] = deque()  # in the order of the replies to come
         self._ids: dict[Watch, int] = {}
         self._watches: dict[int, Watch] = {}

@@ -51,7 +51,6 @@ class Watcher:
         # Of the thread alone:
         self._worked = False  # since the last failure
         self._told: type[MicrolockError] | None = None  # the failure that all have been told of
-        client.on_silence = self._leave
 
     def watch(self, prefix: bytes, watching: Watching, *, wait: bool = True) -> None:
         """Tells `watching`, which is held weakly, of every change from when this returns.
@@ -126,15 +125,6 @@ class Watcher:
 
         return abandon
 
-    def _leave(self, wire: Wire) -> None:
-        """A call had no answer there: what is watched there may be as silent, until a ping finds
-        out after 9 s."""
-        with self._lock:
-            session = self._session
-            if session and session.wire is wire:
-                session.left = True
-                session.stream.close()
-
     def _end_watch(self, watch: Watch) -> None:
         """Under the lock: nobody listens to it any more."""
         self._watches.pop(watch.prefix, None)
@@ -193,7 +183,7 @@ class Watcher:
         session: Session | None = None
         try:
             stream, wire = self._client.open_watch()
-            session = Session(stream, wire)
+            session = Session(stream)
             with self._lock:
                 self._session = session
                 for watch in self._watches.values():
@@ -202,12 +192,6 @@ class Watcher:
                 self._received(session, session.stream.receive())
         except StaleLoginError:
             raise
-        except DestroyedError as error:
-            if not (session and session.left):
-                raise
-            left = EtcdUnavailableError(f"{session.wire.address} left a call without an answer")
-            self._broke(left)
-            raise left from error
         except EtcdError as error:
             self._broke(error)
             if wire:

@@ -7,6 +7,7 @@ the next member, until the deadline. What is permanent is raised at once.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -58,6 +59,9 @@ from microlock.requests import (
 
 T = TypeVar("T")
 
+# Seconds that an attempt has, if there are so many: enough for a machine that is busy.
+_LEAST = 0.3
+
 backoff = wait_random_exponential(multiplier=0.05, max=0.5)
 
 
@@ -84,7 +88,6 @@ class EtcdClient:
 
     Attributes:
         timeout: seconds that each call of a lock may take.
-        on_silence: called when one of several members has left a call without an answer.
     """
 
     def __init__(
@@ -94,7 +97,6 @@ class EtcdClient:
         self._wires = wires
         self._current = 0
         self._identity = identity or Given()
-        self.on_silence: Callable[[Wire], None] = lambda wire: None
         self._closed = Flag()
         self._pid = os.getpid()
         self._shared: dict[Any, Any] = {}
@@ -116,8 +118,8 @@ class EtcdClient:
         be told any more what became of them, LockUncertainError.
         """
         self._closed.set()
-        if self.forked:
-            return  # the threads and the connections are the parent's
+        if self.forked or sys.is_finalizing():
+            return  # the threads and the connections are the parent's, or stand still for ever
         with self._shared_lock:
             shared = list(self._shared.values())
             self._shared.clear()
@@ -146,6 +148,7 @@ class EtcdClient:
         known: T | None = self._shared.get(kind)  # after close() there is none
         if known is not None and not self.forked:
             return known
+        self.check()  # before the lock too: in a child of the process nobody may release it
         with self._shared_lock:
             self.check()
             if kind not in self._shared:
@@ -158,14 +161,15 @@ class EtcdClient:
         # Undoing has the time that was kept back for it.
         until = budget.end if isinstance(request, Revoke) else budget.work
         trial = Trial(len(self._wires))
-        once = isinstance(request, Grant) or (isinstance(request, Txn) and request.once)
 
-        def one() -> Any:
+        def once() -> Any:
             self.check()
             if budget.stop and budget.stop.is_set() and not isinstance(request, Revoke):
                 raise DestroyedError("destroyed in the middle of a call")
             wire = self._wires[self._current]
-            timeout = trial.patience(min(until - clock.now(), self.timeout), once=once)
+            # Each attempt leaves time for others: at the other members, or here again.
+            left = min(until - clock.now(), self.timeout)
+            timeout = min(left, max(_LEAST, left / (len(self._wires) + 1)))
             metadata: Metadata = ()
             try:
                 if timeout <= 0:
@@ -180,24 +184,23 @@ class EtcdClient:
                 )
                 if trial.failed(wire.address, error, login_again=login_again):
                     self.move_on(wire)
-                    if isinstance(error, EtcdTimeoutError) and len(self._wires) > 1:
-                        self.on_silence(wire)
                 raise
 
         def worth_another_try(_: BaseException) -> bool:
+            once = isinstance(request, Grant) or (isinstance(request, Txn) and request.once)
             if once and trial.doubt:
                 return False
             return trial.worth_another_try(ever_answered=any(w.answered for w in self._wires))
 
         try:
-            return one()  # most calls need no other, and tenacity costs more than all of it
+            return once()  # most calls need no other, and tenacity costs more than all of it
         except EtcdError as error:
             failures = [error]
 
         def again() -> Any:
             if failures:
                 raise failures.pop()
-            return one()
+            return once()
 
         try:
             return Retrying(

@@ -11,10 +11,6 @@ from microlock.errors import (
     NotEtcdError,
 )
 
-# Seconds for an attempt: at first at most, and at least.
-_FIRST = 1.0
-_LEAST = 0.3
-
 
 class Trial:
     """What one call has met so far.
@@ -26,7 +22,6 @@ class Trial:
     def __init__(self, members: int) -> None:
         self.doubt = False
         self._members = members
-        self._failures = 0
         self._failed: dict[str, EtcdError] = {}  # the last failure at each member's address
         self._last: EtcdError | None = None
         self._logins = 0
@@ -37,25 +32,12 @@ class Trial:
         """Every member has failed once, so the next try is to wait a little."""
         return len(self._failed) >= self._members
 
-    def patience(self, left: float, *, once: bool) -> float:
-        """How many of the seconds left the next attempt may take.
-
-        Each leaves time for others, at the other members or here again. Unless it goes only `once`
-        it is soon repeated: what was lost in an election is never answered, and etcd holds it for
-        5 s and more (ReqTimeout in its server/config). A slow etcd gets more with each round.
-        """
-        share = left / (self._members + 1)
-        if not once:
-            share = min(share, _FIRST * 2 ** (self._failures // self._members))
-        return min(left, max(share, _LEAST))
-
     def failed(self, address: str, error: EtcdError, *, login_again: bool) -> bool:
         """Notes a failure. Returns whether another member may do better.
 
         `login_again`: it was the token that was refused, and another can be had.
         """
         self._last = error
-        self._failures += 1
         self.doubt |= error.may_have_happened
         # Tokens expire; but a new one that is refused is no good.
         self._log_in_again = login_again and self._logins == 0

@@ -114,7 +114,7 @@ class GrpcWire:
             call = open_stream(iter(requests.get, None), timeout=timeout, metadata=metadata)
         except ValueError as error:
             raise self._translated(error) from error
-        return GrpcStream(call, requests, self._translated, self._shelter)
+        return GrpcStream(call, requests, self._translated)
 
     def close(self) -> None:
         if not self._lent:
@@ -137,9 +137,7 @@ class GrpcStream:
         call: Any,
         requests: SimpleQueue[Message | None],
         translated: Callable[[Exception], MicrolockError],
-        shelter: Shelter,
     ) -> None:
-        self._shelter = shelter
         self._call: Iterator[Any] = call
         self._cancel: Callable[[], bool] = call.cancel
         self._requests = requests
@@ -161,4 +159,4 @@ class GrpcStream:
 
     def close(self) -> None:
         self.finish()  # lets the thread go that grpcio reads the requests with
-        self._shelter.run(self._cancel)
+        self._cancel()

@@ -144,25 +144,3 @@ def test_what_is_told_may_have_happened_if_any_request_was_lost(last):
 
 def test_what_is_told_did_not_happen_if_no_request_was_lost():
     assert not after(DOWN, FORBIDDEN).verdict().may_have_happened
-
-
-def test_each_attempt_leaves_time_for_all_members_and_one_more():
-    assert Trial(3).patience(2.0, once=False) == 0.5
-
-
-def test_the_first_attempts_take_a_second_at_most_and_double_with_each_round():
-    trial = Trial(2)
-    took = []
-    for _ in range(6):
-        took.append(trial.patience(60.0, once=False))
-        trial.failed("etcd0", EtcdTimeoutError("no answer"), login_again=False)
-    assert took == [1, 1, 2, 2, 4, 4]
-
-
-def test_what_goes_once_may_take_its_whole_share():
-    assert Trial(1).patience(60.0, once=True) == 30
-
-
-@pytest.mark.parametrize(("left", "patience"), [(0.6, 0.3), (0.2, 0.2), (-1.0, -1.0)])
-def test_an_attempt_has_time_enough_for_a_busy_machine_if_there_is_any(left, patience):
-    assert Trial(3).patience(left, once=False) == patience
