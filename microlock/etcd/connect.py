@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from unicodedata import normalize
+from urllib.parse import unquote, urlsplit
 from weakref import WeakKeyDictionary, ref
 
 import grpc
@@ -99,7 +101,7 @@ def _parse(endpoints: object) -> tuple[list[str], set[str]]:
     if not isinstance(endpoints, Iterable) or not (given := list(endpoints)):
         raise InvalidArgumentError(f"endpoints must be one or more host:port, not {endpoints!r}")
     # A password with a comma in it is in two of these.
-    secret = any("@" in ascii(each) for each in given)
+    secret = any("@" in unquote(normalize("NFKC", repr(each))) for each in given)
     parsed = [_parse_one(each, secret=secret) for each in given]
     addresses = list(dict.fromkeys(address for address, _ in parsed))
     return addresses, {scheme for _, scheme in parsed if scheme}
@@ -113,13 +115,14 @@ def _parse_one(endpoint: object, *, secret: bool) -> tuple[str, str]:
     if not isinstance(endpoint, str):
         raise wrong
     text = endpoint.strip()
-    try:
+    port = 0
+    with suppress(ValueError):  # which tells a part of what is given
         url = urlsplit(text if "://" in text else f"//{text}")
         port = DEFAULT_PORT if url.port is None else url.port
-    except ValueError:
-        raise wrong from None  # it tells a part of what is given
+    if not port:
+        raise wrong
     rest = url.path.strip("/") or url.query or url.fragment or re.search(r"[\s,@]", text)
-    if not url.hostname or not port or rest or url.scheme not in ("", "http", "https"):
+    if not url.hostname or rest or url.scheme not in ("", "http", "https"):
         raise wrong
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return f"{host}:{port}", url.scheme

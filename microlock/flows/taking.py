@@ -172,10 +172,13 @@ def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Tenure, Holder
         then=(Put(entry, names.value, lease.id), read),
         otherwise=(read,),
     )
-    (first, holder), *_ = entries = places(names.prefix, outcome.keys)
-    token = next(place.token for name, place in entries if name == entry)
-    place = Tenure(entry, token, replace(lease, doubtful=lease.doubtful or outcome.repeated))
-    return place, None if first == entry else holder, outcome.at
+    entries = dict(places(names.prefix, outcome.keys))
+    if entry not in entries:
+        raise LeaseNotFoundError(f"the key {entry!r} is there, and no entry")  # a user's own
+    holder = next(iter(entries.values()))
+    mine = entries[entry]
+    place = Tenure(entry, mine.token, replace(lease, doubtful=lease.doubtful or outcome.repeated))
+    return place, None if holder is mine else holder, outcome.at
 
 
 def _whole(lease: Lease, at: float) -> Flow[Lease]:

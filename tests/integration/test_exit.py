@@ -100,6 +100,14 @@ foo = Microlock(etcd, key, "one", ttl=30)
 foo.renew()
 go_on()
 """,
+    "with a client that a __del__ closes": """
+foo.on("locked", lambda: None)
+class App:
+    def __del__(self, close=etcd.close):
+        close()  # when the threads of grpcio stand still
+app = App()
+go_on()
+""",
     "with a handler that is stuck": """
 entered = threading.Event()
 foo.on("renewed", lambda: (entered.set(), threading.Event().wait()))

@@ -132,6 +132,9 @@ def test_a_client_does_not_show_its_password():
         {"user": "root", "password": "secret", "endpoints": "etcd0:port"},
         {"endpoints": "http://root:secret@etcd0"},
         {"endpoints": ["http://root:secret@etcd0"]},
+        {"endpoints": "root:secret%40etcd0:2379"},
+        {"endpoints": "http://root:secret\uff20etcd0"},
+        {"endpoints": "http://root:secret#@etcd0"},
     ],
     ids=ascii,
 )
@@ -139,6 +142,7 @@ def test_an_error_does_not_show_a_password(arguments):
     with pytest.raises(InvalidArgumentError) as raised:
         connect(**arguments)
     assert "secret" not in str(raised.value)
+    assert "secret" not in str(raised.value.__context__)
 
 
 class LooksLikeOne:

@@ -29,7 +29,7 @@ from microlock.errors import (
     LockUncertainError,
 )
 from microlock.queue import Holder
-from microlock.requests import CreatedAt, Grant, KeepAlive, Put, Read, Revoke, Txn
+from microlock.requests import CreatedAt, Grant, KeepAlive, KeyValue, Put, Read, Revoke, Txn
 from microlock.tenure import Await, Lease, Refused, Tenure
 
 GRANT, JOIN, STAND, UNDO = range(4)
@@ -501,3 +501,11 @@ def test_a_lost_hold_in_doubt_that_cannot_be_ended_is_uncertain(store):
     lost = Caller(store, {Txn: NoAnswer(Fate.LATE, End.REPEAT)}).try_lock()
     with pytest.raises(LockUncertainError):
         Caller(store, {0: NoAnswer(Fate.NEVER)}).wait(lost=lost)
+
+
+def test_a_users_own_key_of_the_name_of_the_entry_is_left_alone(store, beta):
+    store.keys[b"foo/1"] = KeyValue(b"foo/1", b"theirs", 1, 0)
+    caller = Caller(store)
+    place = caller.wait(course=[the_first_leaves])
+    assert place.entry == b"foo/2"
+    assert store.keys[b"foo/1"].value == b"theirs"
