@@ -568,4 +568,5 @@ def test_a_hundred_abandoned_locks_leave_no_thread_behind(etcd_server: Etcd, pre
         del lock
         gc.collect()
     del etcd  # what makes the calls of the main thread ends with the client
+    gc.collect()
     assert eventually(lambda: threading.active_count() <= before)
