@@ -82,11 +82,6 @@ class Scene:
 
             yield last
 
-    @property
-    def reaches_etcd(self) -> bool:
-        """Whether this process does, in the fault."""
-        return not (self.situation.separate and self.situation.cut_off)
-
     @contextmanager
     def elsewhere(self) -> Iterator[subprocess.Popen[str]]:
         """In half a second another machine takes the lock, prints its token and gives it back."""

@@ -78,7 +78,6 @@ class Clients:
         self._seed = seed
         self._end = end
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._crashed: list[str] = []
 
     def start(self, name: str) -> None:
         settings = {
