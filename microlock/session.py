@@ -97,10 +97,15 @@ class Watch:
 
 
 class Session:
-    """The watches on one stream, from its opening to its end."""
+    """The watches on one stream, from its opening to its end.
+
+    Attributes:
+        known: a revision that etcd has reached, whatever this member lags behind.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
+        self.known = 0
         self._asked: deque[Watch] = deque()  # in the order of the replies to come
         self._ids: dict[Watch, int] = {}
         self._watches: dict[int, Watch] = {}

@@ -211,7 +211,9 @@ class Watcher:
             return  # of a watch that nobody listens to any more, or the answer to `_abandon`
         if reply.canceled and not reply.compact_revision:
             self._refused(watch, reply.cancel_reason)
-        elif reply.canceled or (reply.created and self._put_back(watch, reply.header.revision)):
+        elif reply.canceled or (
+            reply.created and self._put_back(session, watch, reply.header.revision)
+        ):
             watch.forget()
             with self._lock:
                 session.cancel(watch)
@@ -227,16 +229,19 @@ class Watcher:
         else:
             watch.apply([messages.event(event) for event in reply.events])
 
-    def _put_back(self, watch: Watch, revision: int) -> bool:
+    def _put_back(self, session: Session, watch: Watch, revision: int) -> bool:
         """Whether etcd, at this revision, has not what was told already: its data is an older one.
 
         A member alone may lag, and will tell when it has caught up.
         """
         told = (watch.next_revision or 1) - 1
-        if revision >= told:
+        if max(revision, session.known) >= told:
             return False
         found = self._read(watch)  # as of now, whichever member is asked
-        return found is not None and found.revision < told
+        if found is None:
+            return False
+        session.known = found.revision
+        return found.revision < told
 
     def _read(self, watch: Watch) -> Found | None:
         """What there is now. None if the user may not read it, which ends the watch."""
