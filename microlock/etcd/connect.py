@@ -18,6 +18,7 @@ from microlock.errors import EtcdClientRequiredError, InvalidArgumentError
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.login import Given, Login
 from microlock.etcd.wire import GrpcWire, Metadata
+from microlock.flag import Flag
 from microlock.keys import check_timeout
 
 DEFAULT_PORT = 2379
@@ -85,8 +86,12 @@ def connect(
         channels = [grpc.secure_channel(each, credentials, _OPTIONS) for each in addresses]
     else:
         channels = [grpc.insecure_channel(each, _OPTIONS) for each in addresses]
+    answered = Flag()
     return EtcdClient(
-        [GrpcWire(channel, address) for channel, address in zip(channels, addresses, strict=True)],
+        [
+            GrpcWire(channel, address, answered=answered)
+            for channel, address in zip(channels, addresses, strict=True)
+        ],
         timeout=seconds,
         identity=Login(_text("user", user), _text("password", password, secret=True))
         if user is not None

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from microlock.errors import DestroyedError, EtcdUnavailableError, MicrolockError
 from microlock.etcd.shelter import Shelter
 from microlock.etcd.translate import translate
+from microlock.flag import Flag
 
 M = TypeVar("M", bound=Message)
 _FAULTS = {
@@ -53,11 +54,13 @@ class Wire(Protocol):
 
     Attributes:
         address: where it is, for messages.
-        answered: whether it ever gave an answer.
+        answered: whether it ever gave an answer, or another member of the same etcd did.
     """
 
     address: str
-    answered: bool
+
+    @property
+    def answered(self) -> bool: ...
 
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
@@ -74,13 +77,24 @@ class Wire(Protocol):
 class GrpcWire:
     """A `Wire` over a grpcio channel."""
 
-    def __init__(self, channel: grpc.Channel, address: str, *, lent: bool = False) -> None:
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        address: str,
+        *,
+        answered: Flag | None = None,
+        lent: bool = False,
+    ) -> None:
+        self._answered = answered or Flag()
         self.address = address
         self._channel = channel
         self._lent = lent
-        self.answered = False
         self._calls: dict[str, Callable[..., Any]] = {}
         self._shelter = Shelter()
+
+    @property
+    def answered(self) -> bool:
+        return self._answered.is_set()
 
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
@@ -98,7 +112,7 @@ class GrpcWire:
             )
         except (grpc.RpcError, ValueError) as error:
             raise self._translated(error) from error
-        self.answered = True
+        self._answered.set()
         return answer
 
     def stream(
@@ -124,7 +138,8 @@ class GrpcWire:
         if isinstance(error, grpc.RpcError):
             translated = translate(error, self.address, answered=self.answered)
             # A refusal is an answer. A fault of the connection is none.
-            self.answered |= error.code() not in _FAULTS
+            if error.code() not in _FAULTS:
+                self._answered.set()
             return translated
         if "closed" in str(error):  # grpcio's ValueError, for "closed channel", "Channel closed!"
             return DestroyedError(f"the connection to {self.address} is closed")

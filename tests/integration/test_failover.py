@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import etcds
@@ -545,3 +545,18 @@ def test_a_listener_goes_on_when_etcd_came_back_with_older_data(
         assert witness.events[-1].synthesised
         assert_works(Microlock(etcd, "foo", "node-c", ttl=60))
         assert [event.synthesised for event in witness.events[12:]] == [False, False]
+
+
+def test_a_member_that_closes_connections_has_no_tls_to_do_with_once_another_answered(
+    own_etcd: OwnEtcd, refusing: list[str]
+) -> None:
+    server = own_etcd()
+    with (
+        closing(Proxy(refusing[0])) as dead,  # it takes connections, and closes them at once
+        connect([server.endpoint, dead.endpoint], timeout=2) as etcd,
+    ):
+        foo = Microlock(etcd, "foo", "node-a", ttl=60)
+        foo.lock()
+        server.kill()
+        with pytest.raises(EtcdUnavailableError):
+            foo.renew()
