@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -36,12 +35,6 @@ class Etcd(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def close(self) -> None: ...
-
-
-def pytest_configure() -> None:
-    """Lets the tests that interrupt work in the background of a shell too, which ignores SIGINT."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(
