@@ -41,7 +41,7 @@ class Turns:
         # Under the lock:
         self._owner: _Call | None = None  # None  =>  nobody waits
         self._standing = False  # the owner waits in the queue of the lock
-        # Held weakly: whom an interrupt has thrown out of its wait is to be passed over.
+        # Held weakly: a call that a second interrupt has ended in its clean-up is passed over.
         self._waiting: list[ref[_Call]] = []
 
     @property
@@ -60,17 +60,21 @@ class Turns:
                 return Turn.TAKEN
             self._waiting.append(ref(call))
         end = monotonic() + timeout
-        while True:
+        try:
+            while True:
+                with self._lock:
+                    if self._owner is call:
+                        return Turn.TAKEN
+                    if self._standing and not patient:
+                        return Turn.STANDING
+                    left = end - monotonic()
+                    if left <= 0:
+                        return Turn.BUSY
+                    call.woken.clear()
+                call.woken.wait(left)
+        finally:
             with self._lock:
-                if self._owner is call:
-                    return Turn.TAKEN
-                stands = self._standing and not patient
-                left = end - monotonic()
-                if stands or left <= 0:
-                    self._waiting = [each for each in self._waiting if each() is not call]
-                    return Turn.STANDING if stands else Turn.BUSY
-                call.woken.clear()
-            call.woken.wait(left)
+                self._waiting = [each for each in self._waiting if each() is not call]
 
     def give(self) -> None:
         """Ends the turn of this thread, if it is its turn."""

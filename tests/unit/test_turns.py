@@ -161,10 +161,10 @@ def test_whom_an_interrupt_throws_out_of_its_wait_is_passed_over(turns, threads,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Noting, "wait", interrupted)
         asked = threads.submit(turns.take, PATIENCE)
-        with pytest.raises(error):
+        with pytest.raises(error) as raised:  # whose traceback keeps the call
             asked.result(PATIENCE)
-    del asked  # and with it the traceback
     turns.give()
+    assert raised.value.__traceback__
     assert turns.take(0) is Turn.TAKEN
 
 
