@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from microlock.keys import is_entry, lock_of
 from microlock.requests import KeyValue
 
-MAX_SHOWN = 120
+_MAX_SHOWN = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Holder:
 
 def _in_one_line(text: str) -> str:
     """What others wrote, for messages and logs: no control characters, and not too long."""
-    shown = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+    shown = text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown
     )

@@ -66,7 +66,7 @@ class EtcdServer:
         EtcdServerError: there is no etcd to run.
     """
 
-    host = HOST
+    host = HOST  # for a subclass that runs it on another network
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 
 def now() -> float:
@@ -176,22 +177,7 @@ Record = (
     | Written
     | Fault
 )
-_KINDS = {
-    each.__name__: each
-    for each in (
-        Called,
-        Returned,
-        Listens,
-        Deaf,
-        Told,
-        Claimed,
-        Stalled,
-        Ended,
-        Changed,
-        Written,
-        Fault,
-    )
-}
+_KINDS = {each.__name__: each for each in get_args(Record)}
 
 
 class History:
