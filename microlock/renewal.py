@@ -10,11 +10,11 @@ import logging
 import math
 import random
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Protocol
+from typing import Protocol, TypeVar
 from weakref import WeakSet, ref
 
 from microlock import clock
@@ -35,6 +35,8 @@ _BATCH = 500
 _NAP = 1.0
 # For all that is given back when the interpreter exits.
 _FAREWELL = 1.0
+
+T = TypeVar("T")
 
 log = logging.getLogger("microlock")
 
@@ -165,31 +167,31 @@ class Keeper:
             self._thread = None
             return False
 
-    def _due(self, now: float) -> list[Kept]:
-        due: list[Kept] = []
+    def _due(self, now: float) -> list[ref[Kept]]:
+        due: list[ref[Kept]] = []
         with self._lock:
             while self._agenda and self._agenda[0][0] <= now and len(due) < self._at_once:
                 at, _, reference = heappop(self._agenda)
                 kept = reference()
                 if kept and kept.appointment == at:  # otherwise it has an earlier one
                     kept.appointment = None
-                    due.append(kept)
+                    due.append(reference)
         return due
+
+    # What is tended is held by nobody here while etcd is asked, nor by the traceback of an error.
 
     def _tend(self) -> None:
         now = clock.now()
         due = self._due(now)
-        leases: list[tuple[Kept, Lease]] = []
-        for kept in due:
-            with _isolated(kept):
-                leases += [(kept, lease) for lease in kept.tend(now)]
+        leases = [
+            (each, lease) for each in due for lease in _do(each, lambda kept: kept.tend(now)) or ()
+        ]
         if leases:
             self._renew(leases, now)
-        for kept in due:
-            with _isolated(kept):
-                self.keep(kept, earliest=now + _TICK)
+        for each in due:
+            _do(each, lambda kept: self.keep(kept, earliest=now + _TICK))
 
-    def _renew(self, leases: list[tuple[Kept, Lease]], now: float) -> None:
+    def _renew(self, leases: list[tuple[ref[Kept], Lease]], now: float) -> None:
         # Half of what is left to the most urgent: there is to be time for another try.
         left = min(lease.deadline for _, lease in leases) - now
         end = now + min(_PATIENCE, self._client.timeout, max(0.1, left / 2))
@@ -205,23 +207,29 @@ class Keeper:
             error = MicrolockError(f"the renewal failed: {failure!r}")
         # One silence for all: nobody's loss is to be told late because others were asked first.
         self._at_once = _BATCH if lifetimes else math.inf
-        for kept, lease in leases:
-            with _isolated(kept):
-                if lease.id in lifetimes:
-                    kept.on_renewed(lease.id, lifetimes[lease.id])
-                else:
-                    kept.on_silence(lease.id, error, sent=now)
+
+        def tell(kept: Kept, lease_id: int) -> None:
+            if lease_id in lifetimes:
+                kept.on_renewed(lease_id, lifetimes[lease_id])
+            else:
+                kept.on_silence(lease_id, error, sent=now)
+
+        for each, lease in leases:
+            _do(each, partial(tell, lease_id=lease.id))
 
 
-@contextmanager
-def _isolated(kept: Kept) -> Iterator[None]:
+def _do(reference: ref[Kept], act: Callable[[Kept], T]) -> T | None:
     """What goes wrong with one does not stop the others from being looked after."""
+    kept = reference()
+    if kept is None:
+        return None
     try:
-        yield
+        return act(kept)
     except DestroyedError:
-        pass  # the client is closed
+        return None  # the client is closed
     except Exception:
         log.exception("%r is not looked after as it should be", kept)
+        return None
 
 
 def early() -> float:

@@ -345,6 +345,39 @@ def test_a_place_is_held_weakly(keeper):
     assert left() is None
 
 
+def test_a_place_that_etcd_did_not_renew_is_not_held_by_the_error(keeper, client):
+    client.error = EtcdUnavailableError("down")
+    place = Place(soon(), 1)
+    silence, left = place.silence, ref(place)
+    keep(keeper, place)
+    assert eventually(lambda: silence)
+    gc.disable()
+    try:
+        del place
+        assert eventually(lambda: left() is None, within=2)
+    finally:
+        gc.enable()
+    assert silence[0].__traceback__  # which names the frames of the renewals
+
+
+def test_a_place_is_not_held_while_etcd_is_asked(keeper, client, monkeypatch):
+    asked, answer = threading.Event(), threading.Event()
+
+    def perform(*_: Any) -> dict[int, Lifetime]:
+        asked.set()
+        assert answer.wait(9)
+        return {}
+
+    monkeypatch.setattr(client, "perform", perform)
+    place = Place(soon(), 1)
+    keep(keeper, place)
+    assert asked.wait(9)
+    left = ref(place)
+    del place
+    assert left() is None
+    answer.set()
+
+
 def test_a_place_that_is_no_more_is_dropped(keeper, client):
     gone, place = Place(soon(), 1), Place(clock.now() + 2 * SOON, 2)
     keep(keeper, gone, place)
