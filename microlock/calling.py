@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -77,7 +77,7 @@ class Calling(Possession):
             # In a signal's handler: the call that it has interrupted gives up at its end.
             self._gives_up_late = self._turns.mine
             if not self._gives_up_late:
-                with self._turn(budget.work - clock.now(), None):
+                with self._turn(budget, None):
                     self._give_up(budget)
         except DestroyedError as error:
             if held:
@@ -119,22 +119,24 @@ class Calling(Possession):
 
     @contextmanager
     def _turn(
-        self, timeout: float, standing: Callable[[], MicrolockError] | None
-    ) -> Iterator[None]:
+        self, budget: Budget, standing: Callable[[], MicrolockError] | None
+    ) -> Iterator[Budget]:
         """The turn of one call among those of other threads.
 
         `standing` gives the error to raise if one of those waits for the lock; without it the turn
-        comes when that is over.
+        comes when that is over, and also when this object was destroyed meanwhile.
         """
         if self._turns.mine:  # in a signal's handler, in the middle of a call
             raise self._busy()
         try:
-            turn = self._turns.take(timeout, patient=standing is None)
+            turn = self._turns.take(budget.work - clock.now(), patient=standing is None)
             if turn is Turn.STANDING and standing:
                 raise standing()
             if turn is not Turn.TAKEN:
                 raise self._busy()
-            yield
+            if standing:
+                self._check()
+            yield budget
         finally:
             try:
                 if self._gives_up_late:
@@ -142,8 +144,9 @@ class Calling(Possession):
             finally:
                 try:
                     self._turns.give()
-                finally:
-                    self._turns.give()  # an interrupt may have come before the first was done
+                except BaseException:  # an interrupt may have come before it was done
+                    self._turns.give()
+                    raise
 
     def _give_up_late(self) -> None:
         """A signal's handler called destroy() in the middle of this call."""
@@ -153,13 +156,11 @@ class Calling(Possession):
         except MicrolockError as error:
             log.warning("%r is left to its ttl: %s", self.key, error)
 
-    @contextmanager
-    def _call(self, standing: Callable[[], MicrolockError] | None = None) -> Iterator[Budget]:
+    def _call(
+        self, standing: Callable[[], MicrolockError] | None = None
+    ) -> AbstractContextManager[Budget]:
         self._check()  # before the turn too: in a child of the process nobody may give it
-        budget = Budget.of(self._client.timeout)
-        with self._turn(budget.work - clock.now(), standing or self._waits):
-            self._check()
-            yield budget
+        return self._turn(Budget.of(self._client.timeout), standing or self._waits)
 
     def _performing(self, budget: Budget) -> Callable[[Any], Any]:
         return partial(self._client.perform, budget=budget)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, TypeVar
 
@@ -22,20 +21,20 @@ def run(
 
     An interrupt goes to the flow too, which cleans up and raises it again.
     """
-    resume = partial(next, flow)
+    resume: Callable[[Any], Any] = flow.send
+    reply: Any = None
     while True:
         try:
-            request = resume()
+            request = resume(reply)
             if isinstance(request, Keep):
                 reply = keep(request.place) if keep else None
             else:
                 reply = perform(request)
+            resume = flow.send
         except StopIteration as decided:
             result: T = decided.value
             return result
         except BaseException as error:
             if getgeneratorstate(flow) == GEN_CLOSED:  # it has ended with this
                 raise
-            resume = partial(flow.throw, error)
-        else:
-            resume = partial(flow.send, reply)
+            resume, reply = flow.throw, error

@@ -51,8 +51,8 @@ class Emitter(EventEmitter):
         """Has the handlers called, after those of the events before."""
         level = _LEVELS.get(name, logging.NOTSET)
         logged = level and log.isEnabledFor(level)
-        listeners = self.listeners(name)
-        if not logged and not listeners:
+        listened = name in self.event_names()
+        if not logged and not listened:
             return
         event = LockEvent(name, self._key, **fields)
         if logged:
@@ -62,7 +62,7 @@ class Emitter(EventEmitter):
                 "%s: lock %r, node %r, token %s%s",
                 *(name, event.key, event.node_id, event.token, f": {why}" if why else ""),
             )
-        if listeners:
+        if listened:
             try:
                 self._client.one(Dispatcher).submit(lambda: self._deliver(event))
             except DestroyedError:

@@ -171,16 +171,9 @@ class Microlock(ContextDecorator, Calling):
             raise
 
     def _try(self, started: float, tries: int, pause: float) -> Holding:
-        numbers = count(1)
-
-        def once() -> Holding:
-            number = next(numbers)
-            with self._call(self._queues) as budget:
-                perform = self._performing(budget)
-                return self._take(flows.try_lock, perform, started, lambda _: number)
-
         if tries == 1:
-            return once()
+            return self._once(started)
+        numbers = count(1)
         return Retrying(
             retry=retry_if_exception(
                 lambda error: isinstance(error, AlreadyLockedError) and not self.held
@@ -189,7 +182,12 @@ class Microlock(ContextDecorator, Calling):
             wait=wait_random(pause * 0.5, pause * 1.5),
             sleep=self._destroyed.sleep,
             reraise=True,
-        )(once)
+        )(lambda: self._once(started, next(numbers)))
+
+    def _once(self, started: float, number: int = 1) -> Holding:
+        with self._call(self._queues) as budget:
+            perform = self._performing(budget)
+            return self._take(flows.try_lock, perform, started, lambda _: number)
 
     def _wait(self, started: float, seconds: float | None) -> Holding:
         client = self._client
@@ -213,11 +211,10 @@ class Microlock(ContextDecorator, Calling):
                 budget = replace(Budget.of(client.timeout), stop=self._destroyed)
             return client.perform(request, budget)
 
-        turn = client.timeout if seconds is None else min(seconds, client.timeout)
-        with self._turn(turn, self._queues):
+        turn = started + (client.timeout if seconds is None else min(seconds, client.timeout))
+        with self._turn(Budget(turn, turn), self._queues):
             waiting = self._waiting = Waiting(client, self._names, until)
             try:
-                self._check()
                 return self._take(
                     flows.wait,
                     perform,

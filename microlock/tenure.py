@@ -88,7 +88,8 @@ class Tenure:
 
     @property
     def deadline(self) -> float:
-        return min(lease.deadline for lease in self.leases)
+        deadline = self.lease.deadline
+        return min(deadline, self.next_lease.deadline) if self.next_lease else deadline
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> Tenure:
         """With a lease of this id renewed; itself, if that changes nothing."""

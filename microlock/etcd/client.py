@@ -80,6 +80,10 @@ class Budget:
         end = clock.now() + seconds
         return cls(end - min(1.0, seconds / 4), end)
 
+    def until(self, request: Request) -> float:
+        """Undoing has the time that was kept back for it."""
+        return self.end if isinstance(request, Revoke) else self.work
+
 
 class EtcdClient:
     """What `connect()` returns: for any number of locks and threads of one process.
@@ -158,33 +162,38 @@ class EtcdClient:
 
     def perform(self, request: Request, budget: Budget) -> Any:
         """Does what a flow asks for; the reply is as `microlock.requests` says."""
-        # Undoing has the time that was kept back for it.
-        until = budget.end if isinstance(request, Revoke) else budget.work
         trial = Trial(len(self._wires))
+        try:
+            # Most calls need no other, and tenacity costs more than all of it.
+            return self._once(request, budget, trial)
+        except EtcdError as error:
+            return self._again(request, budget, trial, error)
 
-        def once() -> Any:
-            self.check()
-            if budget.stop and budget.stop.is_set() and not isinstance(request, Revoke):
-                raise DestroyedError("destroyed in the middle of a call")
-            wire = self._wires[self._current]
-            # Each attempt leaves time for others: at the other members, or here again.
-            left = min(until - clock.now(), self.timeout)
-            timeout = min(left, max(_LEAST, left / (len(self._wires) + 1)))
-            metadata: Metadata = ()
-            try:
-                if timeout <= 0:
-                    raise EtcdTimeoutError("no time was left to ask etcd")
-                metadata = self._identity.metadata(wire, timeout)
-                return attempt(
-                    request, wire, timeout=timeout, metadata=metadata, repeated=trial.doubt
-                )
-            except EtcdError as error:
-                login_again = isinstance(error, EtcdAuthenticationError) and self._identity.refused(
-                    metadata
-                )
-                if trial.failed(wire.address, error, login_again=login_again):
-                    self.move_on(wire)
-                raise
+    def _once(self, request: Request, budget: Budget, trial: Trial) -> Any:
+        self.check()
+        if budget.stop and budget.stop.is_set() and not isinstance(request, Revoke):
+            raise DestroyedError("destroyed in the middle of a call")
+        wire = self._wires[self._current]
+        # Each attempt leaves time for others: at the other members, or here again.
+        left = min(budget.until(request) - clock.now(), self.timeout)
+        timeout = min(left, max(_LEAST, left / (len(self._wires) + 1)))
+        metadata: Metadata = ()
+        try:
+            if timeout <= 0:
+                raise EtcdTimeoutError("no time was left to ask etcd")
+            metadata = self._identity.metadata(wire, timeout)
+            return attempt(request, wire, timeout=timeout, metadata=metadata, repeated=trial.doubt)
+        except EtcdError as error:
+            login_again = isinstance(error, EtcdAuthenticationError) and self._identity.refused(
+                metadata
+            )
+            if trial.failed(wire.address, error, login_again=login_again):
+                self.move_on(wire)
+            raise
+
+    def _again(self, request: Request, budget: Budget, trial: Trial, failure: EtcdError) -> Any:
+        until = budget.until(request)
+        failures = [failure]
 
         def worth_another_try(_: BaseException) -> bool:
             once = isinstance(request, Grant) or (isinstance(request, Txn) and request.once)
@@ -192,15 +201,10 @@ class EtcdClient:
                 return False
             return trial.worth_another_try(ever_answered=any(w.answered for w in self._wires))
 
-        try:
-            return once()  # most calls need no other, and tenacity costs more than all of it
-        except EtcdError as error:
-            failures = [error]
-
         def again() -> Any:
             if failures:
                 raise failures.pop()
-            return once()
+            return self._once(request, budget, trial)
 
         try:
             return Retrying(

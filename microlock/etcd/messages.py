@@ -49,8 +49,9 @@ def encode(request: Call) -> tuple[str, Message, type[Any]]:
         case Revoke(lease_id):
             return REVOKE, pb.LeaseRevokeRequest(ID=lease_id), pb.LeaseRevokeResponse
         case Read() | Get():
-            return RANGE, _range(request), pb.RangeResponse
+            return RANGE, pb.RangeRequest(**_range(request)), pb.RangeResponse
         case Txn(guards, then, otherwise, _):
+            # Parts as dicts: protobuf makes messages of them faster than Python does.
             txn = pb.TxnRequest(
                 compare=[_compare(guard) for guard in guards],
                 success=[_operation(each) for each in then],
@@ -63,42 +64,42 @@ def keep_alive(lease_id: int) -> pb.LeaseKeepAliveRequest:
     return pb.LeaseKeepAliveRequest(ID=lease_id)
 
 
-def _range(request: Read | Get) -> pb.RangeRequest:
+def _range(request: Read | Get) -> dict[str, Any]:
     if isinstance(request, Get):
-        return pb.RangeRequest(key=request.name)
-    return pb.RangeRequest(
-        key=range_start(request.prefix),
-        range_end=range_end(request.prefix),
-        limit=request.limit,
-        sort_order=pb.RangeRequest.ASCEND,
-        sort_target=pb.RangeRequest.CREATE,
-    )
+        return {"key": request.name}
+    return {
+        "key": range_start(request.prefix),
+        "range_end": range_end(request.prefix),
+        "limit": request.limit,
+        "sort_order": pb.RangeRequest.ASCEND,
+        "sort_target": pb.RangeRequest.CREATE,
+    }
 
 
-def _operation(operation: Put | Delete | Read | Get) -> pb.RequestOp:
+def _operation(operation: Put | Delete | Read | Get) -> dict[str, Any]:
     match operation:
         case Put(name, value, lease_id):
-            return pb.RequestOp(request_put=pb.PutRequest(key=name, value=value, lease=lease_id))
+            return {"request_put": {"key": name, "value": value, "lease": lease_id}}
         case Delete(name):
-            return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=name))
+            return {"request_delete_range": {"key": name}}
         case Read() | Get():
-            return pb.RequestOp(request_range=_range(operation))
+            return {"request_range": _range(operation)}
 
 
-def _compare(guard: Empty | CreatedAt | UnderLease) -> pb.Compare:
+def _compare(guard: Empty | CreatedAt | UnderLease) -> dict[str, Any]:
     match guard:
         case Empty(prefix):
             # No key is as if created at revision 0; a range is compared key by key.
-            return pb.Compare(
-                target=pb.Compare.CREATE,
-                key=prefix,
-                range_end=range_end(prefix),
-                create_revision=0,
-            )
+            return {
+                "target": pb.Compare.CREATE,
+                "key": prefix,
+                "range_end": range_end(prefix),
+                "create_revision": 0,
+            }
         case CreatedAt(name, revision):
-            return pb.Compare(target=pb.Compare.CREATE, key=name, create_revision=revision)
+            return {"target": pb.Compare.CREATE, "key": name, "create_revision": revision}
         case UnderLease(name, lease_id):
-            return pb.Compare(target=pb.Compare.LEASE, key=name, lease=lease_id)
+            return {"target": pb.Compare.LEASE, "key": name, "lease": lease_id}
 
 
 def found(reply: pb.RangeResponse) -> Found:
@@ -106,7 +107,7 @@ def found(reply: pb.RangeResponse) -> Found:
 
 
 def outcome(reply: pb.TxnResponse, at: float, *, repeated: bool) -> Outcome:
-    kvs = (kv for response in reply.responses for kv in response.response_range.kvs)
+    kvs = [kv for response in reply.responses for kv in response.response_range.kvs]
     return Outcome(reply.succeeded, reply.header.revision, _keys(kvs), at, repeated)
 
 
@@ -120,4 +121,4 @@ def event(event: pb.Event) -> Event:
 
 
 def _keys(kvs: Iterable[pb.KeyValue]) -> tuple[KeyValue, ...]:
-    return tuple(_key_value(kv) for kv in kvs)
+    return tuple([_key_value(kv) for kv in kvs])

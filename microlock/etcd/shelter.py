@@ -33,7 +33,7 @@ class Shelter:
 
         A call that is not back after `patience` seconds has overrun its own time: EtcdTimeoutError.
         """
-        if threading.current_thread() is not threading.main_thread():
+        if threading.get_ident() != threading.main_thread().ident:
             return call()
         try:
             self._idle.get_nowait()

@@ -116,7 +116,8 @@ def _put(names: Names, lease: Lease, now: float) -> Flow[Tenure | Refused]:
     if not lease.fresh(now):
         lease = lease.renewed((yield from keep_alive(lease)))
     outcome: Outcome = yield txn
-    lease = replace(lease, doubtful=outcome.repeated)
+    if outcome.repeated:
+        lease = replace(lease, doubtful=True)
     mine = find(entry, outcome.keys)
     if not outcome.succeeded and not mine:
         holder = holder_of(names.prefix, outcome.keys)
