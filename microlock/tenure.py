@@ -57,10 +57,12 @@ class Lease:
     def due(self, *, early: float, tried: float) -> float:
         """When to renew it: a third of the ttl after the last time; soon after a failure.
 
-        `early`: how much of that time to take, in 0 to 1, so that not all come at once. `tried`:
-        when a renewal failed last.
+        `early`: how much of that time to take, in 0 to 1, so that not all come at once; though
+        those that come within a thirtieth of the ttl come together. `tried`: when a renewal
+        failed last.
         """
-        return max(self.sent + early * self.ttl / 3, tried + early * min(0.5, self.ttl / 20))
+        due = self.sent + early * self.ttl / 3
+        return max(due - due % (self.ttl / 30), tried + early * min(0.5, self.ttl / 20))
 
     def renewed(self, lifetime: Lifetime) -> Lease:
         if lifetime.sent < self.sent:  # overtaken by a later renewal

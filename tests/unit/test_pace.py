@@ -24,17 +24,27 @@ NEVER = 0.0
 # When.
 
 
+def after(seconds: float, ttl: int = 6) -> object:
+    """So long after it was sent, or up to a thirtieth of the ttl earlier."""
+    return pytest.approx(SENT + seconds - ttl / 60, abs=ttl / 60)
+
+
 def test_a_lease_is_due_after_a_third_of_its_ttl():
-    assert lease().due(early=1.0, tried=NEVER) == SENT + 2
+    assert lease().due(early=1.0, tried=NEVER) == after(2)
 
 
 def test_a_part_of_that_time_is_taken_so_that_not_all_come_at_once():
-    assert lease().due(early=0.8, tried=NEVER) == pytest.approx(SENT + 1.6)
+    assert lease().due(early=0.8, tried=NEVER) == after(1.6)
 
 
 def test_the_granted_ttl_counts():
     granted = Lease(1, asked=1, ttl=9, sent=SENT)
-    assert granted.due(early=1.0, tried=NEVER) == SENT + 3
+    assert granted.due(early=1.0, tried=NEVER) == after(3, ttl=9)
+
+
+def test_leases_that_would_be_due_at_many_times_are_due_at_a_few():
+    times = {lease(sent=SENT + each / 100).due(early=1.0, tried=NEVER) for each in range(100)}
+    assert len(times) == pytest.approx(1 / (6 / 30), abs=1)
 
 
 @pytest.mark.parametrize(("ttl", "pause"), [(2, 0.1), (6, 0.3), (10, 0.5), (3600, 0.5)])
@@ -44,7 +54,7 @@ def test_a_failed_renewal_is_tried_again_soon(ttl, pause):
 
 
 def test_a_failure_before_the_last_renewal_does_not_count():
-    assert lease().due(early=1.0, tried=SENT - 1) == SENT + 2
+    assert lease().due(early=1.0, tried=SENT - 1) == after(2)
 
 
 def test_there_is_time_for_several_tries_before_the_deadline():
