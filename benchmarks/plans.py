@@ -12,12 +12,14 @@ class Run:
     scenario: a name of `contenders.Contender.scenarios`.
     setting: for the scenario; its times are in seconds.
     headline: the measure that the ratio and the chart are about.
+    besides: what else the overview shows.
     only: some contenders, if not all that can do the scenario.
     """
 
     scenario: str
     setting: dict[str, Any]
     headline: str
+    besides: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
     def does(self, name: str) -> bool:
@@ -28,23 +30,28 @@ class Run:
         return 120 + 5 * float(self.setting.get("keep", self.setting.get("seconds", 0)))
 
 
-def _handover(clients: str, seconds: float) -> Run:
-    setting = {"clients": clients, "waiters": [2, 10, 50], "seconds": seconds}
-    return Run("handover", setting, "hand-overs/s")
+def _single(keys: int, seconds: float) -> Run:
+    setting = {"seconds": seconds, "keys": keys}
+    return Run("single", setting, "cycles/s", ("CPU us", "raft writes"))
+
+
+def _handover(clients: str, seconds: float, *more: int) -> Run:
+    setting = {"clients": clients, "waiters": [2, 10, 50, *more], "seconds": seconds}
+    return Run("handover", setting, "hand-overs/s", ("fairness",))
 
 
 def _idle(locks: int, listeners: int, only: tuple[str, ...] = ()) -> Run:
     setting = {"locks": locks, "listeners": listeners}
-    return Run("idle", setting, "MiB more than one", only)
+    return Run("idle", setting, "MiB more than one", ("all watch s",), only)
 
 
 def _renewal(holds: int, keep: float) -> Run:
-    return Run("renewal", {"holds": holds, "keep": keep}, "CPU % of a core")
+    return Run("renewal", {"holds": holds, "keep": keep}, "CPU % of a core", ("lost",))
 
 
 # For a first look, in a few minutes.
 SMALL = (
-    Run("single", {"seconds": 0.5, "keys": 0}, "cycles/s"),
+    _single(0, 0.5),
     Run("workers", {"workers": [8], "seconds": 0.5}, "cycles/s"),
     _handover("one", 0.5),
     _idle(1_000, 1_000, only=("microlock", "raw")),
@@ -52,11 +59,11 @@ SMALL = (
 )
 
 FULL = (
-    Run("single", {"seconds": 1.5, "keys": 64}, "cycles/s"),
+    _single(64, 1.5),
     Run("workers", {"workers": [1, 8, 32], "seconds": 1.5}, "cycles/s"),
     _handover("one", 1.5),
     _handover("each", 1.5),
-    _handover("processes", 3),
+    _handover("processes", 3, 200),
     _idle(1_000, 1_000),
     _idle(10_000, 0),
     _renewal(1_000, 20),

@@ -102,6 +102,27 @@ def table(results: Results, runs: Sequence[Run]) -> str:
     return "\n".join([*lines, ""])
 
 
+def overview(results: Results, runs: Sequence[Run]) -> str:
+    """All in one table, in Markdown: medians, and in brackets microlock over the contender."""
+    by_scenario = {run.scenario: run for run in runs}
+    names = list(dict.fromkeys(name for mine in results.values.values() for name in mine))
+    lines = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for (scenario, cell), contenders in results.values.items():
+        headline = headline_of(by_scenario[scenario], contenders)
+        for measure in (headline, *by_scenario[scenario].besides):
+            values = [contenders.get(name, {}).get(measure) for name in names]
+            if not any(values):
+                continue
+            shown = [_number(middle(value)) if value else "" for value in values]
+            if measure == headline:
+                for place, name in enumerate(names):
+                    if shown[place] and name != US:
+                        ratio = results.ratio((scenario, cell), name, headline)
+                        shown[place] += f" ({_number(ratio)})"
+            lines.append(f"| {scenario}, {cell}: {measure} | {' | '.join(shown)} |")
+    return "\n".join([*lines, ""])
+
+
 def headline_of(run: Run, contenders: Mapping[str, Mapping[str, object]]) -> str:
     """The measure that the ratio and the chart of a cell are about."""
     measures = [measure for mine in contenders.values() for measure in mine]

@@ -23,7 +23,7 @@ from pathlib import Path
 from chart import chart
 from contenders import CONTENDERS, FROM_PYPI, Contender
 from plans import FULL, SMALL, Run
-from report import Results, table
+from report import Results, overview, table
 from servers import missing, started
 
 from microlock.server import EtcdServer
@@ -60,7 +60,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
     (options.out / "results.svg").write_text(chart(results, runs))
-    print(f"Written to {options.out}/results.json and results.svg.")
+    (options.out / "overview.md").write_text(overview(results, runs))
+    print(f"Written to {options.out}: results.json, overview.md, results.svg.")
     if not results.complete("microlock"):
         sys.exit("microlock failed in some of it")
 
