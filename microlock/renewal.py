@@ -192,30 +192,42 @@ class Keeper:
             _do(each, lambda kept: self.keep(kept, earliest=now + _TICK))
 
     def _renew(self, leases: list[tuple[ref[Kept], Lease]], now: float) -> None:
+        while leases:
+            lifetimes, error = self._ask([lease for _, lease in leases])
+            # One silence for all: nobody's loss is to be told late because others were asked first.
+            self._at_once = _BATCH if lifetimes else math.inf
+            silent = [(each, lease) for each, lease in leases if lease.id not in lifetimes]
+            for each, lease in leases:
+                if lifetime := lifetimes.get(lease.id):
+                    _do(each, partial(_renewed, lease_id=lease.id, lifetime=lifetime))
+            if not lifetimes:
+                for each, lease in silent:
+                    _do(each, partial(_silent, lease_id=lease.id, error=error, sent=now))
+                return
+            leases = silent  # their time was too short: they are the next, before others are due
+
+    def _ask(self, leases: list[Lease]) -> tuple[dict[int, Lifetime], MicrolockError]:
+        """What etcd answers; and the error that is to be told of where it does not."""
+        now = clock.now()
         # Half of what is left to the most urgent: there is to be time for another try.
-        left = min(lease.deadline for _, lease in leases) - now
+        left = min(lease.deadline for lease in leases) - now
         end = now + min(_PATIENCE, self._client.timeout, max(0.1, left / 2))
-        lifetimes: dict[int, Lifetime] = {}
-        error: MicrolockError = EtcdTimeoutError("etcd renewed some leases, and others not")
         try:
-            request = KeepAlives(tuple(lease.id for _, lease in leases))
-            lifetimes = self._client.perform(request, Budget(end, end))
+            request = KeepAlives(tuple(lease.id for lease in leases))
+            return self._client.perform(request, Budget(end, end)), EtcdTimeoutError("no answer")
         except MicrolockError as failure:
-            error = failure
+            return {}, failure
         except Exception as failure:
             log.exception("a renewal with %r failed", self._client)
-            error = MicrolockError(f"the renewal failed: {failure!r}")
-        # One silence for all: nobody's loss is to be told late because others were asked first.
-        self._at_once = _BATCH if lifetimes else math.inf
+            return {}, MicrolockError(f"the renewal failed: {failure!r}")
 
-        def tell(kept: Kept, lease_id: int) -> None:
-            if lease_id in lifetimes:
-                kept.on_renewed(lease_id, lifetimes[lease_id])
-            else:
-                kept.on_silence(lease_id, error, sent=now)
 
-        for each, lease in leases:
-            _do(each, partial(tell, lease_id=lease.id))
+def _renewed(kept: Kept, lease_id: int, lifetime: Lifetime) -> None:
+    kept.on_renewed(lease_id, lifetime)
+
+
+def _silent(kept: Kept, lease_id: int, error: MicrolockError, sent: float) -> None:
+    kept.on_silence(lease_id, error, sent=sent)
 
 
 def _do(reference: ref[Kept], act: Callable[[Kept], T]) -> T | None:

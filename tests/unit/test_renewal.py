@@ -274,6 +274,23 @@ def test_silence_is_told_to_those_without_an_answer(keeper, client):
     assert (one.silence, two.renewed) == ([], [])
 
 
+def test_those_that_had_no_answer_are_asked_for_again_before_others(keeper, client, monkeypatch):
+    monkeypatch.setattr(renewal, "_BATCH", 2)
+    perform, slow = client.perform, {2}
+
+    def performing(request: Any, budget: Budget) -> Any:
+        reply = perform(request, budget)
+        return {each: reply[each] for each in reply if each not in slow or slow.discard(each)}
+
+    monkeypatch.setattr(client, "perform", performing)
+    at = soon()
+    one, two, three = Place(at, 1), Place(at, 2), Place(at, 3)
+    keep(keeper, one, two, three)
+    assert eventually(lambda: three.renewed)
+    assert client.requests == [(1, 2), (2,), (3,)]
+    assert (two.silence, two.renewed) == ([], [2])
+
+
 def test_one_that_fails_does_not_stop_the_others(keeper, caplog):
     at = soon()
     broken, place = Broken(at, 1), Place(at, 2)
