@@ -12,6 +12,8 @@ from microlock.requests import Event, Found
 class Feed:
     """Turns a read and the events after it into changes of the lock, each told once."""
 
+    __slots__ = ("_owed", "_prefix", "_queue", "next_revision")
+
     def __init__(self, prefix: bytes) -> None:
         self._prefix = prefix
         # Where to watch on from. None <=> nothing is known, or not the changes since: the watch

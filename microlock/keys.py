@@ -155,6 +155,11 @@ def entries_prefix(key: bytes) -> bytes:
     return key + b"/"
 
 
+def is_prefix(name: bytes) -> bool:
+    """Whether all entries of a lock begin with this, and it is not one of them."""
+    return name.endswith(b"/")
+
+
 def range_end(prefix: bytes) -> bytes:
     """The end of the range of all keys with this prefix, which is UTF-8."""
     if not prefix:

@@ -208,7 +208,7 @@ class Microlock(ContextDecorator, Calling):
                 undone = min(end, clock.now() + client.timeout)
                 budget = Budget(until, undone, self._destroyed)
             elif budget is None:
-                budget = replace(Budget.of(client.timeout), stop=self._destroyed)
+                budget = Budget.of(client.timeout, self._destroyed)
             return client.perform(request, budget)
 
         turn = started + (client.timeout if seconds is None else min(seconds, client.timeout))
@@ -226,7 +226,10 @@ class Microlock(ContextDecorator, Calling):
 
     def _stand(self, waiting: Waiting, request: Await) -> Stood:
         self._check()
-        self._watch()  # it goes on for the waits to come
+        # Among threads that wait for the same lock one watch of all of it is the cheapest.
+        if request.after is None or not self._rest():
+            request = replace(request, after=None)
+            self._watch()  # it goes on for the waits to come
         if request.place.token not in waiting.tokens:
             self._tell(events.waiting, node_id=self.node_id, token=request.place.token)
         waiting.holder = request.holder

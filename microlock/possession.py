@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+from weakref import ref
 
 from microlock import clock, events
 from microlock.emitter import Emitter
@@ -23,17 +25,44 @@ from microlock.holding import Holding
 from microlock.loss import Loss
 from microlock.queue import Change, Standing
 from microlock.renewal import Keeper, early
-from microlock.requests import Lifetime
+from microlock.requests import Found, KeyValue, Lifetime
 from microlock.tenure import Lease, Names
 from microlock.watch import Watcher
 
-# Seconds after which a hold is watched, so that a deletion of its entry is noticed at once. A watch
+# Seconds after which the entry of a hold is watched, so that a deletion is noticed at once. A watch
 # for each of many short holds costs more than it is worth.
 _UNWATCHED = 0.1
 # Seconds until a watch that was refused is tried again.
 _REFUSED = 5.0
 
 log = logging.getLogger("microlock")
+
+
+class _Sentry:
+    """Hears when the entry of one hold is gone, and of nothing else; held by the possession alone.
+
+    It listens from the put on. etcd is up to 100 ms late with a watch that starts in the past,
+    which is no matter here, and nothing has to be read.
+    """
+
+    concern: bytes | None = None
+
+    def __init__(self, possession: Possession, holding: Holding) -> None:
+        self._possession = ref(possession)
+        self._holding = holding
+
+    @property
+    def entry(self) -> bytes:
+        return self._holding.tenure.entry
+
+    def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
+        possession, gone = self._possession(), feed.standing(self.entry, self._holding.token)
+        if possession and gone is Standing.GONE:
+            possession._lose(self._holding, LossReason.DELETED)
+
+    def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:
+        if possession := self._possession():
+            possession.on_sentry_error(error, final=final)
 
 
 class Possession(Emitter):
@@ -44,6 +73,8 @@ class Possession(Emitter):
     ) -> None:
         super().__init__(client, names.key)
         self.appointment: float | None = None
+        self._listened_to = False  # somebody has listened to the events of the key
+        self._entry = b""  # of the last hold
         self._names = names
         self._auto_renew = auto_renew
         self._max_hold = max_hold
@@ -51,6 +82,7 @@ class Possession(Emitter):
         self._tried = 0.0  # when a renewal failed last
         self._holding: Holding | None = None  # the last one
         self._watches = False
+        self._sentry: _Sentry | None = None
         self._watch_again = 0.0  # not before
         self._destroyed = Flag()
 
@@ -154,11 +186,13 @@ class Possession(Emitter):
 
     def _begin(self, holding: Holding) -> None:
         """From here on it is looked after."""
+        self._dismiss()
         self._holding = holding
         self._client.one(Keeper).remember(holding)
         self._look_after(holding)
 
     def _look_after(self, holding: Holding) -> None:
+        self._entry = holding.tenure.entry
         self._look(holding)
         self._client.one(Keeper).keep(self)
 
@@ -166,13 +200,17 @@ class Possession(Emitter):
         """What the watch has told before the hold was known here counts too."""
         tenure = holding.tenure
         watcher = self._client.one(Watcher)
-        standing, _ = watcher.look(self._names.prefix, tenure.entry, tenure.token)
-        if standing is Standing.GONE:
-            self._lose(holding, LossReason.DELETED)
+        for name in (
+            (self._names.prefix, self._sentry.entry) if self._sentry else (self._names.prefix,)
+        ):
+            standing, _ = watcher.look(name, tenure.entry, tenure.token)
+            if standing is Standing.GONE:
+                self._lose(holding, LossReason.DELETED)
 
     def _lose(self, holding: Holding, reason: LossReason) -> None:
         """Notes that it is lost, and tells so, once."""
         if holding.lose(reason):
+            self._dismiss()
             self._tell_of(events.lost, holding, reason=reason)
 
     def _noticed(self) -> LossReason | None:
@@ -191,20 +229,27 @@ class Possession(Emitter):
 
     def _watch(self, *, wait: bool = False) -> None:
         if wait or not self._watches:
-            self._watch_again = clock.now() + _REFUSED
             self._client.one(Watcher).watch(self._names.prefix, self, wait=wait)
             self._watches = True
+
+    def _rest(self) -> bool:
+        """Stops watching the lock, if nobody of this client needs that. Returns whether it did."""
+        self._watches = False
+        return self._client.one(Watcher).pause(self._names.prefix, self, unless=self._listens)
+
+    def _listens(self) -> bool:
+        """Whether somebody listens to the events of the key."""
+        return not events.OF_THE_KEY.isdisjoint(self.event_names())
 
     def _listened(self, event: str) -> None:
         self._check()
         if event in events.OF_THE_KEY:
+            self._listened_to = True
             self._watch(wait=True)
 
-    def concerned(self, entries: Set[bytes]) -> bool:
-        holding = self._holding
-        if holding and holding.alive and holding.tenure.entry in entries:
-            return True
-        return not events.OF_THE_KEY.isdisjoint(self.event_names())
+    @property
+    def concern(self) -> bytes | None:
+        return None if self._listened_to else self._entry
 
     def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
         if self._destroyed.is_set():
@@ -224,9 +269,29 @@ class Possession(Emitter):
 
     def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:
         if final:
-            self._watches = False
+            self._watches, self._watch_again = False, clock.now() + _REFUSED
         if not self._destroyed.is_set():
             self._tell(events.error, error=error)
+
+    def on_sentry_error(self, error: MicrolockError, *, final: bool) -> None:
+        if final:
+            self._sentry, self._watch_again = None, clock.now() + _REFUSED
+        if not self._watches:
+            self.on_watch_error(error, final=False)
+
+    def _post(self, holding: Holding) -> None:
+        """Has the entry of the hold watched, until `_dismiss`."""
+        watcher, tenure = self._client.one(Watcher), holding.tenure
+        self._sentry = _Sentry(self, holding)
+        kv = KeyValue(tenure.entry, self._names.value, tenure.token, tenure.lease.id)
+        watcher.watch(tenure.entry, self._sentry, wait=False, known=Found(tenure.token, (kv,)))
+        self._rest()  # the stream stays open for the holds to come
+
+    def _dismiss(self) -> None:
+        sentry, self._sentry = self._sentry, None
+        if sentry:
+            with suppress(DestroyedError):  # the client is closed
+                self._client.one(Watcher).unwatch(sentry.entry, sentry)
 
     # What time does, on the thread of the renewals.
 
@@ -239,6 +304,11 @@ class Possession(Emitter):
         ends = holding.since + self._max_hold if self._max_hold is not None else None
         return at if ends is None or at < ends else None
 
+    @property
+    def _guarded(self) -> bool:
+        """Whether a deletion of the entry is told."""
+        return self._watches or self._sentry is not None
+
     def _watch_at(self, holding: Holding) -> float:
         return max(holding.since + _UNWATCHED, self._watch_again)
 
@@ -247,7 +317,7 @@ class Possession(Emitter):
         if self._destroyed.is_set() or holding is None or not holding.alive:
             return None
         times = [holding.tenure.deadline]
-        if not self._watches:
+        if not self._guarded:
             times.append(self._watch_at(holding))
         if (renewal := self._renewal(holding)) is not None:
             times.append(renewal)
@@ -257,11 +327,12 @@ class Possession(Emitter):
         holding = self._holding
         if self._destroyed.is_set() or holding is None or not holding.alive or self._noticed():
             return ()
-        if not self._watches and now >= self._watch_at(holding):
+        if not self._guarded and now >= self._watch_at(holding):
             try:
-                self._watch()
+                self._post(holding)
                 self._look(holding)
             except RuntimeError:  # no thread can be started; it is renewed all the same
+                self._sentry, self._watch_again = None, now + _REFUSED
                 log.exception("%r is not watched", self)
         renewal = self._renewal(holding)
         return holding.tenure.leases if renewal is not None and renewal <= now else ()

@@ -88,6 +88,8 @@ class Standing(enum.Enum):
 class Queue:
     """The entries of one lock, kept up to date from a read and the changes after it."""
 
+    __slots__ = ("_entries", "_prefix")
+
     def __init__(self, prefix: bytes, keys: Iterable[KeyValue] = ()) -> None:
         self._prefix = prefix
         # Oldest first: what is put later is younger, and what is put again keeps its place.

@@ -57,10 +57,11 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Keys with this prefix, oldest first; `limit` 0 is no limit. Reply: `Found`."""
+    """Keys with this prefix, oldest or newest first; `limit` 0 is no limit. Reply: `Found`."""
 
     prefix: bytes
     limit: int = 0
+    newest: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 from weakref import ref
 
@@ -13,16 +14,21 @@ from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.wire import Stream
 from microlock.feed import Feed
 from microlock.flag import Flag
-from microlock.keys import range_end
+from microlock.keys import is_prefix, lock_of, range_end
 from microlock.queue import Change, Holder, Standing
-from microlock.requests import Event, Found
+from microlock.requests import Event, Found, Get, Read
 
 
 class Watching(Protocol):
-    """Who is told; on the thread that reads from etcd, so it is to return at once."""
+    """Who is told; on the thread that reads from etcd, so it is to return at once.
 
-    def concerned(self, entries: Set[bytes]) -> bool:
-        """Whether it is to be told of what befell these entries, or which of them is the first."""
+    Attributes:
+        concern: the entry that it is told of: what befell it, or that it is the first. None: of
+            every entry.
+    """
+
+    @property
+    def concern(self) -> bytes | None: ...
 
     def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
         """The queue has changed; so has its holder if there are `changes`."""
@@ -32,19 +38,29 @@ class Watching(Protocol):
 
 
 class Watch:
-    """The watch of one key, for all who listen to it.
+    """The watch of one lock, for all who listen to it; or of one of its entries.
 
     Attributes:
+        name: the prefix of the lock's entries, or the one entry.
+        paused: nothing is asked of etcd at present.
         settled: set when it runs, or `error` says why it does not yet.
     """
 
-    def __init__(self, prefix: bytes) -> None:
-        self.prefix = prefix
+    __slots__ = ("_feed", "_lock", "error", "name", "paused", "settled", "watching")
+
+    def __init__(self, name: bytes, *, paused: bool = False) -> None:
+        self.name = name
+        self.paused = paused
         self.settled = Flag()
         self.error: MicrolockError | None = None
         self.watching: dict[int, ref[Watching]] = {}  # by id(); changed under the watcher's lock
         self._lock = threading.RLock()
-        self._feed = Feed(prefix)  # changed by the thread that reads, under the lock
+        self._feed = Feed(lock_of(name) or name)  # changed by the thread that reads, under the lock
+
+    @property
+    def read(self) -> Read | Get:
+        """What tells how it is now."""
+        return Read(self.name) if is_prefix(self.name) else Get(self.name)
 
     @property
     def next_revision(self) -> int | None:
@@ -83,17 +99,13 @@ class Watch:
     def apply(self, events: Sequence[Event]) -> None:
         with self._lock:
             changes = self._feed.apply(events)
-            entries = {event.name for event in events}
-            if self._feed.first:
-                entries.add(self._feed.first)
-        # Many may wait, and a change is news for two or three of them.
+            news = {None, self._feed.first, *(event.name for event in events)}
         for each in self.alive():
-            if each.concerned(entries):
+            if each.concern in news:  # of many who wait, for two or three
                 each.on_watch(self._feed, changes, synthesised=False)
 
     def alive(self) -> list[Watching]:
-        references = tuple(self.watching.values())
-        return [each for each in (reference() for reference in references) if each]
+        return [each for reference in tuple(self.watching.values()) if (each := reference())]
 
 
 class Session:
@@ -118,8 +130,8 @@ class Session:
         self._watches[self._last_id] = watch
         self._asked.append(watch)
         create = pb.WatchCreateRequest(
-            key=watch.prefix,
-            range_end=range_end(watch.prefix),
+            key=watch.name,
+            range_end=range_end(watch.name) if is_prefix(watch.name) else b"",
             start_revision=watch.next_revision or 0,
             watch_id=self._last_id,
         )
@@ -128,13 +140,27 @@ class Session:
     def cancel(self, watch: Watch) -> None:
         watch_id = self._ids.pop(watch, None)
         if watch_id is not None:
-            del self._watches[watch_id]
+            self._watches.pop(watch_id, None)
             cancel = pb.WatchCancelRequest(watch_id=watch_id)
             self.stream.send(pb.WatchRequest(cancel_request=cancel))
 
+    def wake(self) -> None:
+        """Has the thread that receives look again; from a garbage collection too."""
+        if self._watches:
+            self.stream.send(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+        else:
+            self.stream.close()  # etcd 3.6 answers nothing then
+
     def of(self, reply: pb.WatchResponse) -> Watch | None:
-        """Whose reply it is. One to a forbidden watch does not always carry its id."""
-        return self._asked.popleft() if reply.created else self._watches.get(reply.watch_id)
+        """Whose reply it is."""
+        watch = self._watches.get(reply.watch_id)
+        if not reply.created:
+            return watch
+        if watch is None:  # that to a forbidden watch does not always carry its id
+            return self._asked.popleft() if self._asked else None
+        with suppress(ValueError):
+            self._asked.remove(watch)
+        return watch
 
 
 class StaleLoginError(EtcdError):

@@ -93,6 +93,10 @@ class Tenure:
         deadline = self.lease.deadline
         return min(deadline, self.next_lease.deadline) if self.next_lease else deadline
 
+    def under(self, lease: Lease) -> Tenure:
+        """With its lease as it is now."""
+        return self if lease is self.lease else replace(self, lease=lease)
+
     def renewed(self, lease_id: int, lifetime: Lifetime) -> Tenure:
         """With a lease of this id renewed; itself, if that changes nothing."""
         lease, next_lease = self.lease, self.next_lease
@@ -110,11 +114,15 @@ class Await:
     """What a flow asks of whoever drives it: wait until this place is the first, or is gone, or
     the time is over; and renew its lease meanwhile. Reply: `Stood`.
 
-    `holder`: who held the lock when the place was taken.
+    Attributes:
+        holder: who held the lock when the place was taken.
+        after: an older entry, and its token. While it is there the place can't be the first, so
+            that nothing else needs to be heard. None: the turn is near.
     """
 
     place: Tenure
     holder: Holder
+    after: tuple[bytes, int] | None = None
 
 
 @dataclass(frozen=True)

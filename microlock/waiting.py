@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 from microlock import clock
 from microlock.errors import DestroyedError, MicrolockError
@@ -16,9 +16,16 @@ from microlock.requests import Lifetime
 from microlock.tenure import Await, Lease, Names, Stood, Tenure
 from microlock.watch import Watcher
 
+# Seconds before the time is over: from then on who waits hears who holds the lock, to tell it.
+_LAST = 1.0
+_NEWS = {Standing.FIRST, Standing.GONE}
+
 
 class Waiting:
     """One wait: woken by the watch, its lease renewed meanwhile.
+
+    Far from its turn it watches one entry before its own, and nothing else. When that is gone it
+    watches the lock, as all do whose turn is near.
 
     Args:
         until: when to give up, by the monotonic clock; None is never.
@@ -30,6 +37,7 @@ class Waiting:
 
     def __init__(self, client: EtcdClient, names: Names, until: float | None) -> None:
         self.appointment: float | None = None
+        self.concern: bytes | None = b""
         self.tokens: set[int] = set()
         self.holder: Holder | None = None
         self._client = client
@@ -43,14 +51,17 @@ class Waiting:
         self._lock = threading.RLock()
         # Written under the lock, by the thread that waits and by the one that renews:
         self._place: Tenure | None = None  # None <=> nobody waits
+        self._after: tuple[bytes, int] | None = None  # what is watched, far from the turn
 
     def stand(self, request: Await) -> Stood:
         """Waits at this place. Raises what `end` was given."""
         watcher = self._client.one(Watcher)
         self.tokens.add(request.place.token)
         self._place, self._ended = request.place, False
+        self._after = None if self._late(clock.now()) else request.after
+        self.concern = self._after[0] if self._after else request.place.entry
         try:
-            watcher.watch(self._names.prefix, self, wait=False)
+            watcher.watch(self._after[0] if self._after else self._names.prefix, self, wait=False)
             keeper = self._client.one(Keeper)
             keeper.remember(self)
             keeper.keep(self)
@@ -63,6 +74,23 @@ class Waiting:
             with self._lock:
                 self._place = None
             watcher.unwatch(self._names.prefix, self)
+            if self._after:
+                watcher.unwatch(self._after[0], self)
+
+    def _come_near(self, watcher: Watcher, place: Tenure, now: float) -> bool:
+        """Whether the turn is near; from then on the lock is watched."""
+        if self._after is None:
+            return True
+        standing, _ = watcher.look(self._after[0], *self._after)
+        if standing is not Standing.GONE and not self._late(now):
+            return False
+        watcher.watch(self._names.prefix, self, wait=False)
+        watcher.unwatch(self._after[0], self)
+        self._after, self.concern = None, place.entry
+        return True
+
+    def _late(self, now: float) -> bool:
+        return self._until is not None and self._until - _LAST <= now
 
     def _look(self, watcher: Watcher, request: Await) -> Stood | None:
         """How the waiting has ended, if it has."""
@@ -71,11 +99,13 @@ class Waiting:
         self._client.check()
         place, now = self._place, clock.now()
         assert place
-        standing, holder = watcher.look(self._names.prefix, place.entry, place.token)
+        standing, holder = Standing.UNKNOWN, None
+        if self._come_near(watcher, place, now):
+            standing, holder = watcher.look(self._names.prefix, place.entry, place.token)
         self.holder = holder = holder or self.holder or request.holder
         if self._ended:
             standing = Standing.GONE
-        elif standing not in (Standing.FIRST, Standing.GONE):
+        elif standing not in _NEWS:
             if self._until is not None and self._until <= now:
                 standing = Standing.WAITS
             elif place.lease.deadline <= now:
@@ -90,7 +120,7 @@ class Waiting:
         assert place
         until = place.lease.deadline
         if self._until is not None:
-            until = min(until, self._until)
+            until = min(until, self._until - _LAST if self._after else self._until)
         return max(0.0, until - clock.now())
 
     def end(self, error: MicrolockError) -> None:
@@ -100,13 +130,13 @@ class Waiting:
 
     # What the watch tells.
 
-    def concerned(self, entries: Set[bytes]) -> bool:
-        place = self._place
-        return place is not None and place.entry in entries
-
     def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
-        place = self._place
-        if place and feed.standing(place.entry, place.token) in (Standing.FIRST, Standing.GONE):
+        place, after = self._place, self._after
+        if after:
+            news = feed.standing(*after) is Standing.GONE
+        else:
+            news = place is not None and feed.standing(place.entry, place.token) in _NEWS
+        if news:
             self._woken.set()
 
     def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:

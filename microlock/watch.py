@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any
 from weakref import ref
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
@@ -30,10 +31,17 @@ from microlock.etcd.client import Budget, EtcdClient, backoff
 from microlock.etcd.wire import Wire
 from microlock.flag import Flag
 from microlock.queue import Holder, Standing
-from microlock.requests import Found, Read
+from microlock.requests import Found
 from microlock.session import Session, StaleLoginError, Watch, Watching
 
 log = logging.getLogger("microlock")
+
+
+class _Reference(ref[Watching]):
+    """Who is told, and by which watch. There may be very many."""
+
+    __slots__ = ("name",)
+    name: bytes
 
 
 class Watcher:
@@ -43,6 +51,7 @@ class Watcher:
         self._client = client
         self._closed = Flag()
         self._abandoned: SimpleQueue[bytes] = SimpleQueue()
+        self._on_abandoned = self._abandon  # one, and not one for each reference
         self._lock = threading.RLock()
         # Under the lock:
         self._watches: dict[bytes, Watch] = {}
@@ -52,8 +61,13 @@ class Watcher:
         self._worked = False  # since the last failure
         self._told: type[MicrolockError] | None = None  # the failure that all have been told of
 
-    def watch(self, prefix: bytes, watching: Watching, *, wait: bool = True) -> None:
+    def watch(
+        self, name: bytes, watching: Watching, *, wait: bool = True, known: Found | None = None
+    ) -> None:
         """Tells `watching`, which is held weakly, of every change from when this returns.
+
+        `name`: the prefix of a lock, for all its entries, or one entry. `known`: what was there at
+        some revision: it is told what changed since, and nothing is read.
 
         While etcd can't be reached it returns when a first attempt has failed, after the client's
         timeout at the latest, and what changed is told when etcd is back. Without `wait` it
@@ -64,14 +78,16 @@ class Watcher:
         """
         self._client.check()
         with self._lock:
-            watch = self._watches.get(prefix)
+            watch = self._watches.get(name)
             if watch is None:
-                watch = self._watches[prefix] = Watch(prefix)
+                watch = self._watches[name] = Watch(name, paused=True)
+            self._add(watch, watching)
+            if watch.paused:
+                if known:
+                    watch.rebase(known)
                 if self._session:
                     self._session.create(watch)
-            known = watch.watching.get(id(watching))
-            if known is None or known() is not watching:  # an id is used again
-                watch.watching[id(watching)] = ref(watching, self._abandoning(prefix))
+                watch.paused = False
             if self._thread is None or self._thread.ident is None:  # interrupted in its start
                 self._thread = threading.Thread(
                     target=self._run, name="microlock-watch", daemon=True
@@ -92,16 +108,42 @@ class Watcher:
         if watch.error and not isinstance(watch.error, EtcdUnavailableError):
             raise watch.error
 
-    def unwatch(self, prefix: bytes, watching: Watching) -> None:
+    def unwatch(self, name: bytes, watching: Watching) -> None:
         """Tells it nothing more."""
         with self._lock:
-            watch = self._watches.get(prefix)
+            watch = self._watches.get(name)
             if watch and watch.watching.pop(id(watching), None) and not watch.watching:
                 self._end_watch(watch)
 
-    def look(self, prefix: bytes, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
+    def pause(self, name: bytes, watching: Watching, *, unless: Callable[[], bool]) -> bool:
+        """Tells it nothing until it watches again, if nobody else watches this; but keeps the
+        stream open for that.
+
+        Returns whether nothing is told.
+        """
+        with self._lock:
+            watch = self._watches.get(name)
+            others = watch and any(each is not watching for each in watch.alive())
+            if others or unless():
+                return False
+            if watch:
+                watch.watching.clear()
+            paused = Watch(name, paused=True)
+            self._add(paused, watching)
+            self._watches[name] = paused
+            if watch and self._session:
+                self._session.cancel(watch)
+            return True
+
+    def _add(self, watch: Watch, watching: Watching) -> None:
+        known = watch.watching.get(id(watching))
+        if known is None or known() is not watching:  # an id is used again
+            watch.watching[id(watching)] = reference = _Reference(watching, self._on_abandoned)
+            reference.name = watch.name
+
+    def look(self, name: bytes, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
         """Where an entry stands, and who holds the lock, as far as the watch has told."""
-        watch = self._watches.get(prefix)
+        watch = self._watches.get(name)
         return watch.look(entry, token) if watch else (Standing.UNKNOWN, None)
 
     def close(self) -> None:
@@ -115,21 +157,21 @@ class Watcher:
         if thread and thread.ident and thread is not threading.current_thread():
             thread.join(timeout=1)
 
-    def _abandoning(self, prefix: bytes) -> Callable[[ref[Watching]], None]:
+    def _abandon(self, reference: Any) -> None:
         # Called by the garbage collector, wherever it is: it may take no lock. Any reply wakes
         # the thread, which does the rest.
-        def abandon(reference: ref[Watching]) -> None:
-            self._abandoned.put(prefix)
-            if session := self._session:
-                session.stream.send(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
-
-        return abandon
+        self._abandoned.put(reference.name)
+        if session := self._session:
+            session.wake()
 
     def _end_watch(self, watch: Watch) -> None:
         """Under the lock: nobody listens to it any more."""
-        self._watches.pop(watch.prefix, None)
-        if self._session:
+        if self._watches.get(watch.name) is watch:
+            del self._watches[watch.name]
+        if self._session and not watch.paused:
             self._session.cancel(watch)
+        elif self._session and not self._watches:
+            self._session.wake()
 
     def _needed(self) -> bool:
         """Whether there is anything to watch. If not, the thread is to end."""
@@ -176,9 +218,11 @@ class Watcher:
         return backoff(state)
 
     def _follow(self) -> None:
-        """Watches on one stream until nobody listens. Raises the EtcdError that ended it."""
-        if not self._needed():
-            return
+        """Watches until nobody listens. Raises the EtcdError that ended it."""
+        while self._needed():
+            self._follow_stream()
+
+    def _follow_stream(self) -> None:
         wire: Wire | None = None
         session: Session | None = None
         try:
@@ -187,11 +231,16 @@ class Watcher:
             with self._lock:
                 self._session = session
                 for watch in self._watches.values():
-                    session.create(watch)
+                    if not watch.paused:
+                        session.create(watch)
             while self._needed():
                 self._received(session, session.stream.receive())
         except StaleLoginError:
             raise
+        except DestroyedError:
+            self._client.check()
+            if session is None:  # there is no other stream to be had
+                raise
         except EtcdError as error:
             self._broke(error)
             if wire:
@@ -246,7 +295,7 @@ class Watcher:
     def _read(self, watch: Watch) -> Found | None:
         """What there is now. None if the user may not read it, which ends the watch."""
         try:
-            found: Found = self._client.perform(Read(watch.prefix), Budget.of(self._client.timeout))
+            found: Found = self._client.perform(watch.read, Budget.of(self._client.timeout))
         except EtcdPermissionError as error:
             self._drop(watch, error)
             return None
@@ -261,7 +310,7 @@ class Watcher:
     def _drop(self, watch: Watch, error: EtcdError) -> None:
         with self._lock:
             self._end_watch(watch)
-        log.warning("the watch of %r ended: %s", watch.prefix, error)
+        log.warning("the watch of %r ended: %s", watch.name, error)
         watch.failed(error, final=True)
 
     def _broke(self, error: EtcdError) -> None:
@@ -272,7 +321,7 @@ class Watcher:
         if news:
             log.warning("watching is interrupted: %s", error)
         with self._lock:
-            watches = list(self._watches.values())
+            watches = [watch for watch in self._watches.values() if not watch.paused]
         for watch in watches:
             if not watch.settled.is_set() and not isinstance(error, EtcdUnavailableError):
                 self._drop(watch, error)  # it never worked and is not going to

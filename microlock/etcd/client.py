@@ -76,9 +76,9 @@ class Budget:
     stop: Flag | None = None
 
     @classmethod
-    def of(cls, seconds: float) -> Budget:
+    def of(cls, seconds: float, stop: Flag | None = None) -> Budget:
         end = clock.now() + seconds
-        return cls(end - min(1.0, seconds / 4), end)
+        return cls(end - min(1.0, seconds / 4), end, stop)
 
     def until(self, request: Request) -> float:
         """Undoing has the time that was kept back for it."""

@@ -71,7 +71,7 @@ def _range(request: Read | Get) -> dict[str, Any]:
         "key": range_start(request.prefix),
         "range_end": range_end(request.prefix),
         "limit": request.limit,
-        "sort_order": pb.RangeRequest.ASCEND,
+        "sort_order": pb.RangeRequest.DESCEND if request.newest else pb.RangeRequest.ASCEND,
         "sort_target": pb.RangeRequest.CREATE,
     }
 

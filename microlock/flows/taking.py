@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 from microlock.errors import EtcdError, LeaseNotFoundError, LockUncertainError
 from microlock.flows.settling import Flow, discard, find, grant, keep_alive
 from microlock.keys import entry_name
-from microlock.queue import Holder, Standing, holder_of, places
+from microlock.queue import Standing, holder_of, places
 from microlock.requests import CreatedAt, Empty, Found, Outcome, Put, Read, Txn
 from microlock.tenure import Await, Lease, Names, Refused, Stood, Tenure
 
 # Enough to find the holder, unless this many nested names are older: then `_join` reads them all.
 OLDEST = 16
+# Who has no more entries than so many before its own hears of every change, not to be late. The
+# others, in a long queue, would hear of two changes for each holder before them.
+NEAR = 2
 
 
 def try_lock(
@@ -135,51 +139,73 @@ def _put(names: Names, lease: Lease, now: float) -> Flow[Tenure | Refused]:
 
 def _look(names: Names, entry: bytes, lease: Lease) -> Flow[Tenure | Refused]:
     """Only nested names are in the way: puts our entry, and looks who is older."""
-    place, holder, at = yield from _join(names, entry, lease)
-    if holder:
-        return Refused(holder, replace(lease, doubtful=True))  # our entry is there, to be undone
-    return replace(place, lease=(yield from _alive(place.lease, at)))
+    place, wait, at = yield from _join(names, entry, lease)
+    if wait:
+        # Our entry is there, to be undone.
+        return Refused(wait.holder, replace(lease, doubtful=True))
+    return place.under((yield from _alive(place.lease, at)))
 
 
 def _queue_up(names: Names, lease: Lease) -> Flow[Tenure | Refused]:
     """Puts our entry, and waits until no older one is there."""
-    place, holder, at = yield from _join(names, entry_name(names.prefix, lease.id), lease)
+    place, wait, at = yield from _join(names, entry_name(names.prefix, lease.id), lease)
     try:
-        while holder:
-            stood: Stood = yield Await(place, holder)
-            place, holder, at = replace(place, lease=stood.lease), stood.holder, stood.at
+        while wait:
+            stood: Stood = yield wait
+            place, at = place.under(stood.lease), stood.at
             if stood.standing is Standing.FIRST:
                 break
             if stood.standing is Standing.WAITS:
-                return Refused(holder, replace(place.lease, doubtful=True))  # to be undone
+                return Refused(stood.holder, replace(place.lease, doubtful=True))  # to be undone
             if stood.standing is Standing.GONE:
                 yield from discard(names, place.lease)
                 raise LeaseNotFoundError(f"the place of {names.node_id!r} in the queue is gone")
             # Nobody answered for a ttl. Maybe the lease has not ended all the same.
-            place = replace(place, lease=(yield from _whole(place.lease, at)))
-        return replace(place, lease=(yield from _whole(place.lease, at)))
+            place = place.under((yield from _whole(place.lease, at)))
+            wait = Await(place, stood.holder)
+        return place.under((yield from _whole(place.lease, at)))
     except EtcdError as error:
         error.may_have_happened = True  # our entry may be there
         raise
 
 
-def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Tenure, Holder | None, float]]:
-    """Puts our entry at the end of the queue. Returns our place, who is first if it is not us,
-    and the moment."""
-    read = Read(names.prefix)
+def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Tenure, Await | None, float]]:
+    """Puts our entry at the end of the queue. Returns our place, what to wait for if it is not
+    the first, and the moment."""
+    everything, oldest = Read(names.prefix), Read(names.prefix, 1)
+    newest = Read(names.prefix, NEAR + 1, newest=True)  # ours, and who is next before us
     outcome: Outcome = yield Txn(
         # A copy that arrives after an extension must not move the entry back to this lease.
         guards=(CreatedAt(entry, 0),),
-        then=(Put(entry, names.value, lease.id), read),
-        otherwise=(read,),
+        then=(Put(entry, names.value, lease.id), oldest, newest),
+        otherwise=(everything,),
     )
-    entries = dict(places(names.prefix, outcome.keys))
+    keys, at = outcome.keys, outcome.at
+    if outcome.repeated:
+        lease = replace(lease, doubtful=True)
+    far = outcome.succeeded and keys[0] not in keys[1:]  # there may be more in between
+    if far and not places(names.prefix, keys[:1]):  # a nested name is the oldest
+        try:
+            found: Found = yield everything
+        except EtcdError as error:
+            error.may_have_happened = True  # our entry is there
+            raise
+        keys, far = found.keys, False
+        at = math.inf  # nobody knows how long that took: a keep-alive will tell
+    entries = dict(places(names.prefix, keys))
     if entry not in entries:
-        raise LeaseNotFoundError(f"the key {entry!r} is there, and no entry")  # a user's own
-    holder = next(iter(entries.values()))
+        yield from discard(names, lease)
+        raise LeaseNotFoundError(f"the entry {entry!r} is gone, or a user's own key")
     mine = entries[entry]
-    place = Tenure(entry, mine.token, replace(lease, doubtful=lease.doubtful or outcome.repeated))
-    return place, None if holder is mine else holder, outcome.at
+    place = Tenure(entry, mine.token, lease)
+    before = [(name, each) for name, each in entries.items() if each.token < mine.token]
+    if not before:
+        return place, None, at
+    after = None
+    if far and len(before) > NEAR:
+        name, each = before[-NEAR]
+        after = name, each.token
+    return place, Await(place, before[0][1], after), at
 
 
 def _whole(lease: Lease, at: float) -> Flow[Lease]:

@@ -149,7 +149,9 @@ class Asker:
         return Revoke(self._lease())
 
     def _read(self) -> Read:
-        return Read(self._one_of(PREFIXES), self._one_of([0, 1, 2, 16]))
+        return Read(
+            self._one_of(PREFIXES), self._one_of([0, 1, 2, 16]), newest=self._one_of([False, True])
+        )
 
     def _get(self) -> Get:
         return Get(self._one_of([*NAMES * 9, b""]))

@@ -18,15 +18,27 @@ class Stay:
 
     Attributes:
         place: with its lease as it was renewed meanwhile.
+        after: the older entry that is watched, far from the turn.
         end: what ends the wait, other than the watch.
     """
 
     store: Store
     place: Tenure
+    after: tuple[bytes, int] | None = None
     end: Standing | None = None
+
+    def far(self) -> bool:
+        """Whether the older entry is there, so that nothing of the lock is heard."""
+        if self.after is None:
+            return False
+        name, token = self.after
+        kv = self.store.keys.get(name)
+        return kv is not None and kv.create_revision == token
 
     def seen(self) -> Standing | None:
         """What the watch tells of the place, if it ends the wait."""
+        if self.far():
+            return None
         kv = self.store.keys.get(self.place.entry)
         if kv is None or kv.create_revision != self.place.token:
             return Standing.GONE
@@ -39,7 +51,7 @@ Happening = Callable[[Stay], None]
 
 def stand(store: Store, request: Await, course: Iterator[Happening]) -> Stood:
     """Has it happen until the wait has ended. After all of it the time is over."""
-    stay = Stay(store, request.place)
+    stay = Stay(store, request.place, request.after)
     while not (end := stay.end or stay.seen()):
         next(course, time_is_over)(stay)
         store.pass_time(store.latency)

@@ -34,16 +34,18 @@ def explore(
     *,
     faults: int,
     of: Sequence[str] = FAULTS,
+    ahead: int = 0,
     finish: bool = True,
 ) -> Visited:
     """Plays all interleavings of clients that each do what their plan says, one thing after the
     other, if they can, with so many faults of these kinds at most. Raises the first Violation,
     which tells its story.
 
+    `ahead`: so many others are in the queue before them.
     `finish`: whether from each end all is tidied up, and the lock is to be free.
     """
     visited = Visited()
-    begun = Model.of(len(plans), lagging=False)
+    begun = Model.of(len(plans), ahead=ahead, lagging=False)
     for client, plan in zip(begun.clients, plans, strict=True):
         client.todo = tuple(plan)
     met = {hash((begun.state(), faults))}
@@ -85,7 +87,7 @@ def _choices(model: Model, left: int, of: Sequence[str]) -> Iterable[tuple[Move,
     choices = [(move, 0) for move in begin]
     for move in moves:
         kind, _, how = move
-        if kind in ("arrive", "answer", "late") or how in (Standing.FIRST, Standing.GONE):
+        if kind in ("arrive", "answer", "late", "leave") or how in (Standing.FIRST, Standing.GONE):
             choices.append((move, 0))
         elif left and (kind in of or kind == "stand") and how not in ("soon", "later"):
             choices.append((move, 1))

@@ -30,6 +30,7 @@ from microlock.errors import (
     MicrolockError,
 )
 from microlock.feed import Feed
+from microlock.keys import entry_name
 from microlock.queue import Standing, places
 from microlock.requests import (
     Delete,
@@ -226,14 +227,20 @@ class Model:
     whole: bool = True
 
     @classmethod
-    def of(cls, clients: int, *, lagging: bool = True) -> Model:
+    def of(cls, clients: int, *, ahead: int = 0, lagging: bool = True) -> Model:
+        """`ahead`: entries of others, who are in the queue already, and leave in any order."""
         made = [
             Client(
                 index, Names.of(KEY, "abc"[index]), RATES[index], LEASES_OF_A_CLIENT * (index + 1)
             )
             for index in range(clients)
         ]
-        return cls(Memory(), made, lagging)
+        model = cls(Memory(), made, lagging)
+        model.given_up = frozenset(range(1, ahead + 1))
+        for lease_id in model.given_up:
+            model.store.apply(Grant(lease_id, 60))
+            model.store.apply(Txn((), (Put(entry_name(PREFIX, lease_id), b"", lease_id),)))
+        return model
 
     def copy(self) -> Model:
         store = copy.copy(self.store)
@@ -262,6 +269,7 @@ class Model:
         for client in self.clients:
             found += self._moves_of(client)
         found += [("late", late.client, n) for n, late in enumerate(self.late)]
+        found += [("leave", 0, name) for name in self.others()]
         found += [("interfere", 0, how) for how in self._interferences()]
         found += [("time", 0, how) for how in self._times()]
         return found
@@ -333,6 +341,10 @@ class Model:
         """The names and tokens of all in the queue, oldest first."""
         return [(name, at.token) for name, at in places(PREFIX, self.store.keys.values())]
 
+    def others(self) -> list[bytes]:
+        """The names of those in the queue that are nobody's here, oldest first."""
+        return [name for name, _ in self.entries() if _client_of(_born(name)) < 0]
+
     def now(self, client: Client) -> float:
         return 1000 + (self.store.now - 1000) * client.rate
 
@@ -377,8 +389,11 @@ class Model:
         assert client.call.place
         if client.call.ended:
             return Standing.GONE
-        place = client.call.place
-        return self._feed(client).standing(place.entry, place.token)
+        place, feed = client.call.place, self._feed(client)
+        after = client.call.request.after
+        if after and feed.standing(*after) is not Standing.GONE:
+            return Standing.UNKNOWN  # far from its turn it hears of nothing else
+        return feed.standing(place.entry, place.token)
 
     def _deadlines(self) -> list[float]:
         """When those that hold cease to believe it, by the clock of the store."""
@@ -656,6 +671,10 @@ class Model:
             client.watch = self.store.apply(Read(PREFIX)), revision
         self._look(client)
 
+    def _leave(self, _: Client, name: bytes) -> None:
+        """One of the others gives back the lock, or gives up."""
+        self.store.apply(Txn((), (Delete(name),)))
+
     def _forget(self, client: Client, _: Any) -> None:
         client.watch = None
 
@@ -701,7 +720,7 @@ class Model:
             now = self.store.keys.get(name)
             if now == kv:
                 continue
-            if _client_of(int(name.removeprefix(PREFIX), 16)) != client.index:
+            if _client_of(_born(name)) != client.index:
                 raise Violation(f"{client.names.node_id} has touched the entry {name!r} of another")
             # What a process has sent and did not live to see is as what an operator does.
             if life != client.life:
@@ -724,7 +743,7 @@ class Model:
                 raise Violation(f"the entry {name!r} of {token} is left over")
 
     def _answered_for(self, name: bytes, token: int) -> bool:
-        born, under = int(name.removeprefix(PREFIX), 16), self.store.keys[name].lease_id
+        born, under = _born(name), self.store.keys[name].lease_id
         if {born, under} & self.given_up:
             return True
         client = self.clients[_client_of(born)]
@@ -737,6 +756,8 @@ class Model:
     def finish(self) -> None:
         """From here on nothing goes wrong, and every hold is given back: all that was begun ends.
         Then all copies arrive, all clients are gone, and the lock is free."""
+        for name in self.others():
+            self.do(("leave", 0, name))
         for _ in range(100):
             if not any(self._go_on(client) for client in self.clients):
                 if not any(client.call for client in self.clients):
@@ -795,6 +816,11 @@ def _puts(request: Any) -> list[Put]:
 
 def _is_txn(request: Any) -> bool:
     return isinstance(request, Txn)
+
+
+def _born(name: bytes) -> int:
+    """The lease that an entry is named after."""
+    return int(name.removeprefix(PREFIX), 16)
 
 
 def _client_of(lease_id: int) -> int:

@@ -12,6 +12,7 @@ from microlock.dispatch import Dispatcher
 from microlock.etcd.client import EtcdClient
 from microlock.queue import Standing
 from microlock.renewal import Keeper
+from microlock.requests import Found
 from microlock.watch import Watcher
 
 
@@ -62,8 +63,13 @@ class Background:
     def remember(self, place: Any) -> None:
         self.places.append(place)
 
-    def watch(self, prefix: bytes, watching: Any, *, wait: bool = True) -> None:
+    def watch(
+        self, name: bytes, watching: Any, *, wait: bool = True, known: Found | None = None
+    ) -> None:
         self.watching.append(watching)
+
+    def pause(self, name: bytes, watching: Any, *, unless: Callable[[], bool]) -> bool:
+        return not unless()
 
     def unwatch(self, prefix: bytes, watching: Any) -> None:
         if watching in self.watching:

@@ -207,6 +207,8 @@ class Memory:
             return (self.keys[request.name],) if request.name in self.keys else ()
         found = [kv for kv in self.keys.values() if kv.name.startswith(request.prefix)]
         found.sort(key=lambda kv: (kv.create_revision, kv.name))
+        if request.newest:
+            found.sort(key=lambda kv: kv.create_revision, reverse=True)
         return tuple(found[: request.limit or None])
 
 

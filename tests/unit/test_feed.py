@@ -267,6 +267,69 @@ def test_who_listens_when_something_is_known_is_owed_nothing():
     assert watched.rebase(Found(9, (kv(ALPHA),))) == []
 
 
+# The feed of one entry, which hears of no other key.
+
+
+def only(*held: Holder, revision: int = 9) -> Feed:
+    """One that was told of a single entry, if it is there."""
+    made = Feed(FOO.prefix)
+    made.rebase(Found(revision, tuple(map(kv, held))))
+    return made
+
+
+def test_an_entry_that_was_found_alone_is_there():
+    assert standing(only(ALPHA), ALPHA) is Standing.FIRST
+
+
+def test_an_entry_that_was_not_found_is_gone():
+    assert standing(only(), ALPHA) is Standing.GONE
+
+
+def test_nothing_is_known_of_an_entry_that_was_not_read_yet():
+    assert standing(Feed(FOO.prefix), ALPHA) is Standing.UNKNOWN
+
+
+def test_an_entry_that_was_put_again_under_another_lease_is_there():
+    watched = only(ALPHA)
+    watched.apply([Event(10, kv(ALPHA).name, KeyValue(kv(ALPHA).name, b"alpha", 5, 77))])
+    assert standing(watched, ALPHA) is Standing.FIRST
+
+
+def test_an_entry_that_was_found_under_another_lease_is_there():
+    watched = Feed(FOO.prefix)
+    watched.rebase(Found(10, (KeyValue(kv(ALPHA).name, b"alpha", 5, 77),)))
+    assert standing(watched, ALPHA) is Standing.FIRST
+
+
+def test_an_entry_that_was_deleted_is_gone():
+    watched = only(ALPHA)
+    watched.apply([gone(ALPHA, 10)])
+    assert standing(watched, ALPHA) is Standing.GONE
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_entry_that_was_deleted_and_created_again_is_gone(together):
+    watched = only(ALPHA)
+    again = KeyValue(kv(ALPHA).name, b"alpha", 11, 1)
+    events = [gone(ALPHA, 10), Event(11, again.name, again)]
+    for part in [events] if together else [[each] for each in events]:
+        watched.apply(part)
+    assert standing(watched, ALPHA) is Standing.GONE
+
+
+def test_an_entry_that_was_created_again_while_nobody_watched_is_gone():
+    watched = only(ALPHA)
+    watched.forget()
+    watched.rebase(Found(12, (KeyValue(kv(ALPHA).name, b"alpha", 11, 1),)))
+    assert standing(watched, ALPHA) is Standing.GONE
+
+
+def test_nothing_is_known_of_an_entry_after_changes_were_missed():
+    watched = only(ALPHA)
+    watched.forget()
+    assert standing(watched, ALPHA) is Standing.UNKNOWN
+
+
 def busy(store: Store) -> None:
     """Holds, waiting, expiry, an extension, a nested lock, and a transaction with two changes."""
     caller = Caller(store)

@@ -28,6 +28,7 @@ from microlock.errors import (
     EtcdUnavailableError,
     LockUncertainError,
 )
+from microlock.flows.taking import NEAR
 from microlock.queue import Holder
 from microlock.requests import CreatedAt, Grant, KeepAlive, KeyValue, Put, Read, Revoke, Txn
 from microlock.tenure import Await, Lease, Refused, Tenure
@@ -67,9 +68,11 @@ def left(store: Store) -> tuple[list[Any], list[int]]:
 def test_who_waits_joins_with_one_transaction_that_puts_its_entry_once(store, beta):
     caller = Caller(store)
     caller.wait(course=[the_first_leaves])
-    read = Read(FOO.prefix)
     put = Put(b"foo/1", FOO.value, 1)
-    assert caller.requests[JOIN] == Txn((CreatedAt(b"foo/1", 0),), (put, read), (read,))
+    oldest, newest = Read(FOO.prefix, 1), Read(FOO.prefix, NEAR + 1, newest=True)
+    assert caller.requests[JOIN] == Txn(
+        (CreatedAt(b"foo/1", 0),), (put, oldest, newest), (Read(FOO.prefix),)
+    )
 
 
 def test_who_waits_asks_etcd_for_nothing_but_a_lease_and_a_place(store, beta):

@@ -34,6 +34,7 @@ from microlock.keys import (
     entries_prefix,
     entry_name,
     is_entry,
+    is_prefix,
     lock_of,
     range_end,
     range_start,
@@ -316,3 +317,9 @@ def test_a_key_is_an_entry_of_the_lock_that_it_is_named_after(name, prefix):
 def test_the_lock_of_an_entry_is_the_one_that_named_it(key):
     prefix = entries_prefix(key.encode())
     assert lock_of(entry_name(prefix, 0xABC)) == prefix
+
+
+@pytest.mark.parametrize("key", ["a", "jobs/nightly", "1/2", "/", "foo/a1"])
+def test_where_the_entries_of_a_lock_begin_is_a_prefix_and_an_entry_is_none(key):
+    prefix = entries_prefix(key.encode())
+    assert (is_prefix(prefix), is_prefix(entry_name(prefix, 0xABC))) == (True, False)

@@ -30,8 +30,9 @@ from model import Model, Violation
 
 from microlock import flows
 from microlock.flows import keeping, taking
-from microlock.requests import Get, Lifetime, Revoke, Txn
-from microlock.tenure import Lease, Names, Tenure
+from microlock.flows.taking import NEAR
+from microlock.requests import Get, Lifetime, Read, Revoke, Txn
+from microlock.tenure import Await, Lease, Names, Tenure
 
 LONGER = int(os.environ.get("MODEL_EXAMPLES", "0"))
 STEPS = 60
@@ -60,9 +61,9 @@ class Clients(RuleBasedStateMachine):
 
     steps = 0
 
-    @initialize(clients=st.sampled_from([2, 2, 3]))
-    def begins(self, clients: int) -> None:
-        self.model = Model.of(clients)
+    @initialize(clients=st.sampled_from([2, 2, 3]), ahead=st.sampled_from([0, 0, 0, NEAR + 1]))
+    def begins(self, clients: int, ahead: int) -> None:
+        self.model = Model.of(clients, ahead=ahead)
         self._moves: dict[str, list[Any]] | None = None
 
     def moves(self, *kinds: str) -> list[Any]:
@@ -112,6 +113,11 @@ class Clients(RuleBasedStateMachine):
     def lose(self, number: int) -> None:
         self.one_of(number, "lose")
 
+    @precondition(some("leave"))
+    @rule(number=numbers)
+    def leave(self, number: int) -> None:
+        self.one_of(number, "leave")
+
     @precondition(some("late"))
     @rule(number=numbers)
     def late(self, number: int) -> None:
@@ -149,18 +155,20 @@ EXTEND = ("lock", "extend", "unlock")
 
 
 @pytest.mark.parametrize(
-    ("plans", "faults", "of", "least"),
+    ("plans", "faults", "of", "ahead", "least"),
     [
-        ([TRY, WAIT], 2, ["lose"], 30_000),
-        ([WAIT, WAIT], 1, FAULTS, 4_000),
-        ([TRY, TRY], 1, FAULTS, 4_000),
-        ([EXTEND, WAIT], 1, FAULTS, 4_000),
-        ([TRY, WAIT, WAIT], 1, ["lose"], 4_000),
+        ([TRY, WAIT], 2, ["lose"], 0, 30_000),
+        ([WAIT, WAIT], 1, FAULTS, 0, 4_000),
+        ([TRY, TRY], 1, FAULTS, 0, 4_000),
+        ([EXTEND, WAIT], 1, FAULTS, 0, 4_000),
+        ([TRY, WAIT, WAIT], 1, ["lose"], 0, 4_000),
+        ([WAIT, WAIT], 0, [], NEAR + 1, 500),
+        ([WAIT], 1, FAULTS, NEAR + 2, 500),
     ],
-    ids=["two faults", "waiting", "trying", "extending", "three clients"],
+    ids=["two faults", "waiting", "trying", "extending", "three clients", "far", "far, a fault"],
 )
-def test_whatever_the_order_nothing_goes_wrong(plans, faults, of, least):
-    assert explore(plans, faults=faults, of=of).states > least
+def test_whatever_the_order_nothing_goes_wrong(plans, faults, of, ahead, least):
+    assert explore(plans, faults=faults, of=of, ahead=ahead).states > least
 
 
 # What is wrong with a protocol that ...
@@ -245,6 +253,25 @@ def does_not_look_who_is_older(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(taking, "_join", joins)
 
 
+def reads_no_more_than_its_own_entry(patch: pytest.MonkeyPatch) -> None:
+    def reads(request: Any) -> Any:
+        if not isinstance(request, Txn):
+            return request
+        then = [e for e in request.then if not isinstance(e, Read)]
+        return replace(request, then=(*then, Read(b"foo/", 1, newest=True)))
+
+    patch.setattr(flows, "wait", altered(flows.wait, reads))
+
+
+def waits_behind_itself(patch: pytest.MonkeyPatch) -> None:
+    def waits(request: Any) -> Any:
+        if not isinstance(request, Await):
+            return request
+        return replace(request, after=(request.place.entry, request.place.token))
+
+    patch.setattr(flows, "wait", altered(flows.wait, waits))
+
+
 def forgets_an_extension_in_doubt(patch: pytest.MonkeyPatch) -> None:
     extend = flows.extend
 
@@ -272,6 +299,8 @@ BROKEN: dict[Callable[[pytest.MonkeyPatch], None], tuple[list[tuple[str, ...]], 
     counts_from_the_reply: ([TRY, TRY], 2, ["time"]),
     keeps_a_doubtful_lease: ([TRY, TRY], 1, ["lose"]),
     does_not_look_who_is_older: ([WAIT, WAIT], 0, []),
+    reads_no_more_than_its_own_entry: ([WAIT, WAIT], 0, []),
+    waits_behind_itself: ([WAIT, WAIT], 0, []),
     forgets_an_extension_in_doubt: ([("lock", "shorten"), ()], 2, ["lose", "time"]),
     gives_up_without_leaving: ([WAIT, WAIT], 1, []),
 }

@@ -21,8 +21,10 @@ from microlock.errors import (
 from microlock.events import LockEvent
 from microlock.feed import Feed
 from microlock.hold import Guard
+from microlock.holding import Holding
 from microlock.queue import Change, Holder, Standing
 from microlock.requests import Found, Get, Lifetime, Revoke, Txn
+from microlock.tenure import Lease, Tenure
 
 
 @pytest.fixture
@@ -288,7 +290,7 @@ def test_a_deletion_that_another_objects_watch_told_is_found_when_watching_begin
 def test_a_watch_that_has_ended_is_tried_again_and_not_at_once(foo, hold, client, store):
     store.pass_time(1)
     foo.tend(store.now)
-    foo.on_watch_error(EtcdPermissionError("no"), final=True)
+    client.background.watching[0].on_watch_error(EtcdPermissionError("no"), final=True)
     foo.tend(store.now)
     assert len(client.background.watching) == 1
     store.pass_time(3)
@@ -363,7 +365,8 @@ def test_a_hold_is_watched_a_moment_after_it_began(foo, hold, client, store):
     assert client.background.watching == []
     store.pass_time(foo.tend_at() - store.now)
     foo.tend(store.now)
-    assert client.background.watching == [foo]
+    (sentry,) = client.background.watching
+    assert (sentry.entry, sentry.concern) == (store.entries()[0].name, None)
 
 
 def test_a_hold_that_is_watched_is_tended_at_its_deadline(foo, hold, store):
@@ -441,3 +444,35 @@ def test_a_release_that_is_refused_while_the_entry_is_deleted_is_a_loss(foo, hol
     with pytest.raises(EtcdPermissionError):
         foo.unlock()
     assert (foo.lost_reason, names(told)) == (LossReason.DELETED, ["lost"])
+
+
+# What it is told of.
+
+
+def a_hold(of: type[Holding] = Holding) -> Holding:
+    return of(Tenure(b"foo/1", 7, Lease(1, asked=5, ttl=5, sent=1000.0)), now=1000.0)
+
+
+def test_who_holds_is_told_of_its_own_entry_alone(foo):
+    foo._begin(a_hold())
+    assert foo.concern == b"foo/1"
+
+
+def test_who_listens_to_the_key_is_told_of_every_entry(foo):
+    foo.on("unlocked", print)
+    foo._begin(a_hold())
+    assert foo.concern is None
+
+
+def test_who_listens_from_the_moment_on_that_a_hold_begins_is_told_of_every_entry(foo):
+    """On another thread, between any two steps of the one that begins the hold."""
+
+    class Interrupted(Holding):
+        @property
+        def tenure(self) -> Tenure:
+            if not foo.listeners("unlocked"):
+                foo.on("unlocked", print)
+            return super().tenure
+
+    foo._begin(a_hold(Interrupted))
+    assert foo.concern is None

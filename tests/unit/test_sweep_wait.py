@@ -77,6 +77,37 @@ def behind_two(store: Store) -> Given:
     return given(store, the_first_leaves, the_first_leaves)
 
 
+def far_back(store: Store) -> Given:
+    """Behind so many that it does not hear of all of them."""
+    for name in ("beta", "", "gamma", "delta"):
+        store.enter(name)
+    course = [the_first_leaves, the_first_leaves, the_lease_is_renewed, enters("epsilon")]
+    return given(store, *course, the_first_leaves, the_first_leaves)
+
+
+def far_back_behind_a_nested_name(store: Store) -> Given:
+    store.enter("beta", key="foo/bar")
+    return far_back(store)
+
+
+def far_back_and_deleted(store: Store) -> Given:
+    for name in ("beta", "gamma", "delta"):
+        store.enter(name)
+    return given(store, the_place_is_deleted, *[the_first_leaves] * 3)
+
+
+def far_back_in_vain(store: Store) -> Given:
+    for name in ("beta", "gamma", "delta"):
+        store.enter(name)
+    return given(store, the_first_leaves, passes(1))
+
+
+def far_back_in_silence(store: Store) -> Given:
+    for name in ("beta", "gamma", "delta"):
+        store.enter(name)
+    return given(store, silence, *[the_first_leaves] * 3)
+
+
 def behind_one_that_expires(store: Store) -> Given:
     store.enter("beta", ttl=4)
     return given(store, passes(2), the_lease_is_renewed, passes(2.5))
@@ -139,6 +170,11 @@ SCENES = [
     behind_one,
     behind_one_and_warm,
     behind_two,
+    far_back,
+    far_back_behind_a_nested_name,
+    far_back_and_deleted,
+    far_back_in_vain,
+    far_back_in_silence,
     behind_one_that_expires,
     in_vain,
     in_vain_and_warm,
