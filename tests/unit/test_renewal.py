@@ -276,6 +276,7 @@ def test_silence_is_told_to_those_without_an_answer(keeper, client):
 
 def test_those_that_had_no_answer_are_asked_for_again_before_others(keeper, client, monkeypatch):
     monkeypatch.setattr(renewal, "_BATCH", 2)
+    keeper._at_once = 2
     perform, slow = client.perform, {2}
 
     def performing(request: Any, budget: Budget) -> Any:
