@@ -22,7 +22,7 @@ from microlock.etcd.client import Budget
 from microlock.etcd.connect import client_of
 from microlock.holding import Holding
 from microlock.possession import Possession
-from microlock.tenure import Names, Tenure
+from microlock.tenure import Lease, Names, Tenure
 from microlock.turns import Turn, Turns
 from microlock.waiting import Waiting
 from microlock.watch import Watcher
@@ -47,13 +47,14 @@ class Calling(Possession):
         self._ttl = ttl
         self._turns = Turns()
         # Changed by the call whose turn it is:
+        self._lease: Lease | None = None  # left by the last cycle for the next; nothing is under it
         self._waiting: Waiting | None = None
         self._speaks_for_node = True  # until its first lock()
         self._gives_up_late = False  # destroyed, by a handler in the middle of the call
 
     def destroy(self) -> None:
-        """Ends all that this object does: the watch, the waiting, the renewal, the hold, the
-        listeners.
+        """Ends all that this object does: the watch, the waiting, the renewal, the hold, the lease,
+        the listeners.
 
         Events until here are still told. Twice is fine. Later calls raise DestroyedError, and so
         does a `lock()` that waits.
@@ -88,18 +89,20 @@ class Calling(Possession):
 
     def _give_up(self, budget: Budget) -> None:
         self._unwatch()  # a wait may have begun to watch again meanwhile
-        holding = self._holding
+        holding, lease = self._holding, self._lease
+        self._lease = None
         perform = self._performing(budget)
         if holding and holding.remaining(clock.now()):
             holding.give_back()
             run(flows.release(self._names, holding.tenure, ttl=0), perform)
             holding.end()
             self._tell_of(events.released, holding)
-        elif holding and holding.reason(clock.now()):
-            run(flows.discard(self._names, *holding.tenure.leases), perform)
+        else:
+            lost = holding and holding.reason(clock.now())
+            leases = holding.tenure.leases if holding and lost else filter(None, [lease])
+            run(flows.discard(self._names, *leases), perform)
 
     def _unwatch(self) -> None:
-        self._dismiss()
         self._client.one(Watcher).unwatch(self._names.prefix, self)
 
     def _queues(self) -> MicrolockError:

@@ -248,7 +248,7 @@ class Microlock(ContextDecorator, Calling):
             tenure = lost.tenure
             holder = Holder(self.node_id, tenure.token, tenure.lease.id)
             raise AlreadyLockedError(self.key, holder, own=True)
-        lease = self._client.leases.take(self._ttl, clock.now())  # the flow's to keep or to end
+        lease, self._lease = self._lease, None  # it is the flow's to keep or to end
         self._speaks_for_node = False
         leftover = lost.tenure if lost and self._noticed() else None
         flow = taking(
@@ -264,7 +264,7 @@ class Microlock(ContextDecorator, Calling):
             if isinstance(entered, Tenure):  # an interrupt, a loss, or destroy(): nobody will know
                 self._withdraw(entered)
             raise
-        self._client.leases.leave(entered.lease)
+        self._lease = entered.lease
         raise AlreadyLockedError(self.key, entered.holder)
 
     def _taken(self, tenure: Tenure, started: float, attempts: int) -> Holding:
@@ -328,8 +328,7 @@ class Microlock(ContextDecorator, Calling):
                 self._tell_of(events.lost, holding, reason=left.reason)
             raise LockLostError(self.key, self.node_id, left.reason)
         holding.end()
-        self._dismiss()
-        self._client.leases.leave(left)
+        self._lease = left
         self._tell_of(events.released, holding)
 
     def _ended(self, holding: Holding) -> Lost:

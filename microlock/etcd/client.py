@@ -42,7 +42,6 @@ from microlock.etcd.messages import WATCH
 from microlock.etcd.wire import HAS_LEADER, Metadata, Stream, Wire
 from microlock.flag import Flag
 from microlock.hold import Guard
-from microlock.leases import Leases
 from microlock.requests import (
     CreatedAt,
     Delete,
@@ -93,14 +92,12 @@ class EtcdClient:
 
     Attributes:
         timeout: seconds that each call of a lock may take.
-        leases: what its locks have left for each other.
     """
 
     def __init__(
         self, wires: Sequence[Wire], *, timeout: float, identity: Identity | None = None
     ) -> None:
         self.timeout = timeout
-        self.leases = Leases()
         self._wires = wires
         self._current = 0
         self._identity = identity or Given()

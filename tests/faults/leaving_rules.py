@@ -25,6 +25,8 @@ def leftovers(run: Run, report: Report) -> Iterator[Violation]:
         nodes.add(call.called.node)
         if call.called.op == "lock":
             makers[call.called.key, call.called.node].append(call)
+    # An object keeps its lease from one hold to the next, and another's is never the same.
+    owners = {f"{hold.lease:x}": hold.taken.owner for hold in run.holds}
     for (key, token), entry in run.replay.entries.items():
         if (key, token) in held:
             continue
@@ -32,7 +34,12 @@ def leftovers(run: Run, report: Report) -> Iterator[Violation]:
             report.counts["entries of others"] += 1
             continue
         report.counts["entries that no hold came of"] += 1
-        calls = [call for call in makers[key, entry.node] if call.called.at <= entry.made.at]
+        owner = owners.get(entry.birth_lease)
+        calls = [
+            call
+            for call in makers[key, entry.node]
+            if call.called.at <= entry.made.at and owner in (None, call.owner)
+        ]
         until = max((_excused(run, call) for call in calls), default=-math.inf)
         if run.stood_until(entry) > until:
             yield Violation(Rule.LEFT, _named(entry), _why(run, entry, calls))

@@ -732,10 +732,13 @@ def test_destroy_gives_the_hold_back(make: Make, keys: Callable[[], set[str]]) -
     assert keys() == set()
 
 
-def test_destroy_frees_the_lease_of_a_hold(make: Make, leases: Callable[[], set[int]]) -> None:
+@pytest.mark.parametrize("held", [True, False], ids=["held", "released"])
+def test_destroy_frees_the_lease(make: Make, leases: Callable[[], set[int]], held: bool) -> None:
     before = leases()
     one = make("one")
     hold = one.lock()
+    if not held:
+        one.unlock()
     assert leases() - before == {hold.lease_id}
     one.destroy()
     assert leases() <= before
