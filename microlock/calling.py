@@ -103,6 +103,7 @@ class Calling(Possession):
             run(flows.discard(self._names, *leases), perform)
 
     def _unwatch(self) -> None:
+        self._dismiss(self._holding)
         self._client.one(Watcher).unwatch(self._names.prefix, self)
 
     def _queues(self) -> MicrolockError:

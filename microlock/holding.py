@@ -27,12 +27,14 @@ class Holding:
     Attributes:
         since: when it was taken.
         ended: set when it was given back, or its loss was noticed.
+        sentry: who hears when its entry is gone, as long as this is there.
     """
 
     def __init__(self, tenure: Tenure, *, now: float, hold: Hold | None = None) -> None:
         self.hold = hold
         self.since = now
         self.ended = Flag()
+        self.sentry: object | None = None
         self._pid = os.getpid()
         self._lock = threading.RLock()
         # Written under the lock, and read without it:

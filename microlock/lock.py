@@ -328,6 +328,7 @@ class Microlock(ContextDecorator, Calling):
                 self._tell_of(events.lost, holding, reason=left.reason)
             raise LockLostError(self.key, self.node_id, left.reason)
         holding.end()
+        self._dismiss(holding)
         self._lease = left
         self._tell_of(events.released, holding)
 

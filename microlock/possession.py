@@ -26,7 +26,7 @@ from microlock.loss import Loss
 from microlock.queue import Change, Standing
 from microlock.renewal import Keeper, early
 from microlock.requests import Found, KeyValue, Lifetime
-from microlock.tenure import Lease, Names
+from microlock.tenure import Lease, Names, Tenure
 from microlock.watch import Watcher
 
 # Seconds after which the entry of a hold is watched, so that a deletion is noticed at once. A watch
@@ -39,7 +39,7 @@ log = logging.getLogger("microlock")
 
 
 class _Sentry:
-    """Hears when the entry of one hold is gone, and of nothing else; held by the possession alone.
+    """Hears when the entry of one hold is gone, and of nothing else. Its hold alone keeps it.
 
     It listens from the put on. etcd is up to 100 ms late with a watch that starts in the past,
     which is no matter here, and nothing has to be read.
@@ -47,22 +47,19 @@ class _Sentry:
 
     concern: bytes | None = None
 
-    def __init__(self, possession: Possession, holding: Holding) -> None:
+    def __init__(self, possession: Possession, tenure: Tenure) -> None:
+        self.entry = tenure.entry
+        self._token = tenure.token
         self._possession = ref(possession)
-        self._holding = holding
-
-    @property
-    def entry(self) -> bytes:
-        return self._holding.tenure.entry
 
     def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
-        possession, gone = self._possession(), feed.standing(self.entry, self._holding.token)
-        if possession and gone is Standing.GONE:
-            possession._lose(self._holding, LossReason.DELETED)
+        possession = self._possession()
+        if possession and feed.standing(self.entry, self._token) is Standing.GONE:
+            possession.on_gone(self._token)
 
     def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:
         if possession := self._possession():
-            possession.on_sentry_error(error, final=final)
+            possession.on_sentry_error(self, error, final=final)
 
 
 class Possession(Emitter):
@@ -82,7 +79,6 @@ class Possession(Emitter):
         self._tried = 0.0  # when a renewal failed last
         self._holding: Holding | None = None  # the last one
         self._watches = False
-        self._sentry: _Sentry | None = None
         self._watch_again = 0.0  # not before
         self._destroyed = Flag()
 
@@ -186,7 +182,6 @@ class Possession(Emitter):
 
     def _begin(self, holding: Holding) -> None:
         """From here on it is looked after."""
-        self._dismiss()
         self._holding = holding
         self._client.one(Keeper).remember(holding)
         self._look_after(holding)
@@ -198,19 +193,17 @@ class Possession(Emitter):
 
     def _look(self, holding: Holding) -> None:
         """What the watch has told before the hold was known here counts too."""
-        tenure = holding.tenure
-        watcher = self._client.one(Watcher)
-        for name in (
-            (self._names.prefix, self._sentry.entry) if self._sentry else (self._names.prefix,)
-        ):
-            standing, _ = watcher.look(name, tenure.entry, tenure.token)
-            if standing is Standing.GONE:
-                self._lose(holding, LossReason.DELETED)
+        watcher, tenure, sentry = self._client.one(Watcher), holding.tenure, holding.sentry
+        standing, _ = watcher.look(self._names.prefix, tenure.entry, tenure.token)
+        if sentry and standing is not Standing.GONE:
+            standing, _ = watcher.look(tenure.entry, tenure.entry, tenure.token)
+        if standing is Standing.GONE:
+            self._lose(holding, LossReason.DELETED)
 
     def _lose(self, holding: Holding, reason: LossReason) -> None:
         """Notes that it is lost, and tells so, once."""
         if holding.lose(reason):
-            self._dismiss()
+            self._dismiss(holding)
             self._tell_of(events.lost, holding, reason=reason)
 
     def _noticed(self) -> LossReason | None:
@@ -239,7 +232,7 @@ class Possession(Emitter):
 
     def _listens(self) -> bool:
         """Whether somebody listens to the events of the key."""
-        return not events.OF_THE_KEY.isdisjoint(self.event_names())
+        return any(self.listeners(name) for name in events.OF_THE_KEY)
 
     def _listened(self, event: str) -> None:
         self._check()
@@ -273,23 +266,31 @@ class Possession(Emitter):
         if not self._destroyed.is_set():
             self._tell(events.error, error=error)
 
-    def on_sentry_error(self, error: MicrolockError, *, final: bool) -> None:
-        if final:
-            self._sentry, self._watch_again = None, clock.now() + _REFUSED
+    def on_gone(self, token: int) -> None:
+        """The entry of this token is gone."""
+        holding = self._holding
+        if holding and holding.token == token and not self._destroyed.is_set():
+            self._lose(holding, LossReason.DELETED)
+
+    def on_sentry_error(self, sentry: object, error: MicrolockError, *, final: bool) -> None:
+        holding = self._holding
+        if final and holding and holding.sentry is sentry:
+            holding.sentry, self._watch_again = None, clock.now() + _REFUSED
         if not self._watches:
             self.on_watch_error(error, final=False)
 
     def _post(self, holding: Holding) -> None:
-        """Has the entry of the hold watched, until `_dismiss`."""
+        """Has the entry of the hold watched, until `_dismiss`, or until the hold is forgotten."""
         watcher, tenure = self._client.one(Watcher), holding.tenure
-        self._sentry = _Sentry(self, holding)
+        holding.sentry = sentry = _Sentry(self, tenure)
         kv = KeyValue(tenure.entry, self._names.value, tenure.token, tenure.lease.id)
-        watcher.watch(tenure.entry, self._sentry, wait=False, known=Found(tenure.token, (kv,)))
+        watcher.watch(tenure.entry, sentry, wait=False, known=Found(tenure.token, (kv,)))
         self._rest()  # the stream stays open for the holds to come
 
-    def _dismiss(self) -> None:
-        sentry, self._sentry = self._sentry, None
-        if sentry:
+    def _dismiss(self, holding: Holding | None) -> None:
+        sentry = holding and holding.sentry
+        if holding and isinstance(sentry, _Sentry):
+            holding.sentry = None
             with suppress(DestroyedError):  # the client is closed
                 self._client.one(Watcher).unwatch(sentry.entry, sentry)
 
@@ -304,10 +305,9 @@ class Possession(Emitter):
         ends = holding.since + self._max_hold if self._max_hold is not None else None
         return at if ends is None or at < ends else None
 
-    @property
-    def _guarded(self) -> bool:
-        """Whether a deletion of the entry is told."""
-        return self._watches or self._sentry is not None
+    def _guarded(self, holding: Holding) -> bool:
+        """Whether a deletion of its entry is told."""
+        return self._watches or holding.sentry is not None
 
     def _watch_at(self, holding: Holding) -> float:
         return max(holding.since + _UNWATCHED, self._watch_again)
@@ -317,7 +317,7 @@ class Possession(Emitter):
         if self._destroyed.is_set() or holding is None or not holding.alive:
             return None
         times = [holding.tenure.deadline]
-        if not self._guarded:
+        if not self._guarded(holding):
             times.append(self._watch_at(holding))
         if (renewal := self._renewal(holding)) is not None:
             times.append(renewal)
@@ -327,12 +327,12 @@ class Possession(Emitter):
         holding = self._holding
         if self._destroyed.is_set() or holding is None or not holding.alive or self._noticed():
             return ()
-        if not self._guarded and now >= self._watch_at(holding):
+        if not self._guarded(holding) and now >= self._watch_at(holding):
             try:
                 self._post(holding)
                 self._look(holding)
             except RuntimeError:  # no thread can be started; it is renewed all the same
-                self._sentry, self._watch_again = None, now + _REFUSED
+                holding.sentry, self._watch_again = None, now + _REFUSED
                 log.exception("%r is not watched", self)
         renewal = self._renewal(holding)
         return holding.tenure.leases if renewal is not None and renewal <= now else ()

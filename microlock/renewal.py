@@ -186,25 +186,27 @@ class Keeper:
         leases = [
             (each, lease) for each in due for lease in _do(each, lambda kept: kept.tend(now)) or ()
         ]
-        if leases:
-            self._renew(leases, now)
+        unanswered = self._renew(leases, now) if leases else set()
         for each in due:
-            _do(each, lambda kept: self.keep(kept, earliest=now + _TICK))
+            # Those that etcd had no time for are the next; their appointment is the oldest.
+            earliest = 0.0 if id(each) in unanswered else now + _TICK
+            _do(each, partial(self.keep, earliest=earliest))
 
-    def _renew(self, leases: list[tuple[ref[Kept], Lease]], now: float) -> None:
-        while leases:
-            lifetimes, error = self._ask([lease for _, lease in leases])
-            # One silence for all: nobody's loss is to be told late because others were asked first.
-            self._at_once = _BATCH if lifetimes else math.inf
-            silent = [(each, lease) for each, lease in leases if lease.id not in lifetimes]
-            for each, lease in leases:
-                if lifetime := lifetimes.get(lease.id):
-                    _do(each, partial(_renewed, lease_id=lease.id, lifetime=lifetime))
-            if not lifetimes:
-                for each, lease in silent:
-                    _do(each, partial(_silent, lease_id=lease.id, error=error, sent=now))
-                return
-            leases = silent  # their time was too short: they are the next, before others are due
+    def _renew(self, leases: list[tuple[ref[Kept], Lease]], now: float) -> set[int]:
+        """Returns the id() of those that etcd did not answer, though it did others."""
+        leases.sort(key=lambda each: each[1].deadline)  # the most urgent first
+        lifetimes, error = self._ask([lease for _, lease in leases])
+        # One silence for all: nobody's loss is to be told late because others were asked first.
+        self._at_once = _BATCH if lifetimes else math.inf
+        unanswered: set[int] = set()
+        for each, lease in leases:
+            if lifetime := lifetimes.get(lease.id):
+                _do(each, partial(_renewed, lease_id=lease.id, lifetime=lifetime))
+            elif lifetimes:
+                unanswered.add(id(each))
+            else:
+                _do(each, partial(_silent, lease_id=lease.id, error=error, sent=now))
+        return unanswered
 
     def _ask(self, leases: list[Lease]) -> tuple[dict[int, Lifetime], MicrolockError]:
         """What etcd answers; and the error that is to be told of where it does not."""

@@ -149,7 +149,8 @@ class Session:
         if self._watches:
             self.stream.send(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
         else:
-            self.stream.close()  # etcd 3.6 answers nothing then
+            # etcd 3.6 answers nothing then. grpcio itself cancels calls in its `__del__`.
+            self.stream.close()
 
     def of(self, reply: pb.WatchResponse) -> Watch | None:
         """Whose reply it is."""

@@ -123,8 +123,12 @@ class Watcher:
         """
         with self._lock:
             watch = self._watches.get(name)
-            others = watch and any(each is not watching for each in watch.alive())
-            if others or unless():
+            if unless():
+                return False
+            if watch and watch.paused:
+                self._add(watch, watching)
+                return True
+            if watch and any(each is not watching for each in watch.alive()):
                 return False
             if watch:
                 watch.watching.clear()
@@ -256,8 +260,8 @@ class Watcher:
     def _received(self, session: Session, reply: pb.WatchResponse) -> None:
         with self._lock:
             watch = session.of(reply)
-        if watch is None:
-            return  # of a watch that nobody listens to any more, or the answer to `_abandon`
+            if watch is None or self._watches.get(watch.name) is not watch:
+                return  # nobody listens to it any more; or the answer to `Session.wake`
         if reply.canceled and not reply.compact_revision:
             self._refused(watch, reply.cancel_reason)
         elif reply.canceled or (

@@ -165,11 +165,12 @@ class EtcdClient:
         trial = Trial(len(self._wires))
         try:
             # Most calls need no other, and tenacity costs more than all of it.
-            return self._once(request, budget, trial)
+            return self._attempt(request, budget, trial)
         except EtcdError as error:
-            return self._again(request, budget, trial, error)
+            failures = [error]
+        return self._try_again(request, budget, trial, failures)
 
-    def _once(self, request: Request, budget: Budget, trial: Trial) -> Any:
+    def _attempt(self, request: Request, budget: Budget, trial: Trial) -> Any:
         self.check()
         if budget.stop and budget.stop.is_set() and not isinstance(request, Revoke):
             raise DestroyedError("destroyed in the middle of a call")
@@ -191,9 +192,11 @@ class EtcdClient:
                 self.move_on(wire)
             raise
 
-    def _again(self, request: Request, budget: Budget, trial: Trial, failure: EtcdError) -> Any:
+    def _try_again(
+        self, request: Request, budget: Budget, trial: Trial, failures: list[EtcdError]
+    ) -> Any:
+        """`failures`: the one so far; it is taken out, not to be kept by its own traceback."""
         until = budget.until(request)
-        failures = [failure]
 
         def worth_another_try(_: BaseException) -> bool:
             once = isinstance(request, Grant) or (isinstance(request, Txn) and request.once)
@@ -204,7 +207,7 @@ class EtcdClient:
         def again() -> Any:
             if failures:
                 raise failures.pop()
-            return self._once(request, budget, trial)
+            return self._attempt(request, budget, trial)
 
         try:
             return Retrying(

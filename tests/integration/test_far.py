@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
@@ -592,27 +592,40 @@ def test_who_is_far_and_whose_token_has_expired_has_its_turn(own_etcd: OwnEtcd) 
 # Threads of one client
 
 
-def test_threads_of_one_client_share_one_watch_of_the_lock_beside_that_of_the_first(
+def in_turn(waits: Sequence[Future[Hold]], locks: Sequence[Microlock]) -> bool:
+    tokens = []
+    for wait, lock in zip(waits, locks, strict=True):
+        tokens.append(wait.result(DEADLINE).token)
+        lock.unlock()
+    return tokens == sorted(set(tokens))
+
+
+def test_threads_of_a_client_share_the_watch_of_the_lock_that_one_near_its_turn_has(
+    own_etcd: OwnEtcd,
+) -> None:
+    server = own_etcd()
+    with nodes(server.endpoint, "foo") as make, connect(server.endpoint) as etcd:
+        row = Row(make, 0)
+        locks = [Microlock(etcd, "foo", f"thread-{number}", LONG) for number in range(6)]
+        waits = [in_line(lock, row.holder) for lock in locks]
+        assert eventually(lambda: watched(locks[0]) == ["foo/"])
+        row.holder.unlock()
+        assert in_turn(waits, locks)
+
+
+def test_threads_of_a_client_that_are_all_far_have_their_turns_and_share_a_watch_then(
     own_etcd: OwnEtcd,
 ) -> None:
     server = own_etcd()
     with nodes(server.endpoint, "foo") as make, connect(server.endpoint) as etcd:
         row = Row(make, 3)
-        assert eventually(lambda: watches(server.endpoint) == (4, 4))
         locks = [Microlock(etcd, "foo", f"thread-{number}", LONG) for number in range(6)]
         waits = [in_line(lock, row.holder) for lock in locks]
-        assert eventually(lambda: len(watched(locks[0])) == 2)
-        assert watched(locks[0])[0] == "foo/"
-        assert eventually(lambda: watches(server.endpoint) == (5, 6))
-        row.pass_on(0, 1)
+        assert eventually(lambda: len(watched(locks[0])) == 6)
+        assert "foo/" not in watched(locks[0])
+        row.pass_on(0, 1, 2)
+        assert in_turn(waits, locks)
         assert eventually(lambda: watched(locks[0]) == ["foo/"])
-        row.waits[2].result(DEADLINE)
-        row.locks[2].unlock()
-        tokens = []
-        for wait, lock in zip(waits, locks, strict=True):
-            tokens.append(wait.result(DEADLINE).token)
-            lock.unlock()
-        assert tokens == sorted(set(tokens))
 
 
 # Listeners

@@ -476,3 +476,42 @@ def test_who_listens_from_the_moment_on_that_a_hold_begins_is_told_of_every_entr
 
     foo._begin(a_hold(Interrupted))
     assert foo.concern is None
+
+
+# Who hears of its entry alone.
+
+
+def gone(store: Store) -> Feed:
+    feed = Feed(FOO.prefix)
+    feed.rebase(Found(store.revision, ()))
+    return feed
+
+
+def test_what_is_told_of_the_entry_of_an_earlier_hold_is_not_of_the_present_one(
+    foo, hold, client, store
+):
+    store.pass_time(1)
+    foo.tend(store.now)
+    (sentry,) = client.background.watching
+    foo.unlock()
+    foo.lock()
+    sentry.on_watch(gone(store), [], synthesised=False)
+    assert foo.held
+
+
+def test_each_hold_is_watched_though_an_earlier_one_was_and_late(foo, hold, client, store):
+    earlier = foo._holding
+    foo.unlock()
+    foo.lock()
+    foo._post(earlier)
+    store.pass_time(1)
+    foo.tend(store.now)
+    client.background.watching[-1].on_watch(gone(store), [], synthesised=False)
+    assert foo.lost_reason is LossReason.DELETED
+
+
+def test_a_hold_that_ends_is_watched_no_more(foo, hold, client, store):
+    store.pass_time(1)
+    foo.tend(store.now)
+    foo.unlock()
+    assert client.background.watching == []

@@ -268,7 +268,7 @@ def test_silence_is_told_to_each_with_the_error(keeper, client):
 def test_silence_is_told_to_those_without_an_answer(keeper, client):
     client.unknown = {2}
     at = soon()
-    one, two = Place(at, 1), Place(at, 2)
+    one, two = Place(at, 1), Place(at, 2, again=at)
     keep(keeper, one, two)
     assert eventually(lambda: one.renewed and two.silence)
     assert (one.silence, two.renewed) == ([], [])
@@ -285,11 +285,19 @@ def test_those_that_had_no_answer_are_asked_for_again_before_others(keeper, clie
 
     monkeypatch.setattr(client, "perform", performing)
     at = soon()
-    one, two, three = Place(at, 1), Place(at, 2), Place(at, 3)
+    one, two, three = Place(at, 1), Place(at, 2, again=at), Place(at, 3)
     keep(keeper, one, two, three)
     assert eventually(lambda: three.renewed)
-    assert client.requests == [(1, 2), (2,), (3,)]
+    assert client.requests == [(1, 2), (2, 3)]
     assert (two.silence, two.renewed) == ([], [2])
+
+
+def test_the_most_urgent_is_asked_for_first(keeper, client):
+    at = soon()
+    one, two = Place(at, 1, ttl=60), Place(at, 2, ttl=5)
+    keep(keeper, one, two)
+    assert eventually(lambda: two.renewed)
+    assert client.requests == [(2, 1)]
 
 
 def test_one_that_fails_does_not_stop_the_others(keeper, caplog):
