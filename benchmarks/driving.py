@@ -47,8 +47,8 @@ class Driver(Protocol):
     async def together(self, works: Sequence[Work], *, timeout: float) -> None:
         """Does all side by side. What is not done in time is left alone."""
 
-    async def each(self, works: Sequence[Work]) -> None:
-        """Does all, up to 32 at a time."""
+    async def each(self, works: Sequence[Work], at_once: int = 32) -> None:
+        """Does all, so many at a time."""
 
 
 def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -82,8 +82,8 @@ class Blocking:
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
 
-    async def each(self, works: Sequence[Work]) -> None:
-        with ThreadPoolExecutor(32) as pool:
+    async def each(self, works: Sequence[Work], at_once: int = 32) -> None:
+        with ThreadPoolExecutor(at_once) as pool:
             for _ in pool.map(finish, works):
                 pass
 
@@ -103,8 +103,8 @@ class Asyncio:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.gather(*late, return_exceptions=True), 1)
 
-    async def each(self, works: Sequence[Work]) -> None:
-        turn = asyncio.Semaphore(32)
+    async def each(self, works: Sequence[Work], at_once: int = 32) -> None:
+        turn = asyncio.Semaphore(at_once)
 
         async def one(work: Work) -> None:
             async with turn:

@@ -27,6 +27,8 @@ from microlock.tenure import Lease
 _TICK = 0.05
 # The most that one request may take: others fall due meanwhile.
 _PATIENCE = 2.0
+# What one renewal among many takes on a machine that is busy.
+_EACH = 0.002
 # So many are looked after at a time, as long as etcd answers: what it can't do in time would be
 # asked for once more, and cost it twice.
 _BATCH = 500
@@ -211,9 +213,11 @@ class Keeper:
     def _ask(self, leases: list[Lease]) -> tuple[dict[int, Lifetime], MicrolockError]:
         """What etcd answers; and the error that is to be told of where it does not."""
         now = clock.now()
-        # Half of what is left to the most urgent: there is to be time for another try.
+        # Half of what is left to the most urgent: there is to be time for another try. But one that
+        # is late must not have the others cut short, and asked for twice.
         left = min(lease.deadline for lease in leases) - now
-        end = now + min(_PATIENCE, self._client.timeout, max(0.1, left / 2))
+        least = 0.1 + len(leases) * _EACH
+        end = now + min(_PATIENCE, self._client.timeout, max(least, left / 2))
         try:
             request = KeepAlives(tuple(lease.id for lease in leases))
             return self._client.perform(request, Budget(end, end)), EtcdTimeoutError("no answer")
