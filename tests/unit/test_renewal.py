@@ -292,6 +292,16 @@ def test_those_that_had_no_answer_are_asked_for_again_before_others(keeper, clie
     assert (two.silence, two.renewed) == ([], [2])
 
 
+def test_one_that_is_late_does_not_cut_the_others_short(keeper, client):
+    at = soon()
+    late = Place(at, 1)
+    late.leases = [Lease(1, asked=9, ttl=9, sent=clock.now() - 9)]
+    others = [Place(at, lease_id) for lease_id in range(2, 102)]
+    keep(keeper, late, *others)
+    assert eventually(lambda: others[-1].renewed)
+    assert client.budgets[0] > 101 * 0.001
+
+
 def test_the_most_urgent_is_asked_for_first(keeper, client):
     at = soon()
     one, two = Place(at, 1, ttl=60), Place(at, 2, ttl=5)
