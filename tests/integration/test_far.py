@@ -1014,9 +1014,9 @@ def test_many_waits_leave_no_watch_behind(own_etcd: OwnEtcd) -> None:
         row = Row(make, 3)
         far = row.far()
         assert eventually(lambda: watches(server.endpoint) == (4, 4))
-        for _ in range(30):
+        for _ in range(10):
             with pytest.raises(AlreadyLockedError):
-                far.lock(timeout=0.3)
+                far.lock(timeout=1.2)  # far for a moment, and time enough to be undone
         assert eventually(lambda: watches(server.endpoint) == (5, 5))
         assert len(watcher(far)._watches) <= 1
         session = watcher(far)._session
