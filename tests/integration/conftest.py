@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from subprocess import Popen
 from typing import Any, Protocol
 
 import docker_etcd
@@ -144,3 +145,16 @@ def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
     """Makes locks on the shared etcd, as `nodes` does."""
     with nodes(etcd_server.endpoint, key) as make:
         yield make
+
+
+@pytest.fixture
+def etcdctl_lock(etcdctl: Etcdctl, key: str) -> Iterator[Callable[[], Popen[str]]]:
+    """Starts `etcdctl lock`, which prints the name of its entry when it has the lock."""
+    with ExitStack() as stack:
+
+        def start() -> Popen[str]:
+            process = stack.enter_context(etcdctl.start("lock", key))
+            stack.callback(process.kill)
+            return process
+
+        yield start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from subprocess import Popen
 
 from microlock.server import find_binary
 
@@ -32,3 +33,9 @@ class Etcdctl:
         return subprocess.Popen(
             [*self._command, *arguments], env=self._env, text=True, stdout=subprocess.PIPE
         )
+
+
+def taken(process: Popen[str]) -> str:
+    """The entry that etcdctl holds the lock by, once it does."""
+    assert process.stdout
+    return process.stdout.readline().strip()

@@ -14,7 +14,7 @@ from weakref import ref
 
 import pytest
 from conftest import Etcd
-from ctl import Etcdctl
+from ctl import Etcdctl, taken
 from nodes import LONG, Make, begin, nodes
 from proxy import Proxy
 from test_auth import Guarded
@@ -1046,55 +1046,37 @@ def test_two_hundred_turns_in_a_long_queue_leave_no_watch_behind(own_etcd: OwnEt
 # With etcdctl
 
 
-@pytest.fixture
-def theirs(etcdctl: Etcdctl, key: str) -> Iterator[Callable[[], Popen[str]]]:
-    """Starts `etcdctl lock`, which prints the name of its entry when it has the lock."""
-    with ExitStack() as stack:
-
-        def start() -> Popen[str]:
-            process = stack.enter_context(etcdctl.start("lock", key))
-            stack.callback(process.kill)
-            return process
-
-        yield start
-
-
-def name_of(process: Popen[str]) -> str:
-    assert process.stdout
-    return process.stdout.readline().strip()
-
-
 def test_who_is_far_behind_etcdctl_has_its_turn_after_all_of_them(
-    make: Make, key: str, theirs: Callable[[], Popen[str]]
+    make: Make, key: str, etcdctl_lock: Callable[[], Popen[str]]
 ) -> None:
     far, last = make("far"), make("last")
     processes = []
     for count in range(4):
-        processes.append(theirs())
+        processes.append(etcdctl_lock())
         assert eventually(lambda count=count: far.holder() and len(far.waiters()) == count)
     waiting = in_line(far, last)
     assert behind(far, last.waiters()[1])
-    behind_us = theirs()
+    behind_us = etcdctl_lock()
     assert eventually(lambda: len(last.waiters()) == 5)
     final = in_line(last, last)
     for process in processes:
         assert not waiting.done()
-        name_of(process)
+        taken(process)
         process.terminate()  # it unlocks at a signal
         process.wait(DEADLINE)
     hold = waiting.result(DEADLINE)
     far.unlock()
-    assert name_of(behind_us).startswith(f"{key}/")
+    assert taken(behind_us).startswith(f"{key}/")
     assert not final.done()
     behind_us.terminate()
     assert final.result(DEADLINE).token > hold.token
 
 
 def test_an_etcdctl_that_gives_up_does_not_let_who_waits_behind_it_in(
-    make: Make, theirs: Callable[[], Popen[str]]
+    make: Make, etcdctl_lock: Callable[[], Popen[str]]
 ) -> None:
     row = Row(make, 1)
-    process = theirs()
+    process = etcdctl_lock()
     assert eventually(lambda: len(row.holder.waiters()) == 2)
     middle, far = make("middle"), row.far()
     between = in_line(middle, row.holder)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from subprocess import Popen
 
 import pytest
 from conftest import Etcd
-from ctl import Etcdctl
+from ctl import Etcdctl, taken
 from watching import DEADLINE, Recorder, eventually
 
 from microlock import AlreadyLockedError, LockNotOwnedError, Microlock, connect
@@ -22,25 +21,6 @@ def lock(etcd_server: Etcd, key: str) -> Iterator[Microlock]:
         lock = Microlock(etcd, key, "one", LONG)
         yield lock
         lock.destroy()
-
-
-@pytest.fixture
-def etcdctl_lock(etcdctl: Etcdctl, key: str) -> Iterator[Callable[[], Popen[str]]]:
-    """Starts `etcdctl lock`, which prints the name of its entry when it has the lock."""
-    with ExitStack() as stack:
-
-        def start() -> Popen[str]:
-            process = stack.enter_context(etcdctl.start("lock", key))
-            stack.callback(process.kill)
-            return process
-
-        yield start
-
-
-def taken(process: Popen[str]) -> str:
-    """The entry that etcdctl holds the lock by, once it does."""
-    assert process.stdout
-    return process.stdout.readline().strip()
 
 
 def test_etcdctl_waits_while_we_hold_the_lock(
