@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import http.client
 import os
-import random
 import signal
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -30,9 +28,11 @@ from microlock.server._binary import (
     checked_binary,
     find_binary,
 )
+from microlock.server._ports import HOST, free_ports
 from microlock.server._supervisor import Supervisor
 
 __all__ = [
+    "HOST",
     "EtcdServer",
     "EtcdServerError",
     "binaries",
@@ -42,7 +42,6 @@ __all__ = [
     "healthy",
 ]
 
-HOST = "127.0.0.1"
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 5.0
 FAST = ("--heartbeat-interval=10", "--election-timeout=50")
@@ -225,24 +224,6 @@ class EtcdServer:
                 return False
             sleep(_POLL)
         return True
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now; whoever binds them first has them.
-
-    Raises:
-        EtcdServerError: there are not so many.
-    """
-    # Below the ports that outgoing connections get: a client which dials etcd again and again
-    # while it is down could otherwise be given etcd's own port.
-    free: list[int] = []
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 1_000):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            free.append(port)
-        if len(free) == count:
-            return free
-    raise EtcdServerError(f"no {count} free ports on {HOST}")
 
 
 def healthy(port: int, host: str = HOST) -> bool:
