@@ -6,8 +6,9 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
-from subprocess import Popen
+from subprocess import STDOUT, Popen, check_output
 from typing import Any, Protocol
 
 import docker_etcd
@@ -110,7 +111,7 @@ def cluster(
     """Three members with fast timers; what they logged is kept if the test fails."""
     if etcd_choice.tag is not None:
         pytest.skip("a cluster is made of processes, not of containers")
-    with closing(Cluster(etcd_choice.binary)) as made:
+    with closing(Cluster(etcd_choice.binary, flags=_unsynced(etcd_choice.binary))) as made:
         yield made
         if request.node.stash[FAILED]:
             keep_logs(made, tmp_path)
@@ -120,7 +121,19 @@ def cluster(
 def _made(choice: etcds.Choice, *, fast: bool, flags: Sequence[str] = ()) -> Etcd:
     if choice.tag is not None:
         return docker_etcd.DockerEtcd(choice.tag, fast=fast, flags=flags)
+    flags = [*_unsynced(choice.binary), *flags]
     return EtcdServer(binary=choice.binary, fast=fast, flags=flags)
+
+
+@cache
+def _unsynced(binary: Path | None) -> list[str]:
+    """Has etcd, where it can (from 3.5 on), not wait for the disk, which may stand still for long.
+
+    Only a machine that crashes loses what it wrote, not a process that is killed. What a slow disk
+    does to a lock is for tests/faults.
+    """
+    told = check_output([binary or find_binary(), "--help"], text=True, stderr=STDOUT)
+    return ["--unsafe-no-fsync"] if "--unsafe-no-fsync" in told else []
 
 
 @pytest.fixture
