@@ -126,7 +126,8 @@ class EtcdServer:
         if self._supervisor is None:
             self._supervisor = Supervisor(self._data_dir)
         try:
-            while not self._try_start(self._supervisor):
+            deadline = monotonic() + START_TIMEOUT
+            while not self._try_start(self._supervisor, deadline):
                 pass
         except BaseException:
             self.close() if first else self.kill()
@@ -170,14 +171,13 @@ class EtcdServer:
         """What etcd has logged, over all starts."""
         return self._supervisor.log() if self._supervisor else ""
 
-    def _try_start(self, supervisor: Supervisor) -> bool:
+    def _try_start(self, supervisor: Supervisor, deadline: float) -> bool:
         """One try; False when somebody else was quicker to take one of the free ports."""
         peer_port, health_port, free_port = free_ports(3)
         port = self._port or free_port
         self._pid = supervisor.launch(
             self._command(supervisor.directory, port, peer_port, health_port)
         )
-        deadline = monotonic() + START_TIMEOUT
         while self.pid is not None:
             if healthy(health_port, self.host):
                 self._port = port
@@ -190,7 +190,7 @@ class EtcdServer:
         log = supervisor.last_words()
         if f":{self._port}: bind: address already in use" in log:
             raise EtcdServerError(f"port {self._port} is in use")
-        if "address already in use" in log:
+        if "address already in use" in log and monotonic() < deadline:
             return False
         raise EtcdServerError(f"etcd ended:\n{log or 'somebody killed its supervisor'}")
 

@@ -7,6 +7,8 @@ import random
 import socket
 import threading
 from collections import deque
+from math import inf
+from time import monotonic
 
 from microlock.server._binary import EtcdServerError
 
@@ -15,11 +17,14 @@ HOST = "127.0.0.1"
 # it is down could otherwise be given etcd's own port.
 _FIRST, _LAST = 20_000, 32_000
 _STRETCH = 24
+# Seconds for which a port that was given is not given again: it may not be bound yet.
+_REST = 30.0
 
 _lock = threading.Lock()
 # Whoever has bound the first port of a stretch may give away the others, until its process ends.
 _bound: list[socket.socket] = []
-_ports: deque[int] = deque()  # of our stretches; what was given last comes last
+# The ports of our stretches, each with the time when it was given; the latest is the last.
+_ports: deque[tuple[int, float]] = deque()
 
 
 def free_ports(count: int) -> list[int]:
@@ -29,15 +34,13 @@ def free_ports(count: int) -> list[int]:
         EtcdServerError: there are not so many.
     """
     with _lock:
+        now = monotonic()
         free: list[int] = []
-        untried = len(_ports)
         while len(free) < count:
-            if not untried:
-                _ports.extendleft(_stretch())
-                untried = _STRETCH - 1
-            untried -= 1
-            port = _ports.popleft()
-            _ports.append(port)
+            if not _ports or now < _ports[0][1] + _REST:
+                _ports.extendleft((port, -inf) for port in _stretch())
+            port, _ = _ports.popleft()
+            _ports.append((port, now))
             probe = _bind(port)
             if probe is not None:
                 probe.close()

@@ -14,7 +14,6 @@ from cluster import keep_logs
 from conftest import (  # noqa: F401  fixtures and hooks of the integration tests
     FAILED,
     etcd_choice,
-    own_etcd,
     pytest_runtest_makereport,
     pytest_terminal_summary,
 )

@@ -174,6 +174,17 @@ def test_a_free_port_that_another_takes_first_is_replaced(
         assert server.endpoint == f"127.0.0.1:{offered[5]}"
 
 
+def test_a_port_among_the_flags_that_is_in_use_is_an_error_in_the_end(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microlock.server, "START_TIMEOUT", 0.5)
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        flag = f"--listen-metrics-urls=http://127.0.0.1:{taken.getsockname()[1]}"
+        server = EtcdServer(flags=[flag], **options)
+        with pytest.raises(EtcdServerError, match="address already in use"):
+            server.start()
+
+
 def test_an_etcd_that_does_not_start_shows_its_log(options: dict[str, Any]) -> None:
     server = EtcdServer(flags=["--no-such-flag"], **options)
     with pytest.raises(EtcdServerError, match="no-such-flag"):

@@ -64,9 +64,15 @@ def test_a_port_that_is_in_use_is_not_given() -> None:
     assert not set(given) & set(taken)
 
 
-def test_what_was_given_last_is_given_again_last() -> None:
-    first = free_ports(3)
-    assert not set(first) & set(free_ports(10))
+def test_a_port_that_was_given_rests_for_it_may_not_be_bound_yet() -> None:
+    given = [port for _ in range(20) for port in free_ports(3)]
+    assert len(set(given)) == 60
+
+
+def test_a_port_that_has_rested_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = free_ports(30)
+    monkeypatch.setattr(_ports, "_REST", 0.0)
+    assert set(given) & set(free_ports(len(_ports._ports) - 5))
 
 
 def test_when_there_are_no_more_ports_that_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
