@@ -22,7 +22,7 @@ _REST = 30.0
 
 _lock = threading.Lock()
 # Whoever has bound the first port of a stretch may give away the others, until its process ends.
-_bound: list[socket.socket] = []
+_bound: list[int] = []  # file descriptors
 # The ports of our stretches, each with the time when it was given; the latest is the last.
 _ports: deque[tuple[int, float]] = deque()
 
@@ -53,7 +53,7 @@ def _stretch() -> range:
     for first in random.SystemRandom().sample(firsts, len(firsts)):
         bound = _bind(first)
         if bound is not None:
-            _bound.append(bound)
+            _bound.append(bound.detach())
             return range(first + 1, first + _STRETCH)
     raise EtcdServerError(f"no free ports on {HOST} from {_FIRST} to {_LAST}")
 
@@ -74,7 +74,7 @@ def _forget() -> None:
     _lock = threading.Lock()
     _ports.clear()
     for each in _bound:
-        each.close()
+        os.close(each)
     _bound.clear()
 
 

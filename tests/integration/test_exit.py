@@ -79,10 +79,11 @@ go_on()
 """,
     "while a daemon thread waits": """
 bar = Microlock(etcd, key, "two", ttl=30)
+stands = threading.Event()
+bar.on("waiting", stands.set)
 threading.Thread(target=lambda: bar.lock(timeout=None), daemon=True).start()
-while not foo.waiters():
-    time.sleep(0.01)
-time.sleep(0.2)  # by now the thread knows that it stands there
+stands.wait(20)
+time.sleep(0.2)  # for the few lines until its place is remembered
 go_on()
 """,
     "with 50 locks": """

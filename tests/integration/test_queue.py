@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -230,14 +229,17 @@ def test_the_lock_is_had_in_the_order_of_arrival(ran: Race) -> None:
     assert ran.tokens == [each.revision for each in ran.arrivals]
 
 
-def test_nobody_is_starved_while_all_wait(ours: Race) -> None:
-    had: Counter[str] = Counter()
-    for what, _, who in ours.log:
-        had[who] += what == "in"
-        if had[who] == ours.total // 8:  # the first of them is done: until here all were at it
-            break
-    assert len(had) == 8
-    assert max(had.values()) / min(had.values()) <= 1.1
+def test_while_one_waits_nobody_else_has_the_lock_twice(ours: Race) -> None:
+    who = {str(each.revision): each.value for each in ours.arrivals}
+    turns = [
+        (each.revision, who[str(each.value)])
+        for each in ours.past
+        if each.name == f"{ours.key}-acts"
+    ]
+    assert len(set(who.values())) == 8
+    for turn, arrival in enumerate(ours.tokens):
+        meanwhile = [name for revision, name in turns[:turn] if revision > arrival]
+        assert len(meanwhile) == len({*meanwhile, who[str(arrival)]}) - 1
 
 
 def test_nothing_is_left_when_all_are_done(ran: Race) -> None:
