@@ -61,6 +61,9 @@ T = TypeVar("T")
 
 # Seconds that an attempt has, if there are so many: enough for a machine that is busy.
 _LEAST = 0.3
+# Seconds that undoing has at the least, though it may begin late, by a process that stood still:
+# what is not undone keeps others out for a whole ttl.
+_UNDOING = 0.25
 
 backoff = wait_random_exponential(multiplier=0.05, max=0.5)
 
@@ -177,6 +180,8 @@ class EtcdClient:
         wire = self._wires[self._current]
         # Each attempt leaves time for others: at the other members, or here again.
         left = min(budget.until(request) - clock.now(), self.timeout)
+        if isinstance(request, Revoke):
+            left = max(left, min(_UNDOING, self.timeout))
         timeout = min(left, max(_LEAST, left / (len(self._wires) + 1)))
         metadata: Metadata = ()
         try:

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, hang
 from conftest import Etcd
 from ctl import Etcdctl
 from managers import Keep, kept, noted, standing, tries
@@ -852,7 +852,7 @@ def test_destroy_gives_back_and_raises_when_etcd_did_not_confirm_it(
     with connect(server.endpoint, timeout=1) as etcd:
         lock = Microlock(etcd, "foo", "one", LONG)
         lock.lock()
-        server.pause()
+        hang(server)
         with pytest.raises((EtcdError, LockUncertainError)):
             lock.destroy()
         server.resume()

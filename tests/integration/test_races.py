@@ -10,6 +10,7 @@ from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from cluster import hang
 from conftest import Etcd
 from ctl import Etcdctl
 from witness import at_most, entries
@@ -74,7 +75,7 @@ def test_destroy_destroys_also_while_another_call_is_stuck(
     with connect(server.endpoint, timeout=TIMEOUT) as etcd, ThreadPoolExecutor() as pool:
         foo = Microlock(etcd, "foo", "node-a", ttl=60)
         foo.lock()
-        server.pause()
+        hang(server)
         started = threading.Barrier(5)
 
         def renew() -> None:
@@ -107,7 +108,7 @@ def test_a_listener_that_waits_when_the_client_is_closed_is_told_at_once(
     server = own_etcd()
     etcd = connect(server.endpoint, timeout=20)
     Microlock(etcd, "foo", "node-a").on("unlocked", print)
-    server.pause()
+    hang(server)
     with ThreadPoolExecutor() as pool, at_most(10):
         waiting = pool.submit(Microlock(etcd, "bar", "node-a").on, "unlocked", print)
         with pytest.raises(futures.TimeoutError):
@@ -136,7 +137,7 @@ def test_a_call_that_finds_another_stuck_says_so_in_time(own_etcd: Callable[...,
     with connect(server.endpoint, timeout=TIMEOUT) as etcd, ThreadPoolExecutor() as pool:
         foo = Microlock(etcd, "foo", "node-a", ttl=60)
         foo.lock()
-        server.pause()
+        hang(server)
         with at_most(TIMEOUT + 1):
             calls = [pool.submit(foo.renew) for _ in range(4)]
             assert all(isinstance(call.exception(), EtcdTimeoutError) for call in calls)

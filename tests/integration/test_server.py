@@ -181,7 +181,7 @@ def test_a_port_among_the_flags_that_is_in_use_is_an_error_in_the_end(
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         flag = f"--listen-metrics-urls=http://127.0.0.1:{taken.getsockname()[1]}"
         server = EtcdServer(flags=[flag], **options)
-        with pytest.raises(EtcdServerError, match="address already in use|is not healthy"):
+        with pytest.raises(EtcdServerError, match=r"address already in use|is not healthy"):
             server.start()
 
 

@@ -545,6 +545,26 @@ def test_a_waiter_that_was_stopped_beyond_its_ttl_joins_again(
         assert printed.result(AT_ONCE).split() == [str(place.token), "2", "True"]
 
 
+def test_a_waiter_that_was_stopped_beyond_its_time_leaves_no_place(
+    etcd_server: Etcd, key: str, make: Make, etcdctl: Etcdctl
+) -> None:
+    script = """
+lock = Microlock(connect(endpoint), key, "stopped", ttl=60)
+print(raised(lambda: lock.lock(timeout=2)), flush=True)
+sys.stdin.readline()
+"""
+    one = make("one")
+    one.lock()
+    with started(script, etcd_server.endpoint, key) as process:
+        assert process.stdout
+        assert queued(one)
+        os.kill(process.pid, signal.SIGSTOP)
+        sleep(2)
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.stdout.readline() == "AlreadyLockedError\n"
+        assert len(entries(etcdctl, key)) == 1
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 def test_closing_the_client_ends_a_wait(
     etcd_server: Etcd, key: str, make: Make, client: str
