@@ -179,5 +179,5 @@ class Calling(Possession):
             if isinstance(found, Tenure):
                 return Holding(found, now=now)
             holder = found
-        why = "" if self._speaks_for_node else "not by this object"
+        why = "" if self._speaks_for_node else "this object holds nothing"
         raise LockNotOwnedError(self.key, self.node_id, holder, why=why)

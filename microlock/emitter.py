@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from pyee import EventEmitter
 
@@ -21,6 +21,8 @@ from microlock.events import LockEvent
 
 # Seconds that destroy() waits for the handlers of the events before it.
 _PATIENCE = 1.0
+
+_PYEES_OWN = "new_listener"
 
 log = logging.getLogger("microlock")
 
@@ -43,6 +45,9 @@ class Emitter(EventEmitter):
         super().__init__()
         self._client = client
         self._key = key
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} can't be copied or pickled: make one where it is needed")
 
     def _listened(self, event: str) -> None:
         """Called when a handler of this event was added; it is removed again if this raises."""
@@ -90,10 +95,20 @@ class Emitter(EventEmitter):
     # pyee's two seams: how a handler is added, by any of its methods, and how it is run.
 
     def _add_event_handler(self, event: str, k: Callable[..., Any], v: Callable[..., Any]) -> None:
+        if event == _PYEES_OWN:
+            super()._add_event_handler(event, k, v)
+            return
+        if not isinstance(event, str) or event not in events.ALL:
+            names = ", ".join(sorted(events.ALL))
+            raise InvalidArgumentError(f"event must be one of {names}, not {event!r}")
         if not callable(k):
             raise InvalidArgumentError(f"a handler of {event!r} must be callable, not {k!r}")
         if inspect.iscoroutinefunction(k):
             raise InvalidArgumentError(f"a handler of {event!r} must not be async: {k!r}")
+        if not _accepts(k, None) and not _accepts(k):
+            raise InvalidArgumentError(
+                f"a handler of {event!r} must take the event or nothing: {k!r}"
+            )
         known = k in self.listeners(event)
         if v is not k:
             v.__wrapped__ = k  # type: ignore[attr-defined]  # shows what `once` has wrapped
@@ -108,21 +123,21 @@ class Emitter(EventEmitter):
     def _emit_run(
         self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if not (args and isinstance(args[0], LockEvent)):  # a user's own event, or pyee's
+        if not (args and isinstance(args[0], LockEvent)):  # pyee's own
             super()._emit_run(f, args, kwargs)
             return
         event = args[0]
         try:
-            f(*args) if _takes_an_argument(f) else f()
+            f(event) if _accepts(f, event) else f()
         except BaseException as error:  # sys.exit() in a handler must not end the events
             log.exception("a handler of %r of %r failed", event.name, event.key)
             if event.name != events.error and isinstance(error, Exception):
                 self._tell(events.error, error=error)
 
 
-def _takes_an_argument(handler: Callable[..., Any]) -> bool:
+def _accepts(handler: Callable[..., Any], *args: object) -> bool:
     try:
-        inspect.signature(handler).bind(None)
+        inspect.signature(handler).bind(*args)
     except TypeError:
         return False
     except ValueError:  # some builtins tell no signature

@@ -86,9 +86,8 @@ class AlreadyLockedError(MicrolockError):
         holder: who holds it, as a `Holder`.
     """
 
-    def __init__(self, key: str, holder: Holder, *, own: bool = False) -> None:
-        by = f"this object, of {holder}" if own else str(holder)
-        super().__init__(f"{key!r} is locked by {by}")
+    def __init__(self, key: str, holder: Holder, *, whose: str = "") -> None:
+        super().__init__(f"{key!r} is locked by {holder}{whose and f' ({whose})'}")
         self.key = key
         self.holder = holder
 

@@ -26,6 +26,7 @@ suspended = "suspended"
 lost = "lost"
 
 OF_THE_KEY = frozenset({locked, unlocked})
+ALL = OF_THE_KEY | {waiting, acquired, released, failed, error, renewed, suspended, lost}
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,7 +247,7 @@ class Microlock(ContextDecorator, Calling):
         if lost and self.held:
             tenure = lost.tenure
             holder = Holder(self.node_id, tenure.token, tenure.lease.id)
-            raise AlreadyLockedError(self.key, holder, own=True)
+            raise AlreadyLockedError(self.key, holder, whose="this object")
         lease, self._lease = self._lease, None  # it is the flow's to keep or to end
         self._speaks_for_node = False
         leftover = lost.tenure if lost and self._noticed() else None
@@ -265,7 +265,9 @@ class Microlock(ContextDecorator, Calling):
                 self._withdraw(entered)
             raise
         self._lease = entered.lease
-        raise AlreadyLockedError(self.key, entered.holder)
+        mine = entered.holder.node_id == self.node_id
+        whose = "another object of this node" if mine else ""
+        raise AlreadyLockedError(self.key, entered.holder, whose=whose)
 
     def _taken(self, tenure: Tenure, started: float, attempts: int) -> Holding:
         now = clock.now()

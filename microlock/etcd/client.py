@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tenacity import (
     Retrying,
@@ -111,6 +111,9 @@ class EtcdClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(wire.address for wire in self._wires)}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} can't be copied or pickled: connect() in each process")
 
     def __enter__(self) -> EtcdClient:
         return self

@@ -178,14 +178,15 @@ def test_lock_raises_who_holds_it_when_another_node_does(make: Make) -> None:
 
 def test_lock_raises_when_another_object_of_the_node_holds_it(make: Make) -> None:
     make("one").lock()
-    with pytest.raises(AlreadyLockedError):
-        make("one").lock()
+    for timeout in (0, 2):
+        with pytest.raises(AlreadyLockedError, match=r"by one \(another object of this node\)"):
+            make("one").lock(timeout=timeout)
 
 
 def test_lock_raises_when_this_object_holds_it(make: Make) -> None:
     one = make("one")
     hold = one.lock()
-    with pytest.raises(AlreadyLockedError) as caught:
+    with pytest.raises(AlreadyLockedError, match=r"by one \(this object\)") as caught:
         one.lock()
     assert caught.value.holder.token == hold.token
 
@@ -302,7 +303,7 @@ def test_unlock_raises_when_it_was_given_back_already(make: Make) -> None:
     one = make("one")
     one.lock()
     one.unlock()
-    with pytest.raises(LockNotOwnedError) as caught:
+    with pytest.raises(LockNotOwnedError, match="this object holds nothing") as caught:
         one.unlock()
     assert not isinstance(caught.value, LockLostError)
 

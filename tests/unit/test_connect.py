@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,15 @@ def test_a_bad_argument_is_named(arguments, message):
 def test_a_client_has_the_timeout_it_was_given():
     with connect("etcd0", timeout=2) as client:
         assert client.timeout == 2.0
+
+
+@pytest.mark.parametrize("way", [copy.copy, pickle.dumps])
+def test_a_client_is_neither_copied_nor_pickled(way):
+    with (
+        connect("etcd0", user="root", password="secret") as client,
+        pytest.raises(TypeError, match="can't be copied or pickled"),
+    ):
+        way(client)
 
 
 def test_a_client_does_not_show_its_password():

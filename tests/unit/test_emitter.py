@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
+import pickle
+import re
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -215,10 +218,30 @@ def test_after_the_client_was_closed_nothing_is_told(foo):
     assert foo.calls == []
 
 
-def test_an_event_of_the_users_own_is_passed_on_as_it_is(foo):
-    foo.on("mine", foo.note)
-    foo.emit("mine", 1, 2)
-    assert foo.calls == [(1, 2)]
+@pytest.mark.parametrize("event", ["unlokced", "", 5, None, ["lost"], b"lost"])
+def test_an_event_that_nobody_tells_is_refused(foo, event):
+    with pytest.raises(InvalidArgumentError, match=re.escape(f"not {event!r}")):
+        foo.on(event, foo.note)
+    assert not foo.event_names()
+
+
+@pytest.mark.parametrize("handler", [lambda one, two: None, lambda *, one: None])
+def test_a_handler_that_takes_more_than_the_event_is_refused(foo, handler):
+    with pytest.raises(InvalidArgumentError, match="the event or nothing"):
+        foo.once("lost", handler)
+    assert not foo.event_names()
+
+
+def test_pyees_own_event_is_told_as_it_is(foo):
+    foo.on("new_listener", foo.note)
+    foo.on("lost", fail)
+    assert foo.calls == [("lost", fail)]
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_lock_is_neither_copied_nor_pickled(foo, way):
+    with pytest.raises(TypeError, match="can't be copied or pickled"):
+        way(foo)
 
 
 def fail() -> None:
@@ -254,13 +277,6 @@ def test_a_handler_of_error_that_raises_is_not_told_of_itself(foo):
     foo.on("error", handler)
     foo.tell("error")
     assert len(foo.calls) == 1
-
-
-def test_a_handler_that_wants_more_than_the_event_is_an_error(foo):
-    foo.on("locked", lambda event, more: None)
-    foo.on("error", foo.note)
-    foo.tell()
-    assert isinstance(foo.calls[0][0].error, TypeError)
 
 
 @pytest.mark.parametrize("how", [sys.exit, functools.partial(next, iter([]))])
