@@ -34,9 +34,7 @@ def check_key(key: object) -> bytes:
 
 def check_prefix(prefix: object) -> str:
     """Returns the beginning of keys, which may be empty, or raises InvalidArgumentError."""
-    if prefix != "":
-        _name("prefix", prefix, InvalidArgumentError)
-    return str(prefix)
+    return _name("prefix", prefix, InvalidArgumentError).decode() if prefix != "" else ""
 
 
 def check_node_id(node_id: object) -> bytes:

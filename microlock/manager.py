@@ -195,7 +195,7 @@ class LockManager:
         names = self._names(name)
         budget = Budget.of(self._client.timeout)
         theirs, tenure = self._seek(names, check_token(token), budget)
-        flow = flows.extend(theirs, tenure, seconds, lease_ids=lease_ids)
+        flow = flows.extend(theirs, tenure, seconds, lease_ids=lease_ids())
         left, error = self._run(flow, budget)
         if error:
             raise error
@@ -234,8 +234,7 @@ class LockManager:
         return None
 
     def _names(self, name: object) -> Names:
-        check_key(name)
-        return Names.of(f"{self._prefix}{name}", self._node_id)
+        return Names.of(f"{self._prefix}{check_key(name).decode()}", self._node_id)
 
     def _read(self, prefix: bytes) -> tuple[KeyValue, ...]:
         found: Found = self._client.perform(Read(prefix), Budget.of(self._client.timeout))

@@ -22,9 +22,9 @@ class Names:
     @classmethod
     def of(cls, key: object, node_id: object) -> Names:
         """Checks both; raises KeyRequiredError or NodeIdRequiredError."""
-        prefix = entries_prefix(check_key(key))
-        value = check_node_id(node_id)
-        return cls(str(key), str(node_id), prefix, value)
+        name, value = check_key(key), check_node_id(node_id)
+        # Not str(): that of an enum's member is its name.
+        return cls(name.decode(), value.decode(), entries_prefix(name), value)
 
 
 @dataclass(frozen=True)

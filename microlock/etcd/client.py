@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
@@ -168,6 +168,9 @@ class EtcdClient:
 
     def perform(self, request: Request, budget: Budget) -> Any:
         """Does what a flow asks for; the reply is as `microlock.requests` says."""
+        if isinstance(request, Revoke):
+            latest = clock.now() + min(_UNDOING, self.timeout)
+            budget = replace(budget, end=max(budget.end, latest))
         trial = Trial(len(self._wires))
         try:
             # Most calls need no other, and tenacity costs more than all of it.
@@ -183,8 +186,6 @@ class EtcdClient:
         wire = self._wires[self._current]
         # Each attempt leaves time for others: at the other members, or here again.
         left = min(budget.until(request) - clock.now(), self.timeout)
-        if isinstance(request, Revoke):
-            left = max(left, min(_UNDOING, self.timeout))
         timeout = min(left, max(_LEAST, left / (len(self._wires) + 1)))
         metadata: Metadata = ()
         try:
@@ -260,9 +261,9 @@ class EtcdClient:
         if not isinstance(guard, Guard):
             raise InvalidArgumentError(f"guard must be what guard() returns, not {guard!r}")
         if not isinstance(put, Mapping):
-            raise InvalidArgumentError(f"put must be values by their keys, not {put!r}")
+            raise InvalidArgumentError(f"put must be values by their keys, not a {_kind(put)}")
         if isinstance(delete, str | bytes) or not isinstance(delete, Iterable):
-            raise InvalidArgumentError(f"delete must be a list of keys, not {delete!r}")
+            raise InvalidArgumentError(f"delete must be a list of keys, not a {_kind(delete)}")
         puts = tuple(Put(_key(key), _bytes("put", value), 0) for key, value in put.items())
         deletes = tuple(Delete(_key(key)) for key in delete)
         txn = Txn((CreatedAt(guard.key, guard.revision),), puts + deletes, once=True)
@@ -295,12 +296,17 @@ def _key(key: object) -> bytes:
     return encoded
 
 
+def _kind(value: object) -> str:
+    """All that an error tells of data."""
+    return type(value).__name__
+
+
 def _bytes(what: str, value: object) -> bytes:
     if isinstance(value, str):
         try:
             return value.encode()
         except UnicodeEncodeError as error:
-            raise InvalidArgumentError(f"{what} cannot be encoded as UTF-8: {value!a}") from error
+            raise InvalidArgumentError(f"{what} cannot be encoded as UTF-8") from error
     if isinstance(value, bytes):
         return value
-    raise InvalidArgumentError(f"{what} must be str or bytes, not {value!r}")
+    raise InvalidArgumentError(f"{what} must be str or bytes, not a {_kind(value)}")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import pytest
 
 from microlock import (
     EtcdClientRequiredError,
+    Guard,
     InvalidArgumentError,
     InvalidTtlError,
     KeyRequiredError,
+    LockManager,
     Microlock,
     NodeIdRequiredError,
     connect,
@@ -95,3 +98,23 @@ def test_a_bad_auto_renew_is_refused_by_name(etcd: EtcdClient, auto_renew: Any) 
 def test_a_bad_timeout_for_with_is_refused_by_name(etcd: EtcdClient, timeout: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=r"^timeout"):
         Microlock(etcd, "foo", "me", timeout=timeout)
+
+
+class Job(str, Enum):
+    """Its members are str, and `str()` of one gives another than its value."""
+
+    IMPORT = "import"
+
+
+def test_a_name_is_its_value_and_not_what_str_makes_of_it(etcd: EtcdClient) -> None:
+    foo = Microlock(etcd, Job.IMPORT, Job.IMPORT)
+    jobs = LockManager(etcd, Job.IMPORT, prefix=Job.IMPORT)
+    assert (foo.key, foo.node_id, foo._names.prefix) == ("import", "import", b"import/")
+    assert (jobs.create(Job.IMPORT).key, jobs.create("a").node_id) == ("importimport", "import")
+
+
+@pytest.mark.parametrize("data", [{"put": {"a": {"secret": 1}}}, {"put": ["secret"]}])
+def test_an_error_of_a_transaction_shows_no_data(etcd: EtcdClient, data: Any) -> None:
+    with pytest.raises(InvalidArgumentError) as told:
+        etcd.transaction(Guard(b"foo/1", 5, "foo", "one"), **data)
+    assert "secret" not in str(told.value)
