@@ -99,11 +99,12 @@ class Keeper:
             return
         at = math.ceil(max(at, earliest) / _TICK) * _TICK
         with self._lock:
-            if self._closed or (kept.appointment is not None and kept.appointment <= at):
+            if self._closed:
                 return
-            kept.appointment = at
-            heappush(self._agenda, (at, next(self._numbers), ref(kept)))
-            if self._thread is None or self._thread.ident is None:  # interrupted in its start
+            if kept.appointment is None or at < kept.appointment:
+                heappush(self._agenda, (at, next(self._numbers), ref(kept)))
+                kept.appointment = at
+            if self._thread is None or self._thread.ident is None:  # it could not be started
                 self._start()
             elif at < self._sleeps_until:
                 self._changed.notify()

@@ -6,6 +6,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 from weakref import ref
@@ -523,6 +524,22 @@ def test_a_thread_that_cannot_be_started_is_logged_and_started_with_the_next(
     assert "no thread can be started" in caplog.text
     keep(keeper, another := Place(soon(), 2))
     assert eventually(lambda: place.renewed and another.renewed)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_place_whose_thread_could_not_be_started_is_renewed_when_it_is_kept_again(
+    keeper, monkeypatch, error
+):
+    def fail(self: threading.Thread) -> None:
+        raise error
+
+    place = Place(soon(), 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with suppress(KeyboardInterrupt):
+            keep(keeper, place)
+    keep(keeper, place)
+    assert eventually(lambda: place.renewed)
 
 
 # At exit.
