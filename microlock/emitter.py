@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -43,6 +44,8 @@ class Emitter(EventEmitter):
 
     def __init__(self, client: EtcdClient, key: str) -> None:
         super().__init__()
+        # pyee's own. A signal's handler may come in the middle, and add or remove another.
+        self._lock = threading.RLock()  # type: ignore[assignment]
         self._client = client
         self._key = key
 

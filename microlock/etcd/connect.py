@@ -170,7 +170,7 @@ def _text(argument: str, value: object, *, secret: bool = False) -> str:
 
 
 _lent: WeakKeyDictionary[Any, EtcdClient] = WeakKeyDictionary()
-_lent_lock = threading.Lock()
+_lent_lock = threading.RLock()
 
 
 def client_of(etcd: object) -> EtcdClient:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from microlock.errors import EtcdTimeoutError
@@ -43,17 +44,18 @@ class Login:
         self._user = user
         self._password = password
         self._token: str | None = None
-        self._lock = threading.Lock()  # one login at a time, for all who wait for it
+        self._lock = threading.RLock()  # one login at a time, for all who wait for it
 
     def metadata(self, wire: Wire, timeout: float) -> Metadata:
         token = self._token
         if token is None:
-            if not self._lock.acquire(timeout=timeout):
-                raise EtcdTimeoutError("no time was left to log in")
-            try:
+            try:  # from before it is taken: an interrupt may come right after that
+                if not self._lock.acquire(timeout=timeout):
+                    raise EtcdTimeoutError("no time was left to log in")
                 token = self._token = self._token or self._log_in(wire, timeout)
             finally:
-                self._lock.release()
+                with suppress(RuntimeError):  # it was not taken
+                    self._lock.release()
         return (("token", token),)
 
     def refused(self, metadata: Metadata) -> bool:

@@ -244,6 +244,12 @@ def test_a_lock_is_neither_copied_nor_pickled(foo, way):
         way(foo)
 
 
+def test_the_lock_of_the_listeners_is_reentrant_for_a_signals_handler(foo):
+    with foo._lock:
+        assert foo._lock.acquire(blocking=False)
+        foo._lock.release()
+
+
 def fail() -> None:
     raise LookupError("a bug of the user's")
 
