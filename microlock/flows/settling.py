@@ -29,12 +29,13 @@ def grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:
         try:
             lifetime: Lifetime = yield Grant(lease.id, ttl)
         except BaseException as error:
-            no_answer = isinstance(error, EtcdError) and error.may_have_happened
-            yield from discard(names, lease, after=error)
+            refused = isinstance(error, EtcdError) and not error.may_have_happened
+            if not refused:
+                yield from discard(names, lease, after=error)
             if not isinstance(error, EtcdError):
                 raise
             first = first or error  # later ones tell that the time is over
-            if not no_answer:
+            if refused:
                 raise first from None
         else:
             return lease.renewed(lifetime)
