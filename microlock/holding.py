@@ -26,20 +26,21 @@ class Holding:
 
     Attributes:
         since: when it was taken.
+        thread: that it was taken on.
         ended: set when it was given back, or its loss was noticed.
-        sentry: who hears when its entry is gone, as long as this is there.
     """
 
     def __init__(self, tenure: Tenure, *, now: float, hold: Hold | None = None) -> None:
         self.hold = hold
         self.since = now
+        self.thread = threading.get_ident()
         self.ended = Flag()
-        self.sentry: object | None = None
         self._pid = os.getpid()
         self._lock = threading.RLock()
         # Written under the lock, and read without it:
         self._tenure = tenure
         self._reason: LossReason | None = None  # not None  =>  ended is set
+        self._expired = False  # somebody was told that the deadline has passed
         self._suspended = False  # etcd does not answer the renewals
         self._giving_back = False  # from before the request until its outcome is known
         # A call is about to change the lease: what etcd says of the old one counts no more.
@@ -65,7 +66,7 @@ class Holding:
 
     def remaining(self, now: float) -> float:
         """Seconds until its deadline; 0.0 when it is over."""
-        if not self.alive or self._forked:
+        if not self.alive or self._forked or self._over(now):
             return 0.0
         return max(0.0, self._tenure.deadline - now)
 
@@ -75,7 +76,7 @@ class Holding:
             return self._reason
         if self._forked:
             return LossReason.FORKED
-        return None if now < self._tenure.deadline else LossReason.EXPIRED
+        return LossReason.EXPIRED if self._over(now) else None
 
     def state(self, now: float) -> State:
         if self.reason(now):
@@ -83,6 +84,14 @@ class Holding:
         if not self.alive:
             return State.RELEASED
         return State.SUSPENDED if self._suspended else State.HELD
+
+    def _over(self, now: float) -> bool:
+        """Whether the deadline has passed. Who was told so may have acted on it: it stays so,
+        though the reply to a renewal comes after that."""
+        if not self._expired and now >= self._tenure.deadline:
+            with self._lock:  # or a renewal could come in between
+                self._expired = now >= self._tenure.deadline
+        return self._expired
 
     @property
     def _forked(self) -> bool:
@@ -93,6 +102,8 @@ class Holding:
     def renewed(self, lease_id: int, lifetime: Lifetime) -> bool:
         """A lease of this id was renewed."""
         with self._lock:
+            if self._expired:
+                return False
             before, self._tenure = self._tenure, self._tenure.renewed(lease_id, lifetime)
             if self._tenure is before or not self.alive:
                 return False

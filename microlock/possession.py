@@ -39,7 +39,7 @@ log = logging.getLogger("microlock")
 
 
 class _Sentry:
-    """Hears when the entry of one hold is gone, and of nothing else. Its hold alone keeps it.
+    """Hears when the entry of one hold is gone, and of nothing else. The lock alone keeps it.
 
     It listens from the put on. etcd is up to 100 ms late with a watch that starts in the past,
     which is no matter here, and nothing has to be read.
@@ -49,13 +49,13 @@ class _Sentry:
 
     def __init__(self, possession: Possession, tenure: Tenure) -> None:
         self.entry = tenure.entry
-        self._token = tenure.token
+        self.token = tenure.token
         self._possession = ref(possession)
 
     def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
         possession = self._possession()
-        if possession and feed.standing(self.entry, self._token) is Standing.GONE:
-            possession.on_gone(self._token)
+        if possession and feed.standing(self.entry, self.token) is Standing.GONE:
+            possession.on_gone(self.token)
 
     def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:
         if possession := self._possession():
@@ -78,6 +78,7 @@ class Possession(Emitter):
         self._early = early()
         self._tried = 0.0  # when a renewal failed last
         self._holding: Holding | None = None  # the last one
+        self._sentry: _Sentry | None = None
         self._watches = False
         self._watch_again = 0.0  # not before
         self._destroyed = Flag()
@@ -182,6 +183,7 @@ class Possession(Emitter):
 
     def _begin(self, holding: Holding) -> None:
         """From here on it is looked after."""
+        self._dismiss()  # of the last one, if that ended in a doubt
         self._holding = holding
         self._client.one(Keeper).remember(holding)
         self._look_after(holding)
@@ -193,9 +195,9 @@ class Possession(Emitter):
 
     def _look(self, holding: Holding) -> None:
         """What the watch has told before the hold was known here counts too."""
-        watcher, tenure, sentry = self._client.one(Watcher), holding.tenure, holding.sentry
+        watcher, tenure = self._client.one(Watcher), holding.tenure
         standing, _ = watcher.look(self._names.prefix, tenure.entry, tenure.token)
-        if sentry and standing is not Standing.GONE:
+        if self._sentry and standing is not Standing.GONE:
             standing, _ = watcher.look(tenure.entry, tenure.entry, tenure.token)
         if standing is Standing.GONE:
             self._lose(holding, LossReason.DELETED)
@@ -203,7 +205,7 @@ class Possession(Emitter):
     def _lose(self, holding: Holding, reason: LossReason) -> None:
         """Notes that it is lost, and tells so, once."""
         if holding.lose(reason):
-            self._dismiss(holding)
+            self._dismiss()
             self._tell_of(events.lost, holding, reason=reason)
 
     def _noticed(self) -> LossReason | None:
@@ -273,24 +275,25 @@ class Possession(Emitter):
             self._lose(holding, LossReason.DELETED)
 
     def on_sentry_error(self, sentry: object, error: MicrolockError, *, final: bool) -> None:
-        holding = self._holding
-        if final and holding and holding.sentry is sentry:
-            holding.sentry, self._watch_again = None, clock.now() + _REFUSED
+        if final and self._sentry is sentry:
+            self._sentry, self._watch_again = None, clock.now() + _REFUSED
         if not self._watches:
             self.on_watch_error(error, final=False)
 
     def _post(self, holding: Holding) -> None:
-        """Has the entry of the hold watched, until `_dismiss`, or until the hold is forgotten."""
+        """Has the entry of the hold watched, until `_dismiss`, or until this object is gone."""
         watcher, tenure = self._client.one(Watcher), holding.tenure
-        holding.sentry = sentry = _Sentry(self, tenure)
+        self._sentry = sentry = _Sentry(self, tenure)
         kv = KeyValue(tenure.entry, self._names.value, tenure.token, tenure.lease.id)
         watcher.watch(tenure.entry, sentry, wait=False, known=Found(tenure.token, (kv,)))
-        self._rest()  # the stream stays open for the holds to come
+        if holding.alive and not self._destroyed.is_set():
+            self._rest()  # the stream stays open for the holds to come
+        else:  # it ended meanwhile
+            self._dismiss()
 
-    def _dismiss(self, holding: Holding | None) -> None:
-        sentry = holding and holding.sentry
-        if holding and isinstance(sentry, _Sentry):
-            holding.sentry = None
+    def _dismiss(self) -> None:
+        sentry, self._sentry = self._sentry, None
+        if sentry:
             with suppress(DestroyedError):  # the client is closed
                 self._client.one(Watcher).unwatch(sentry.entry, sentry)
 
@@ -305,9 +308,10 @@ class Possession(Emitter):
         ends = holding.since + self._max_hold if self._max_hold is not None else None
         return at if ends is None or at < ends else None
 
-    def _guarded(self, holding: Holding) -> bool:
-        """Whether a deletion of its entry is told."""
-        return self._watches or holding.sentry is not None
+    @property
+    def _guarded(self) -> bool:
+        """Whether a deletion of the hold's entry is told."""
+        return self._watches or self._sentry is not None
 
     def _watch_at(self, holding: Holding) -> float:
         return max(holding.since + _UNWATCHED, self._watch_again)
@@ -317,7 +321,7 @@ class Possession(Emitter):
         if self._destroyed.is_set() or holding is None or not holding.alive:
             return None
         times = [holding.tenure.deadline]
-        if not self._guarded(holding):
+        if not self._guarded:
             times.append(self._watch_at(holding))
         if (renewal := self._renewal(holding)) is not None:
             times.append(renewal)
@@ -327,12 +331,12 @@ class Possession(Emitter):
         holding = self._holding
         if self._destroyed.is_set() or holding is None or not holding.alive or self._noticed():
             return ()
-        if not self._guarded(holding) and now >= self._watch_at(holding):
+        if not self._guarded and now >= self._watch_at(holding):
             try:
                 self._post(holding)
                 self._look(holding)
             except RuntimeError:  # no thread can be started; it is renewed all the same
-                holding.sentry, self._watch_again = None, now + _REFUSED
+                self._sentry, self._watch_again = None, now + _REFUSED
                 log.exception("%r is not watched", self)
         renewal = self._renewal(holding)
         return holding.tenure.leases if renewal is not None and renewal <= now else ()

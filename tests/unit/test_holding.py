@@ -91,6 +91,32 @@ def test_a_hold_is_not_lost_until_the_deadline(holding):
     assert holding.reason(LEASE.deadline - 0.01) is None
 
 
+ASKED = {
+    "remaining": lambda holding, now: holding.remaining(now),
+    "reason": lambda holding, now: holding.reason(now),
+    "state": lambda holding, now: holding.state(now),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("by", ["a renewal", "a call"])
+def test_a_loss_that_was_told_stays_though_the_reply_to_a_renewal_comes(holding, asked, by):
+    ASKED[asked](holding, LEASE.deadline)
+    if by == "a renewal":
+        assert not holding.renewed(1, lifetime(LEASE.deadline - 1))
+    else:
+        holding.moved(TENURE.renewed(1, lifetime(LEASE.deadline - 1)))
+    assert holding.state(LEASE.deadline + 0.1) is State.LOST
+    assert holding.remaining(LEASE.deadline + 0.1) == 0.0
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_renewal_whose_reply_comes_after_the_deadline_counts_if_nobody_was_told(holding, asked):
+    ASKED[asked](holding, LEASE.deadline - 0.1)
+    assert holding.renewed(1, lifetime(LEASE.deadline - 1))
+    assert holding.state(LEASE.deadline + 0.1) is State.HELD
+
+
 @pytest.mark.parametrize("earlier", [LEASE, NEXT])
 def test_a_hold_whose_extension_is_in_doubt_lasts_until_the_earlier_deadline(earlier):
     other = Lease(3, asked=60, ttl=60, sent=SENT)
