@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,6 +27,40 @@ from microlock.waiting import Waiting
 from microlock.watch import Watcher
 
 log = logging.getLogger("microlock")
+
+
+class _OneTurn:
+    """`with` it, a call has its turn. Not a generator: an interrupt in the middle of contextlib
+    would leave that suspended, and the turn taken, for as long as somebody has the traceback."""
+
+    _taken = False
+
+    def __init__(
+        self, calling: Calling, budget: Budget, standing: Callable[[], MicrolockError] | None
+    ) -> None:
+        self._calling = calling
+        self._budget = budget
+        self._standing = standing
+
+    def __enter__(self) -> Budget:
+        calling = self._calling
+        if calling._turns.mine:  # in a signal's handler, in the middle of a call
+            raise calling._busy()
+        self._taken = True
+        try:
+            calling._take_turn(self._budget, self._standing)
+        except BaseException:
+            calling._give_turn()
+            raise
+        return self._budget
+
+    def __exit__(self, *_: object) -> None:
+        self._calling._give_turn()
+        self._taken = False
+
+    def __del__(self) -> None:
+        if self._taken:  # an interrupt came as it was about to be given
+            self._calling._turns.give()
 
 
 class Calling(Possession):
@@ -103,13 +136,13 @@ class Calling(Possession):
             run(flows.discard(self._names, *leases), perform)
 
     def _unwatch(self) -> None:
-        self._dismiss(self._holding)
+        self._dismiss()
         self._client.one(Watcher).unwatch(self._names.prefix, self)
 
     def _queues(self) -> MicrolockError:
         """Why this object can't be locked while it waits for its turn."""
         if (waiting := self._waiting) and waiting.holder:
-            return AlreadyLockedError(self.key, waiting.holder)
+            return AlreadyLockedError(self.key, waiting.holder, whose="this object waits for it")
         return self._busy()
 
     def _waits(self) -> MicrolockError:
@@ -118,36 +151,33 @@ class Calling(Possession):
     def _busy(self) -> MicrolockError:
         return EtcdTimeoutError(f"another call on the lock {self.key!r} is not done yet")
 
-    @contextmanager
-    def _turn(
-        self, budget: Budget, standing: Callable[[], MicrolockError] | None
-    ) -> Iterator[Budget]:
+    def _turn(self, budget: Budget, standing: Callable[[], MicrolockError] | None) -> _OneTurn:
         """The turn of one call among those of other threads.
 
         `standing` gives the error to raise if one of those waits for the lock; without it the turn
         comes when that is over, and also when this object was destroyed meanwhile.
         """
-        if self._turns.mine:  # in a signal's handler, in the middle of a call
+        return _OneTurn(self, budget, standing)
+
+    def _take_turn(self, budget: Budget, standing: Callable[[], MicrolockError] | None) -> None:
+        turn = self._turns.take(budget.work - clock.now(), patient=standing is None)
+        if turn is Turn.STANDING and standing:
+            raise standing()
+        if turn is not Turn.TAKEN:
             raise self._busy()
+        if standing:
+            self._check()
+
+    def _give_turn(self) -> None:
         try:
-            turn = self._turns.take(budget.work - clock.now(), patient=standing is None)
-            if turn is Turn.STANDING and standing:
-                raise standing()
-            if turn is not Turn.TAKEN:
-                raise self._busy()
-            if standing:
-                self._check()
-            yield budget
+            if self._gives_up_late:
+                self._give_up_late()
         finally:
             try:
-                if self._gives_up_late:
-                    self._give_up_late()
-            finally:
-                try:
-                    self._turns.give()
-                except BaseException:  # an interrupt may have come before it was done
-                    self._turns.give()
-                    raise
+                self._turns.give()
+            except BaseException:  # an interrupt may have come before it was done
+                self._turns.give()
+                raise
 
     def _give_up_late(self) -> None:
         """A signal's handler called destroy() in the middle of this call."""
@@ -157,9 +187,7 @@ class Calling(Possession):
         except MicrolockError as error:
             log.warning("%r is left to its ttl: %s", self.key, error)
 
-    def _call(
-        self, standing: Callable[[], MicrolockError] | None = None
-    ) -> AbstractContextManager[Budget]:
+    def _call(self, standing: Callable[[], MicrolockError] | None = None) -> _OneTurn:
         self._check()  # before the turn too: in a child of the process nobody may give it
         return self._turn(Budget.of(self._client.timeout), standing or self._waits)
 

@@ -25,12 +25,13 @@ def run(
     reply: Any = None
     while True:
         try:
-            request = resume(reply)
-            if isinstance(request, Keep):
-                reply = keep(request.place) if keep else None
-            else:
-                reply = perform(request)
-            resume = flow.send
+            while True:  # in the `try`: Python looks for signals where a loop begins again
+                request = resume(reply)
+                if isinstance(request, Keep):
+                    reply = keep(request.place) if keep else None
+                else:
+                    reply = perform(request)
+                resume = flow.send
         except StopIteration as decided:
             result: T = decided.value
             return result

@@ -6,10 +6,9 @@ import inspect
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from dataclasses import replace
-from inspect import GEN_CREATED, getgeneratorstate
 from itertools import count
 from types import TracebackType
 from typing import Any, TypeVar
@@ -42,7 +41,7 @@ from microlock.keys import (
 )
 from microlock.queue import Holder, places
 from microlock.renewal import Keeper
-from microlock.requests import Read
+from microlock.requests import KeepAlive, Read, Revoke
 from microlock.tenure import Await, Lost, Names, Refused, Stood, Tenure
 from microlock.waiting import Waiting
 
@@ -51,8 +50,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 log = logging.getLogger("microlock")
 
-# Random, since a process that forks must not share them with its children.
-lease_ids = iter(lambda: secrets.randbits(63), 0)
+
+def lease_ids(given: set[int] | None = None) -> Iterator[int]:
+    """New ones, which are also added to those `given`. Random, since a process that forks must not
+    share them with its children."""
+    while True:
+        lease_id = secrets.randbits(63) or 1
+        if given is not None:
+            given.add(lease_id)
+        yield lease_id
 
 
 class Microlock(ContextDecorator, Calling):
@@ -160,7 +166,7 @@ class Microlock(ContextDecorator, Calling):
                 f"retries is for tries that don't wait: timeout={timeout!r} and "
                 f"retries={retries!r} exclude each other"
             )
-        started = clock.now()
+        started, before = clock.now(), self._holding
         self._check()
         try:
             if seconds == 0:
@@ -168,6 +174,11 @@ class Microlock(ContextDecorator, Calling):
             return self._wait(started, seconds)
         except Exception as error:
             self._tell(events.failed, node_id=self.node_id, error=error)
+            raise
+        except BaseException:  # an interrupt; if it came on the way out, nobody will know
+            taken = self._holding
+            if taken and taken is not before and taken.thread == threading.get_ident():
+                self._abandon(taken)
             raise
 
     def _try(self, started: float, tries: int, pause: float) -> Holding:
@@ -205,8 +216,10 @@ class Microlock(ContextDecorator, Calling):
                 budget = None  # what follows has a time of its own
                 return self._stand(waiting, request)
             if until is not None:
+                # What is kept back for cleaning up is also for the one whose turn comes then.
+                work = end if isinstance(request, KeepAlive) else until
                 undone = min(end, clock.now() + client.timeout)
-                budget = Budget(until, undone, self._destroyed)
+                budget = Budget(work, undone, self._destroyed)
             elif budget is None:
                 budget = Budget.of(client.timeout, self._destroyed)
             return client.perform(request, budget)
@@ -251,18 +264,26 @@ class Microlock(ContextDecorator, Calling):
         lease, self._lease = self._lease, None  # it is the flow's to keep or to end
         self._speaks_for_node = False
         leftover = lost.tenure if lost and self._noticed() else None
-        flow = taking(
-            self._names, self._ttl, lease, lost=leftover, now=clock.now(), lease_ids=lease_ids
-        )
+        unsettled = {lease.id} if lease else set()
+        ids = lease_ids(unsettled)
+        flow = taking(self._names, self._ttl, lease, lost=leftover, now=clock.now(), lease_ids=ids)
         entered: Tenure | Refused | None = None
+
+        def noting(request: Any) -> Any:
+            if isinstance(request, Revoke):
+                unsettled.discard(request.lease_id)
+            return perform(request)
+
         try:
-            entered = run(flow, perform)
+            entered = run(flow, noting)
             self._holding = None  # not before: the entry of the lost one may still be there
             if isinstance(entered, Tenure):
                 return self._taken(entered, started, attempts(entered))
-        except BaseException:
+        except BaseException as error:
             if isinstance(entered, Tenure):  # an interrupt, a loss, or destroy(): nobody will know
                 self._withdraw(entered)
+            elif not isinstance(error, Exception):  # it may have come where no flow could clean up
+                self._revoke(unsettled)
             raise
         self._lease = entered.lease
         mine = entered.holder.node_id == self.node_id
@@ -287,6 +308,15 @@ class Microlock(ContextDecorator, Calling):
             raise LockLostError(self.key, self.node_id, reason)
         self._tell_of(events.acquired, holding)
         return holding
+
+    def _revoke(self, leases: Iterable[int]) -> None:
+        """Ends these, and with them what is under them."""
+        budget = Budget.of(self._client.timeout)
+        try:
+            for lease_id in leases:
+                self._client.perform(Revoke(lease_id), budget)
+        except MicrolockError as error:
+            log.warning("%r is left to its ttl: %s", self.key, error)
 
     def _withdraw(self, tenure: Tenure) -> None:
         """Gives back what was taken a moment ago."""
@@ -313,13 +343,19 @@ class Microlock(ContextDecorator, Calling):
             self._give_back(self._own(budget), budget)
 
     def _give_back(self, holding: Holding, budget: Budget) -> None:
-        flow = flows.release(self._names, holding.tenure, self._ttl)
-        given = False
+        given = asked = False
+
+        def perform(request: Any) -> Any:
+            nonlocal asked
+            asked = True
+            return self._client.perform(request, budget)
+
         try:
             given = holding.give_back()
-            left = run(flow, self._performing(budget)) if given else self._ended(holding)
+            release = flows.release(self._names, holding.tenure, self._ttl)
+            left = run(release, perform) if given else self._ended(holding)
         except BaseException as error:
-            if isinstance(error, EtcdError) or getgeneratorstate(flow) == GEN_CREATED:
+            if isinstance(error, EtcdError) or not asked:
                 self._goes_on(holding)
             else:  # an interrupt or a doubt: not to be counted on
                 holding.end()
@@ -330,7 +366,7 @@ class Microlock(ContextDecorator, Calling):
                 self._tell_of(events.lost, holding, reason=left.reason)
             raise LockLostError(self.key, self.node_id, left.reason)
         holding.end()
-        self._dismiss(holding)
+        self._dismiss()
         self._lease = left
         self._tell_of(events.released, holding)
 
@@ -361,7 +397,8 @@ class Microlock(ContextDecorator, Calling):
             holding = self._own(budget)
             with self._renewing(holding):
                 left = run(flows.renew(self._names, holding.tenure), self._performing(budget))
-            return self._hold_on(holding, left)
+                self._settle(holding, left)
+            return self._hold_on(holding)
 
     def extend(self, ttl: float) -> float:
         """Gives the hold another ttl, longer or shorter, without losing its place or its token.
@@ -387,13 +424,13 @@ class Microlock(ContextDecorator, Calling):
         seconds = check_ttl(ttl)
         with self._call() as budget:
             holding = self._own(budget)
-            flow = flows.extend(self._names, holding.tenure, seconds, lease_ids=lease_ids)
+            flow = flows.extend(self._names, holding.tenure, seconds, lease_ids=lease_ids())
             with self._renewing(holding):
                 left, error = run(flow, self._performing(budget), keep=holding.moved)
-            if error:
                 self._settle(holding, left)
+            if error:
                 raise error
-            return self._hold_on(holding, left)
+            return self._hold_on(holding)
 
     def holder(self) -> Holder | None:
         """Who holds the lock, read from etcd; None if it is free.
@@ -425,12 +462,17 @@ class Microlock(ContextDecorator, Calling):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        holding: Holding | None = None
         try:
-            self._leave(self._left())
+            holding = self._left()
+            self._leave(holding)
         except MicrolockError as failure:
             if error is None:
                 raise
             log.warning("leaving `with` of %r: %s", self.key, failure)
+        except BaseException:  # an interrupt: the block is left, and so must be the lock
+            self._abandon(holding or self._left())
+            raise
 
     def _left(self) -> Holding | None:
         """The hold of the block that is left: of this thread's the last one. A block may be left
@@ -440,6 +482,14 @@ class Microlock(ContextDecorator, Calling):
             self._entered.remove(entered)
             return entered[1]
         return None
+
+    def _abandon(self, holding: Holding | None) -> None:
+        """Gives back this hold, of a call of this thread that was interrupted between its steps."""
+        try:
+            self._turns.give()
+            self._leave(holding)
+        except MicrolockError as error:
+            log.warning("%r is left to its ttl: %s", self.key, error)
 
     def _leave(self, holding: Holding | None) -> None:
         """Gives back this hold, and no later one."""
@@ -481,9 +531,8 @@ class Microlock(ContextDecorator, Calling):
         finally:
             holding.in_call = False
 
-    def _hold_on(self, holding: Holding, left: Tenure | Lost) -> float:
+    def _hold_on(self, holding: Holding) -> float:
         """Goes on with the hold, and returns the seconds left."""
-        self._settle(holding, left)
         self._check()  # destroy() may have come meanwhile, and waits to end it
         remaining = holding.remaining(clock.now())
         if not remaining:  # the reply came too late, or the loss was seen meanwhile
@@ -493,10 +542,11 @@ class Microlock(ContextDecorator, Calling):
 
     def _settle(self, holding: Holding, left: Tenure | Lost) -> None:
         """What a flow left of the hold; one of our node is this object's from now on."""
-        self._holding = holding
+        if isinstance(left, Tenure):
+            holding.moved(left)
+        self._holding = holding  # not before: other threads look at its deadline
         if isinstance(left, Lost):
             self._lose(holding, left.reason)
             raise LockLostError(self.key, self.node_id, left.reason)
-        holding.moved(left)
         self._client.one(Keeper).remember(holding)
         self._look_after(holding)

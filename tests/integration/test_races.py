@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from cluster import hang
@@ -16,8 +17,10 @@ from ctl import Etcdctl
 from witness import at_most, entries
 
 import microlock
-from microlock import DestroyedError, EtcdError, EtcdTimeoutError, Microlock, connect
+from microlock import DestroyedError, EtcdError, EtcdTimeoutError, Microlock, clock, connect
 from microlock.etcd.client import EtcdClient
+from microlock.holding import Holding
+from microlock.requests import Lifetime
 
 TIMEOUT = 2.0
 
@@ -66,6 +69,41 @@ def test_interrupts_leave_a_hold_that_can_be_used_and_nothing_that_hangs(
     )
     assert process.stdout == "done\n", process.stderr
     assert entries(etcdctl, prefix) == []
+
+
+def test_what_etcd_says_of_the_lease_before_an_extension_is_no_loss(
+    client: EtcdClient, prefix: str
+) -> None:
+    foo = Microlock(client, prefix, "node-a", ttl=60)
+    old = foo.lock().lease_id
+    settle = foo._settle
+
+    def answered_in_between(*left: Any) -> None:
+        now = clock.now()
+        foo.on_renewed(old, Lifetime(0, now, now))  # it was revoked by the extension
+        settle(*left)
+
+    foo._settle = answered_in_between  # type: ignore[method-assign]
+    assert foo.extend(30) > 20
+    assert foo.held
+    foo.destroy()
+
+
+def test_a_hold_that_is_taken_over_is_not_lost_to_a_thread_that_looks_meanwhile(
+    client: EtcdClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Microlock(client, prefix, "node-a", ttl=60).lock()
+    again = Microlock(client, prefix, "node-a", ttl=60)
+    moved, seen = Holding.moved, []
+
+    def looked_at(holding: Holding, tenure: Any) -> None:
+        seen.append(again.lost_reason)
+        moved(holding, tenure)
+
+    monkeypatch.setattr(Holding, "moved", looked_at)
+    assert again.renew() > 20
+    assert (set(seen), again.held) == ({None}, True)
+    again.destroy()
 
 
 def test_destroy_destroys_also_while_another_call_is_stuck(
