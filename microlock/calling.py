@@ -33,7 +33,7 @@ class _OneTurn:
     """`with` it, a call has its turn. Not a generator: an interrupt in the middle of contextlib
     would leave that suspended, and the turn taken, for as long as somebody has the traceback."""
 
-    _taken = False
+    _owner: object = None  # as long as it is our turn
 
     def __init__(
         self, calling: Calling, budget: Budget, standing: Callable[[], MicrolockError] | None
@@ -46,9 +46,9 @@ class _OneTurn:
         calling = self._calling
         if calling._turns.mine:  # in a signal's handler, in the middle of a call
             raise calling._busy()
-        self._taken = True
         try:
             calling._take_turn(self._budget, self._standing)
+            self._owner = calling._turns.owner
         except BaseException:
             calling._give_turn()
             raise
@@ -56,11 +56,11 @@ class _OneTurn:
 
     def __exit__(self, *_: object) -> None:
         self._calling._give_turn()
-        self._taken = False
+        self._owner = None
 
     def __del__(self) -> None:
-        if self._taken:  # an interrupt came as it was about to be given
-            self._calling._turns.give()
+        if self._owner:  # an interrupt came as the turn was about to be given
+            self._calling._turns.give(self._owner)
 
 
 class Calling(Possession):

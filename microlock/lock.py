@@ -359,6 +359,7 @@ class Microlock(ContextDecorator, Calling):
                 self._goes_on(holding)
             else:  # an interrupt or a doubt: not to be counted on
                 holding.end()
+                self._dismiss()
             raise
         if isinstance(left, Lost):
             if given:

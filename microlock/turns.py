@@ -45,6 +45,11 @@ class Turns:
         self._waiting: list[ref[_Call]] = []
 
     @property
+    def owner(self) -> object:
+        """Whose turn it is; None if it is nobody's."""
+        return self._owner
+
+    @property
     def mine(self) -> bool:
         """Whether it is the turn of this thread: of a call that a signal has interrupted."""
         owner = self._owner
@@ -76,10 +81,10 @@ class Turns:
             with self._lock:
                 self._waiting = [each for each in self._waiting if each() is not call]
 
-    def give(self) -> None:
-        """Ends the turn of this thread, if it is its turn."""
+    def give(self, owner: object = None) -> None:
+        """Ends the turn of this thread, if it is its turn; of this owner alone, if one is given."""
         with self._lock:
-            if not self.mine:
+            if not self.mine or owner not in (None, self._owner):
                 return
             self._owner = None
             while self._waiting and not self._owner:

@@ -68,6 +68,17 @@ def test_the_owner_is_the_thread_whose_turn_it_is(turns):
     assert turns.mine
 
 
+def test_a_turn_is_not_given_by_an_owner_of_an_earlier_one(turns):
+    turns.take(0)
+    earlier = turns.owner
+    turns.give()
+    turns.take(0)
+    turns.give(earlier)
+    assert turns.mine
+    turns.give(turns.owner)
+    assert not turns.mine
+
+
 def test_a_turn_that_was_given_has_no_owner(turns):
     turns.take(0)
     turns.give()
