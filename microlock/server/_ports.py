@@ -7,8 +7,7 @@ import random
 import socket
 import threading
 from collections import deque
-from math import inf
-from time import monotonic
+from collections.abc import Iterable
 
 from microlock.server._binary import EtcdServerError
 
@@ -17,14 +16,14 @@ HOST = "127.0.0.1"
 # it is down could otherwise be given etcd's own port.
 _FIRST, _LAST = 20_000, 32_000
 _STRETCH = 24
-# Seconds for which a port that was given is not given again: it may not be bound yet.
-_REST = 30.0
+_MOST = 100  # stretches for one process
 
 _lock = threading.Lock()
 # Whoever has bound the first port of a stretch may give away the others, until its process ends.
 _bound: list[int] = []  # file descriptors
-# The ports of our stretches, each with the time when it was given; the latest is the last.
-_ports: deque[tuple[int, float]] = deque()
+_new: deque[int] = deque()
+# Given again only when there are no new ones: who has it may be about to bind it, or again.
+_given: deque[int] = deque()
 
 
 def free_ports(count: int) -> list[int]:
@@ -34,13 +33,17 @@ def free_ports(count: int) -> list[int]:
         EtcdServerError: there are not so many.
     """
     with _lock:
-        now = monotonic()
         free: list[int] = []
+        again = len(_given)
         while len(free) < count:
-            if not _ports or now < _ports[0][1] + _REST:
-                _ports.extendleft((port, -inf) for port in _stretch())
-            port, _ = _ports.popleft()
-            _ports.append((port, now))
+            if not _new and len(_bound) < _MOST:
+                _new.extend(_stretch())
+            if not _new:
+                again -= 1
+                if again < 0:
+                    raise EtcdServerError(f"no free ports on {HOST} from {_FIRST} to {_LAST}")
+            port = (_new or _given).popleft()
+            _given.append(port)
             probe = _bind(port)
             if probe is not None:
                 probe.close()
@@ -48,14 +51,15 @@ def free_ports(count: int) -> list[int]:
         return free
 
 
-def _stretch() -> range:
+def _stretch() -> Iterable[int]:
+    """The ports of another one; none when all are taken."""
     firsts = range(_FIRST, _LAST, _STRETCH)
     for first in random.SystemRandom().sample(firsts, len(firsts)):
         bound = _bind(first)
         if bound is not None:
             _bound.append(bound.detach())
             return range(first + 1, first + _STRETCH)
-    raise EtcdServerError(f"no free ports on {HOST} from {_FIRST} to {_LAST}")
+    return ()
 
 
 def _bind(port: int) -> socket.socket | None:
@@ -72,7 +76,8 @@ def _forget() -> None:
     """In the child of a fork: the stretches are its parent's."""
     global _lock
     _lock = threading.Lock()
-    _ports.clear()
+    _new.clear()
+    _given.clear()
     for each in _bound:
         os.close(each)
     _bound.clear()

@@ -64,20 +64,25 @@ def test_a_port_that_is_in_use_is_not_given() -> None:
     assert not set(given) & set(taken)
 
 
-def test_a_port_that_was_given_rests_for_it_may_not_be_bound_yet() -> None:
-    given = [port for _ in range(20) for port in free_ports(3)]
-    assert len(set(given)) == 60
+def test_a_port_that_was_given_is_not_given_again() -> None:
+    given = [port for _ in range(40) for port in free_ports(3)]
+    assert len(set(given)) == 120
 
 
-def test_a_port_that_has_rested_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = free_ports(30)
-    monkeypatch.setattr(_ports, "_REST", 0.0)
-    assert set(given) & set(free_ports(len(_ports._ports) - 5))
+def test_when_a_process_has_its_share_the_oldest_are_given_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free_ports(30)
+    monkeypatch.setattr(_ports, "_MOST", 0)
+    free_ports(len(_ports._new))
+    oldest = list(_ports._given)[:30]
+    again = free_ports(20)
+    assert set(again) <= set(oldest)
+    assert not set(again) & set(free_ports(3))
 
 
 def test_when_there_are_no_more_ports_that_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    (port,) = free_ports(1)
-    monkeypatch.setattr(_ports, "_FIRST", port)
-    monkeypatch.setattr(_ports, "_LAST", port + 1)
-    with socket.create_server((HOST, port)), pytest.raises(EtcdServerError, match="no free ports"):
-        free_ports(1_000)
+    free_ports(1)
+    monkeypatch.setattr(_ports, "_LAST", _ports._FIRST)
+    with pytest.raises(EtcdServerError, match="no free ports"):
+        free_ports(10_000)
