@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import ref
 
 from microlock import clock, events, flows
 from microlock.driver import run
@@ -33,8 +34,6 @@ class _OneTurn:
     """`with` it, a call has its turn. Not a generator: an interrupt in the middle of contextlib
     would leave that suspended, and the turn taken, for as long as somebody has the traceback."""
 
-    _owner: object = None  # as long as it is our turn
-
     def __init__(
         self, calling: Calling, budget: Budget, standing: Callable[[], MicrolockError] | None
     ) -> None:
@@ -48,7 +47,9 @@ class _OneTurn:
             raise calling._busy()
         try:
             calling._take_turn(self._budget, self._standing)
-            self._owner = calling._turns.owner
+            # If an interrupt comes as the turn is about to be given, it is when this is collected.
+            give = partial(calling._turns.give, calling._turns.owner)
+            calling._unfinished = ref(self, lambda _: give())
         except BaseException:
             calling._give_turn()
             raise
@@ -56,11 +57,7 @@ class _OneTurn:
 
     def __exit__(self, *_: object) -> None:
         self._calling._give_turn()
-        self._owner = None
-
-    def __del__(self) -> None:
-        if self._owner:  # an interrupt came as the turn was about to be given
-            self._calling._turns.give(self._owner)
+        self._calling._unfinished = None
 
 
 class Calling(Possession):
@@ -79,6 +76,7 @@ class Calling(Possession):
         self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
         self._ttl = ttl
         self._turns = Turns()
+        self._unfinished: ref[_OneTurn] | None = None
         # Changed by the call whose turn it is:
         self._lease: Lease | None = None  # left by the last cycle for the next; nothing is under it
         self._waiting: Waiting | None = None

@@ -30,7 +30,7 @@ class Interrupter:
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         code = frame.f_code
-        if not code.co_filename.startswith(OURS) or code.co_name == "__del__":  # Python ignores it
+        if not code.co_filename.startswith(OURS):
             return None
         if event == "line":
             line = code.co_filename, frame.f_lineno
