@@ -56,7 +56,7 @@ def _excused(run: Run, call: Call) -> float:
     until = call.returned.at + lifetime
     for fault in run.faults:  # one after the other: each election starts the lease again
         kind = fault.name.partition(" ")[0]
-        if kind in run.limits.etcd_faults and call.called.at <= fault.until and fault.at <= until:
+        if kind in run.limits.elections and call.called.at <= fault.until and fault.at <= until:
             until = max(until, fault.until + lifetime)
     return until
 

@@ -60,6 +60,7 @@ class Limits:
             election starts it again.
         etcd_faults: kinds of faults in which etcd is known to lose leases that were renewed, or
             keep-alives of them. A Fault is named "<kind>" or "<kind> <whom>".
+        elections: those, and kinds that may hit the leader: etcd starts all leases again then.
         outsiders: kinds of faults that delete an entry or revoke a lease: "delete <entry>" or
             "<kind> <lock>", "<kind> <lease in hex>"; without a name, any.
         compactions: kinds after which changes can't be had any more.
@@ -76,6 +77,7 @@ class Limits:
     etcd_faults: frozenset[str] = frozenset(
         {"kill_leader", "pause_leader", "partition_leader", "restart_all", "slow_disk"}
     )
+    elections: frozenset[str] = etcd_faults | {"kill_near"}
     outsiders: frozenset[str] = frozenset({"delete", "revoke"})
     compactions: frozenset[str] = frozenset({"compaction"})
     outages: frozenset[str] = frozenset({"restart_all"})
