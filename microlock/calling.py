@@ -48,8 +48,8 @@ class _OneTurn:
         try:
             calling._take_turn(self._budget, self._standing)
             # If an interrupt comes as the turn is about to be given, it is when this is collected.
-            give = partial(calling._turns.give, calling._turns.owner)
-            calling._unfinished = ref(self, lambda _: give())
+            turns, owner = calling._turns, calling._turns.owner
+            calling._unfinished = ref(self, lambda _: turns.give(owner))
         except BaseException:
             calling._give_turn()
             raise

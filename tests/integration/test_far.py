@@ -592,6 +592,17 @@ def test_who_is_far_and_whose_token_has_expired_has_its_turn(own_etcd: OwnEtcd) 
 # Threads of one client
 
 
+def test_the_watch_of_a_hold_ends_when_its_lock_is_dropped(etcd_server: Etcd, key: str) -> None:
+    with connect(etcd_server.endpoint) as etcd:
+        foo = Microlock(etcd, key, "dropped", LONG)
+        foo.lock()
+        watches_of = etcd.one(Watcher)._watches
+        assert eventually(lambda: watches_of)
+        del foo
+        gc.collect()
+        assert eventually(lambda: not watches_of)
+
+
 def in_turn(waits: Sequence[Future[Hold]], locks: Sequence[Microlock]) -> bool:
     tokens = []
     for wait, lock in zip(waits, locks, strict=True):
