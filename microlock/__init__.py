@@ -14,17 +14,12 @@ from __future__ import annotations
 from types import ModuleType
 
 from microlock import events
+from microlock.core.hold import Guard, Hold, State
+from microlock.core.queue import Holder
 from microlock.errors import (
     AlreadyLockedError,
+    ClientRequiredError,
     DestroyedError,
-    EtcdAuthenticationError,
-    EtcdClientRequiredError,
-    EtcdError,
-    EtcdNoSpaceError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdTlsError,
-    EtcdUnavailableError,
     ForkedError,
     InvalidArgumentError,
     InvalidTtlError,
@@ -36,28 +31,26 @@ from microlock.errors import (
     LossReason,
     MicrolockError,
     NodeIdRequiredError,
-    NotEtcdError,
+    StoreAuthenticationError,
+    StoreError,
+    StoreNoSpaceError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreTlsError,
+    StoreUnavailableError,
+    WrongServerError,
 )
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.connect import connect
 from microlock.events import LockEvent
-from microlock.hold import Guard, Hold, State
 from microlock.lock import Microlock
 from microlock.manager import LockManager
-from microlock.queue import Holder
 
 __all__ = [
     "AlreadyLockedError",
+    "ClientRequiredError",
     "DestroyedError",
-    "EtcdAuthenticationError",
     "EtcdClient",
-    "EtcdClientRequiredError",
-    "EtcdError",
-    "EtcdNoSpaceError",
-    "EtcdPermissionError",
-    "EtcdTimeoutError",
-    "EtcdTlsError",
-    "EtcdUnavailableError",
     "ForkedError",
     "Guard",
     "Hold",
@@ -75,8 +68,15 @@ __all__ = [
     "Microlock",
     "MicrolockError",
     "NodeIdRequiredError",
-    "NotEtcdError",
     "State",
+    "StoreAuthenticationError",
+    "StoreError",
+    "StoreNoSpaceError",
+    "StorePermissionError",
+    "StoreTimeoutError",
+    "StoreTlsError",
+    "StoreUnavailableError",
+    "WrongServerError",
     "connect",
     "events",
 ]

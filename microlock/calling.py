@@ -8,22 +8,26 @@ from functools import partial
 from typing import Any
 from weakref import ref
 
-from microlock import clock, events, flows
-from microlock.driver import run
+from microlock import events
+from microlock.core import flows
+from microlock.core.keys import Names
+from microlock.core.lease import Lease
+from microlock.core.place import Place
+from microlock.engine import clock
+from microlock.engine.drive import run
+from microlock.engine.turns import Turn, Turns
 from microlock.errors import (
     AlreadyLockedError,
     DestroyedError,
-    EtcdTimeoutError,
     LockLostError,
     LockNotOwnedError,
     MicrolockError,
+    StoreTimeoutError,
 )
 from microlock.etcd.client import Budget
 from microlock.etcd.connect import client_of
 from microlock.holding import Holding
 from microlock.possession import Possession
-from microlock.tenure import Lease, Names, Tenure
-from microlock.turns import Turn, Turns
 from microlock.waiting import Waiting
 from microlock.watch import Watcher
 
@@ -91,7 +95,7 @@ class Calling(Possession):
         does a `lock()` that waits.
 
         Raises:
-            EtcdError, LockUncertainError, DestroyedError: the lock was held, and etcd did not
+            StoreError, LockUncertainError, DestroyedError: the lock was held, and etcd did not
                 confirm that it is free, or the client was closed. It is free by the end of its
                 ttl. The object is destroyed all the same.
         """
@@ -125,12 +129,12 @@ class Calling(Possession):
         perform = self._performing(budget)
         if holding and holding.remaining(clock.now()):
             holding.give_back()
-            run(flows.release(self._names, holding.tenure, ttl=0), perform)
+            run(flows.release(self._names, holding.place, ttl=0), perform)
             holding.end()
             self._tell_of(events.released, holding)
         else:
             lost = holding and holding.reason(clock.now())
-            leases = holding.tenure.leases if holding and lost else filter(None, [lease])
+            leases = holding.place.leases if holding and lost else filter(None, [lease])
             run(flows.discard(self._names, *leases), perform)
 
     def _unwatch(self) -> None:
@@ -147,7 +151,7 @@ class Calling(Possession):
         return LockNotOwnedError(self.key, self.node_id, why="it waits for its turn")
 
     def _busy(self) -> MicrolockError:
-        return EtcdTimeoutError(f"another call on the lock {self.key!r} is not done yet")
+        return StoreTimeoutError(f"another call on the lock {self.key!r} is not done yet")
 
     def _turn(self, budget: Budget, standing: Callable[[], MicrolockError] | None) -> _OneTurn:
         """The turn of one call among those of other threads.
@@ -202,7 +206,7 @@ class Calling(Possession):
         if self._speaks_for_node:
             now = clock.now()
             found = run(flows.adopt(self._names, now=now), self._performing(budget))
-            if isinstance(found, Tenure):
+            if isinstance(found, Place):
                 return Holding(found, now=now)
             holder = found
         why = "" if self._speaks_for_node else "this object holds nothing"

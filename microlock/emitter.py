@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from pyee import EventEmitter
 
 from microlock import events
-from microlock.dispatch import Dispatcher
+from microlock.engine.handlers import Handlers
 from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockError
 from microlock.etcd.client import EtcdClient
 from microlock.events import LockEvent
@@ -72,7 +72,7 @@ class Emitter(EventEmitter):
             )
         if listened:
             try:
-                self._client.one(Dispatcher).submit(lambda: self._deliver(event))
+                self._client.one(Handlers).submit(lambda: self._deliver(event))
             except DestroyedError:
                 pass  # the client is closed, and its threads with it
             except (
@@ -91,7 +91,7 @@ class Emitter(EventEmitter):
         """
         timeout = max(0.0, min(patience, _PATIENCE))
         try:
-            self._client.one(Dispatcher).finish(self.remove_all_listeners, timeout=timeout)
+            self._client.one(Handlers).finish(self.remove_all_listeners, timeout=timeout)
         except DestroyedError:
             self.remove_all_listeners()
 

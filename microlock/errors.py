@@ -5,21 +5,21 @@
     │   ├── KeyRequiredError
     │   ├── NodeIdRequiredError
     │   ├── InvalidTtlError
-    │   └── EtcdClientRequiredError
+    │   └── ClientRequiredError
     ├── AlreadyLockedError              somebody holds the lock: .holder
     ├── LockNotOwnedError               nothing of ours to act on: .holder
     │   └── LockLostError               it was ours and is no longer: .reason
     ├── LockUncertainError              nobody can say whether the lock is held
     ├── DestroyedError                  the lock or its client was destroyed or closed
     ├── ForkedError                     made before os.fork(), used in the child
-    └── EtcdError                       etcd did not do it: .may_have_happened
-        ├── EtcdUnavailableError        no member answers; passing
-        │   └── EtcdTimeoutError        no answer in time; passing, also a TimeoutError
-        ├── EtcdAuthenticationError     user, password or token refused
-        ├── EtcdPermissionError         the user may not touch this key
-        ├── EtcdTlsError                certificates or TLS do not match
-        ├── NotEtcdError                something else answers on this port
-        ├── EtcdNoSpaceError            the database is full
+    └── StoreError                       etcd did not do it: .may_have_happened
+        ├── StoreUnavailableError        no member answers; passing
+        │   └── StoreTimeoutError        no answer in time; passing, also a TimeoutError
+        ├── StoreAuthenticationError     user, password or token refused
+        ├── StorePermissionError         the user may not touch this key
+        ├── StoreTlsError                certificates or TLS do not match
+        ├── WrongServerError                something else answers on this port
+        ├── StoreNoSpaceError            the database is full
         └── LeaseNotFoundError          the lease ended or was revoked
 
 Each error carries what a handler needs, and says whether the operation happened.
@@ -31,7 +31,7 @@ import enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from microlock.queue import Holder
+    from microlock.core.queue import Holder
 
 
 class LossReason(enum.Enum):
@@ -74,7 +74,7 @@ class InvalidTtlError(InvalidArgumentError):
     """`ttl` is not a number of seconds in 0 < ttl <= 9,000,000,000."""
 
 
-class EtcdClientRequiredError(InvalidArgumentError):
+class ClientRequiredError(InvalidArgumentError):
     """`etcd` is not what `connect()` returns, nor a client of python-etcd3 or etcd-sdk-python."""
 
 
@@ -157,7 +157,7 @@ class ForkedError(MicrolockError):
     """The client was made before `os.fork()`; the child needs one of its own. Nothing was sent."""
 
 
-class EtcdError(MicrolockError):
+class StoreError(MicrolockError):
     """etcd refused or could not be reached.
 
     Attributes:
@@ -170,36 +170,36 @@ class EtcdError(MicrolockError):
         self.may_have_happened = may_have_happened
 
 
-class EtcdUnavailableError(EtcdError):
+class StoreUnavailableError(StoreError):
     """No member of etcd answers, or none has a leader. Passing: worth another try."""
 
 
-class EtcdTimeoutError(EtcdUnavailableError, TimeoutError):
+class StoreTimeoutError(StoreUnavailableError, TimeoutError):
     """No answer within the time given. Passing: worth another try."""
 
 
-class EtcdAuthenticationError(EtcdError):
+class StoreAuthenticationError(StoreError):
     """etcd refused the user, the password or the token. It did not happen."""
 
 
-class EtcdPermissionError(EtcdError):
+class StorePermissionError(StoreError):
     """The user may not read or write this key. It did not happen."""
 
 
-class EtcdTlsError(EtcdError):
+class StoreTlsError(StoreError):
     """TLS on one side only, an unknown CA, a missing or refused certificate. It did not happen."""
 
 
-class NotEtcdError(EtcdError):
+class WrongServerError(StoreError):
     """Something answers at this address, and it is not etcd's client port. It did not happen."""
 
 
-class EtcdNoSpaceError(EtcdError):
+class StoreNoSpaceError(StoreError):
     """etcd's database is full: it refuses to write. It did not happen.
 
     https://etcd.io/docs/v3.5/op-guide/maintenance/#space-quota
     """
 
 
-class LeaseNotFoundError(EtcdError):
+class LeaseNotFoundError(StoreError):
     """The lease ended or was revoked. It did not happen."""

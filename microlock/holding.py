@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 import threading
 
+from microlock.core.hold import Hold, State
+from microlock.core.lease import Lease
+from microlock.core.place import Place
+from microlock.core.port import Lifetime
+from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import LossReason
-from microlock.flag import Flag
-from microlock.hold import Hold, State
-from microlock.requests import Lifetime
-from microlock.tenure import Lease, Tenure
 
 
 class Holding:
     """A hold that lives, or how it ended.
 
     Args:
-        tenure: the entry and its leases.
+        place: the entry and its leases.
         now: when it was taken, by the monotonic clock.
         hold: what the user was told of it.
 
@@ -30,15 +31,15 @@ class Holding:
         ended: set when it was given back, or its loss was noticed.
     """
 
-    def __init__(self, tenure: Tenure, *, now: float, hold: Hold | None = None) -> None:
+    def __init__(self, place: Place, *, now: float, hold: Hold | None = None) -> None:
         self.hold = hold
         self.since = now
         self.thread = threading.get_ident()
-        self.ended = Flag()
+        self.ended = ReentrantEvent()
         self._pid = os.getpid()
         self._lock = threading.RLock()
         # Written under the lock, and read without it:
-        self._tenure = tenure
+        self._tenure = place
         self._reason: LossReason | None = None  # not None  =>  ended is set
         self._expired = False  # somebody was told that the deadline has passed
         self._suspended = False  # etcd does not answer the renewals
@@ -47,7 +48,7 @@ class Holding:
         self.in_call = False
 
     @property
-    def tenure(self) -> Tenure:
+    def place(self) -> Place:
         return self._tenure
 
     @property
@@ -110,14 +111,14 @@ class Holding:
             self._suspended = False
             return True
 
-    def moved(self, tenure: Tenure) -> None:
+    def moved(self, place: Place) -> None:
         """A call has renewed or extended it."""
         with self._lock:
             for lease in self._tenure.leases:
                 if lease.ttl:  # known; and maybe renewed in the background meanwhile
                     renewed = Lifetime(lease.ttl, lease.sent, lease.sent)
-                    tenure = tenure.renewed(lease.id, renewed)
-            self._tenure = tenure
+                    place = place.renewed(lease.id, renewed)
+            self._tenure = place
             self._suspended = False
 
     def suspend(self) -> bool:

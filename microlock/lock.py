@@ -1,4 +1,4 @@
-"""Microlock: the blocking face of the lock. What it does is decided in `microlock.flows`."""
+"""Microlock: the blocking face of the lock. What it does is decided in `microlock.core.flows`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,13 @@ from typing import Any, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
-from microlock import clock, events, flows
+from microlock import events
 from microlock.calling import Calling
-from microlock.driver import run
-from microlock.errors import (
-    AlreadyLockedError,
-    EtcdError,
-    InvalidArgumentError,
-    LockLostError,
-    LockUncertainError,
-    LossReason,
-    MicrolockError,
-)
-from microlock.etcd.client import Budget
-from microlock.flows import Flow
-from microlock.hold import Hold
-from microlock.holding import Holding
-from microlock.keys import (
+from microlock.core import flows
+from microlock.core.flows import Flow
+from microlock.core.hold import Hold
+from microlock.core.keys import (
+    Names,
     check_bool,
     check_interval,
     check_max_hold,
@@ -39,10 +29,23 @@ from microlock.keys import (
     check_ttl,
     check_wait,
 )
-from microlock.queue import Holder, places
+from microlock.core.place import AwaitTurn, Contended, Lost, Place, TurnResult
+from microlock.core.port import KeepAlive, Read, Revoke
+from microlock.core.queue import Holder, places
+from microlock.engine import clock
+from microlock.engine.drive import run
+from microlock.errors import (
+    AlreadyLockedError,
+    InvalidArgumentError,
+    LockLostError,
+    LockUncertainError,
+    LossReason,
+    MicrolockError,
+    StoreError,
+)
+from microlock.etcd.client import Budget
+from microlock.holding import Holding
 from microlock.renewal import Keeper
-from microlock.requests import KeepAlive, Read, Revoke
-from microlock.tenure import Await, Lost, Names, Refused, Stood, Tenure
 from microlock.waiting import Waiting
 
 S = TypeVar("S", bound="Microlock")
@@ -91,7 +94,7 @@ class Microlock(ContextDecorator, Calling):
         timeout: seconds that `with` waits for its turn. None: as long as it takes.
 
     Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, EtcdClientRequiredError,
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
             InvalidArgumentError: an argument is wrong.
     """
 
@@ -148,7 +151,7 @@ class Microlock(ContextDecorator, Calling):
                 undone.
             LockLostError: the hold was over before this could return.
             LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl.
-            EtcdError: etcd refused or can't be reached. Nothing is held, nothing was left behind.
+            StoreError: etcd refused or can't be reached. Nothing is held, nothing was left behind.
                 With `timeout=None`, also when etcd is gone for longer than the ttl and the
                 client's timeout.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
@@ -212,7 +215,7 @@ class Microlock(ContextDecorator, Calling):
 
         def perform(request: Any) -> Any:
             nonlocal budget
-            if isinstance(request, Await):
+            if isinstance(request, AwaitTurn):
                 budget = None  # what follows has a time of its own
                 return self._stand(waiting, request)
             if until is not None:
@@ -237,7 +240,7 @@ class Microlock(ContextDecorator, Calling):
             finally:
                 self._waiting = None
 
-    def _stand(self, waiting: Waiting, request: Await) -> Stood:
+    def _stand(self, waiting: Waiting, request: AwaitTurn) -> TurnResult:
         self._check()
         # Among threads that wait for the same lock one watch of all of it is the cheapest.
         if request.after is None or not self._rest():
@@ -251,23 +254,23 @@ class Microlock(ContextDecorator, Calling):
 
     def _take(
         self,
-        taking: Callable[..., Flow[Tenure | Refused]],
+        taking: Callable[..., Flow[Place | Contended]],
         perform: Callable[[Any], Any],
         started: float,
-        attempts: Callable[[Tenure], int],
+        attempts: Callable[[Place], int],
     ) -> Holding:
         lost = self._holding
         if lost and self.held:
-            tenure = lost.tenure
-            holder = Holder(self.node_id, tenure.token, tenure.lease.id)
+            place = lost.place
+            holder = Holder(self.node_id, place.token, place.lease.id)
             raise AlreadyLockedError(self.key, holder, whose="this object")
         lease, self._lease = self._lease, None  # it is the flow's to keep or to end
         self._speaks_for_node = False
-        leftover = lost.tenure if lost and self._noticed() else None
+        leftover = lost.place if lost and self._noticed() else None
         unsettled = {lease.id} if lease else set()
         ids = lease_ids(unsettled)
         flow = taking(self._names, self._ttl, lease, lost=leftover, now=clock.now(), lease_ids=ids)
-        entered: Tenure | Refused | None = None
+        entered: Place | Contended | None = None
 
         def noting(request: Any) -> Any:
             if isinstance(request, Revoke):
@@ -277,10 +280,10 @@ class Microlock(ContextDecorator, Calling):
         try:
             entered = run(flow, noting)
             self._holding = None  # not before: the entry of the lost one may still be there
-            if isinstance(entered, Tenure):
+            if isinstance(entered, Place):
                 return self._taken(entered, started, attempts(entered))
         except BaseException as error:
-            if isinstance(entered, Tenure):  # an interrupt, a loss, or destroy(): nobody will know
+            if isinstance(entered, Place):  # an interrupt, a loss, or destroy(): nobody will know
                 self._withdraw(entered)
             elif not isinstance(error, Exception):  # it may have come where no flow could clean up
                 self._revoke(unsettled)
@@ -290,18 +293,18 @@ class Microlock(ContextDecorator, Calling):
         whose = "another object of this node" if mine else ""
         raise AlreadyLockedError(self.key, entered.holder, whose=whose)
 
-    def _taken(self, tenure: Tenure, started: float, attempts: int) -> Holding:
+    def _taken(self, place: Place, started: float, attempts: int) -> Holding:
         now = clock.now()
         hold = Hold(
             key=self.key,
             node_id=self.node_id,
-            token=tenure.token,
-            lease_id=tenure.lease.id,
-            ttl=tenure.lease.ttl,
+            token=place.token,
+            lease_id=place.lease.id,
+            ttl=place.lease.ttl,
             attempts=attempts,
             waited=now - started,
         )
-        holding = Holding(tenure, now=now, hold=hold)
+        holding = Holding(place, now=now, hold=hold)
         self._begin(holding)
         self._check()  # destroy() may have come meanwhile
         if reason := self._noticed():
@@ -318,13 +321,13 @@ class Microlock(ContextDecorator, Calling):
         except MicrolockError as error:
             log.warning("%r is left to its ttl: %s", self.key, error)
 
-    def _withdraw(self, tenure: Tenure) -> None:
+    def _withdraw(self, place: Place) -> None:
         """Gives back what was taken a moment ago."""
         if self._holding:
             self._holding.end()
         budget = Budget.of(self._client.timeout)
         try:
-            run(flows.release(self._names, tenure, ttl=0), self._performing(budget))
+            run(flows.release(self._names, place, ttl=0), self._performing(budget))
         except MicrolockError as error:
             log.warning("%r is left to its ttl: %s", self.key, error)
 
@@ -336,7 +339,7 @@ class Microlock(ContextDecorator, Calling):
             LockLostError: the hold had ended before. Nothing was changed.
             LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl. This
                 object holds nothing any more.
-            EtcdError: etcd refused or can't be reached; the hold stands, and can be tried again.
+            StoreError: etcd refused or can't be reached; the hold stands, and can be tried again.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
         with self._call() as budget:
@@ -352,10 +355,10 @@ class Microlock(ContextDecorator, Calling):
 
         try:
             given = holding.give_back()
-            release = flows.release(self._names, holding.tenure, self._ttl)
+            release = flows.release(self._names, holding.place, self._ttl)
             left = run(release, perform) if given else self._ended(holding)
         except BaseException as error:
-            if isinstance(error, EtcdError) or not asked:
+            if isinstance(error, StoreError) or not asked:
                 self._goes_on(holding)
             else:  # an interrupt or a doubt: not to be counted on
                 holding.end()
@@ -391,13 +394,13 @@ class Microlock(ContextDecorator, Calling):
             LockLostError: the hold has ended.
             LockUncertainError: it has ended, and what is left of it can't be ended: the lock may
                 be held for up to a ttl.
-            EtcdError: etcd refused or can't be reached; the hold stands until its deadline.
+            StoreError: etcd refused or can't be reached; the hold stands until its deadline.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
         with self._call() as budget:
             holding = self._own(budget)
             with self._renewing(holding):
-                left = run(flows.renew(self._names, holding.tenure), self._performing(budget))
+                left = run(flows.renew(self._names, holding.place), self._performing(budget))
                 self._settle(holding, left)
             return self._hold_on(holding)
 
@@ -417,7 +420,7 @@ class Microlock(ContextDecorator, Calling):
             LockNotOwnedError: nothing is held. Nothing was changed.
             LockLostError: the hold has ended.
             LockUncertainError: as for `renew()`.
-            EtcdError: etcd refused or can't be reached; the hold stands. If `may_have_happened`,
+            StoreError: etcd refused or can't be reached; the hold stands. If `may_have_happened`,
                 it stands until the earlier of both deadlines, and the next `renew()` or
                 `extend()` finishes this extension first.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
@@ -425,7 +428,7 @@ class Microlock(ContextDecorator, Calling):
         seconds = check_ttl(ttl)
         with self._call() as budget:
             holding = self._own(budget)
-            flow = flows.extend(self._names, holding.tenure, seconds, lease_ids=lease_ids())
+            flow = flows.extend(self._names, holding.place, seconds, lease_ids=lease_ids())
             with self._renewing(holding):
                 left, error = run(flow, self._performing(budget), keep=holding.moved)
                 self._settle(holding, left)
@@ -437,7 +440,7 @@ class Microlock(ContextDecorator, Calling):
         """Who holds the lock, read from etcd; None if it is free.
 
         Raises:
-            EtcdError: etcd refused or can't be reached.
+            StoreError: etcd refused or can't be reached.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
         return next(iter(self._places()), None)
@@ -525,7 +528,7 @@ class Microlock(ContextDecorator, Calling):
         except LockUncertainError:
             holding.end()
             raise
-        except EtcdError as error:
+        except StoreError as error:
             if holding is self._holding:
                 self._unanswered(holding, error)
             raise
@@ -541,9 +544,9 @@ class Microlock(ContextDecorator, Calling):
         self._tell_of(events.renewed, holding)
         return remaining
 
-    def _settle(self, holding: Holding, left: Tenure | Lost) -> None:
+    def _settle(self, holding: Holding, left: Place | Lost) -> None:
         """What a flow left of the hold; one of our node is this object's from now on."""
-        if isinstance(left, Tenure):
+        if isinstance(left, Place):
             holding.moved(left)
         self._holding = holding  # not before: other threads look at its deadline
         if isinstance(left, Lost):

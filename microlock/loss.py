@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microlock import clock
+from microlock.engine import clock
 from microlock.holding import Holding
 
 _NAP = 0.5

@@ -7,13 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from microlock import clock, flows
-from microlock.driver import run
-from microlock.errors import LockLostError, LockNotOwnedError, LossReason
-from microlock.etcd.client import Budget
-from microlock.etcd.connect import client_of
-from microlock.flows import Flow
-from microlock.keys import (
+from microlock.core import flows
+from microlock.core.flows import Flow
+from microlock.core.keys import (
+    Names,
     check_bool,
     check_interval,
     check_key,
@@ -23,10 +20,15 @@ from microlock.keys import (
     check_token,
     check_ttl,
 )
+from microlock.core.place import Lost, Place
+from microlock.core.port import Found, KeyValue, Read
+from microlock.core.queue import Holder, holder_of, holders, places
+from microlock.engine import clock
+from microlock.engine.drive import run
+from microlock.errors import LockLostError, LockNotOwnedError, LossReason
+from microlock.etcd.client import Budget
+from microlock.etcd.connect import client_of
 from microlock.lock import Microlock, lease_ids
-from microlock.queue import Holder, holder_of, holders, places
-from microlock.requests import Found, KeyValue, Read
-from microlock.tenure import Lost, Names, Tenure
 
 T = TypeVar("T")
 
@@ -43,7 +45,7 @@ class LockManager:
         retries, interval: as for `Microlock.lock()`, for each `lock()`.
 
     Raises:
-        NodeIdRequiredError, InvalidTtlError, EtcdClientRequiredError, InvalidArgumentError: an
+        NodeIdRequiredError, InvalidTtlError, ClientRequiredError, InvalidArgumentError: an
             argument is wrong.
     """
 
@@ -134,7 +136,7 @@ class LockManager:
         """Who holds this lock, read from etcd; None if it is free.
 
         Raises:
-            EtcdError: etcd refused or can't be reached.
+            StoreError: etcd refused or can't be reached.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
         """
         names = self._names(name)
@@ -160,14 +162,14 @@ class LockManager:
 
         Raises:
             LockNotOwnedError: the lock is not held with this token (any more). Nothing was changed.
-            EtcdError: etcd refused or can't be reached; see `may_have_happened`. Try again.
+            StoreError: etcd refused or can't be reached; see `may_have_happened`. Try again.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
             KeyRequiredError, InvalidArgumentError: an argument is wrong.
         """
         names = self._names(name)
         budget = Budget.of(self._client.timeout)
-        _, tenure = self._seek(names, check_token(token), budget)
-        if not self._run(flows.remove(tenure.entry, tenure.token), budget):
+        _, place = self._seek(names, check_token(token), budget)
+        if not self._run(flows.remove(place.entry, place.token), budget):
             raise self._not_held(names, token)
 
     def extend(self, name: str, token: int, ttl: float) -> float:
@@ -187,22 +189,22 @@ class LockManager:
         Raises:
             LockNotOwnedError: the lock is not held with this token (any more). Nothing was changed.
             LockUncertainError: what is left of the hold can't be ended.
-            EtcdError: etcd refused or can't be reached; see `may_have_happened`.
+            StoreError: etcd refused or can't be reached; see `may_have_happened`.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
             KeyRequiredError, InvalidTtlError, InvalidArgumentError: an argument is wrong.
         """
         seconds = check_ttl(ttl)
         names = self._names(name)
         budget = Budget.of(self._client.timeout)
-        theirs, tenure = self._seek(names, check_token(token), budget)
-        flow = flows.extend(theirs, tenure, seconds, lease_ids=lease_ids())
+        theirs, place = self._seek(names, check_token(token), budget)
+        flow = flows.extend(theirs, place, seconds, lease_ids=lease_ids())
         left, error = self._run(flow, budget)
         if error:
             raise error
         if isinstance(left, Lost):
             raise self._not_held(names, token)
         if theirs.value:  # a lease without a name may serve other locks too, as Go's sessions do
-            self._run(flows.discard(theirs, replace(tenure.lease, asked=0)), budget)
+            self._run(flows.discard(theirs, replace(place.lease, asked=0)), budget)
         remaining = left.deadline - clock.now()
         if remaining <= 0:
             raise LockLostError(names.key, names.node_id, LossReason.EXPIRED)
@@ -218,7 +220,7 @@ class LockManager:
             Whose hold was broken; None if the lock was free, or was given back just now.
 
         Raises:
-            EtcdError: etcd refused or can't be reached; see `may_have_happened`.
+            StoreError: etcd refused or can't be reached; see `may_have_happened`.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
             KeyRequiredError: `name` is wrong.
         """
@@ -243,7 +245,7 @@ class LockManager:
     def _run(self, flow: Flow[T], budget: Budget) -> T:
         return run(flow, partial(self._client.perform, budget=budget))
 
-    def _seek(self, names: Names, token: int, budget: Budget) -> tuple[Names, Tenure]:
+    def _seek(self, names: Names, token: int, budget: Budget) -> tuple[Names, Place]:
         found = self._run(flows.seek(names, token, now=clock.now()), budget)
         if isinstance(found, tuple):
             return found

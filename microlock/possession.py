@@ -8,8 +8,17 @@ from contextlib import suppress
 from typing import Any
 from weakref import ref
 
-from microlock import clock, events
+from microlock import events
+from microlock.core.hold import Guard, Hold, State
+from microlock.core.keys import Names
+from microlock.core.lease import Lease
+from microlock.core.place import Place
+from microlock.core.port import Found, KeyValue, Lifetime
+from microlock.core.queue import Change, Standing
+from microlock.core.view import View
 from microlock.emitter import Emitter
+from microlock.engine import clock
+from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import (
     DestroyedError,
     LockLostError,
@@ -18,15 +27,9 @@ from microlock.errors import (
     MicrolockError,
 )
 from microlock.etcd.client import EtcdClient
-from microlock.feed import Feed
-from microlock.flag import Flag
-from microlock.hold import Guard, Hold, State
 from microlock.holding import Holding
 from microlock.loss import Loss
-from microlock.queue import Change, Standing
 from microlock.renewal import Keeper, early
-from microlock.requests import Found, KeyValue, Lifetime
-from microlock.tenure import Lease, Names, Tenure
 from microlock.watch import Watcher
 
 # Seconds after which the entry of a hold is watched, so that a deletion is noticed at once. A watch
@@ -47,14 +50,14 @@ class _Sentry:
 
     concern: bytes | None = None
 
-    def __init__(self, possession: Possession, tenure: Tenure) -> None:
-        self.entry = tenure.entry
-        self.token = tenure.token
+    def __init__(self, possession: Possession, place: Place) -> None:
+        self.entry = place.entry
+        self.token = place.token
         self._possession = ref(possession)
 
-    def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
+    def on_watch(self, view: View, changes: Sequence[Change], *, synthesised: bool) -> None:
         possession = self._possession()
-        if possession and feed.standing(self.entry, self.token) is Standing.GONE:
+        if possession and view.standing(self.entry, self.token) is Standing.GONE:
             possession.on_gone(self.token)
 
     def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:
@@ -81,7 +84,7 @@ class Possession(Emitter):
         self._sentry: _Sentry | None = None
         self._watches = False
         self._watch_again = 0.0  # not before
-        self._destroyed = Flag()
+        self._destroyed = ReentrantEvent()
 
     @property
     def key(self) -> str:
@@ -166,7 +169,7 @@ class Possession(Emitter):
         Raises as `check()`.
         """
         holding = self._checked()
-        return Guard(holding.tenure.entry, holding.token, self.key, self.node_id)
+        return Guard(holding.place.entry, holding.token, self.key, self.node_id)
 
     def _check(self) -> None:
         if self._destroyed.is_set():
@@ -189,16 +192,16 @@ class Possession(Emitter):
         self._look_after(holding)
 
     def _look_after(self, holding: Holding) -> None:
-        self._entry = holding.tenure.entry
+        self._entry = holding.place.entry
         self._look(holding)
         self._client.one(Keeper).keep(self)
 
     def _look(self, holding: Holding) -> None:
         """What the watch has told before the hold was known here counts too."""
-        watcher, tenure = self._client.one(Watcher), holding.tenure
-        standing, _ = watcher.look(self._names.prefix, tenure.entry, tenure.token)
+        watcher, place = self._client.one(Watcher), holding.place
+        standing, _ = watcher.look(self._names.prefix, place.entry, place.token)
         if self._sentry and standing is not Standing.GONE:
-            standing, _ = watcher.look(tenure.entry, tenure.entry, tenure.token)
+            standing, _ = watcher.look(place.entry, place.entry, place.token)
         if standing is Standing.GONE:
             self._lose(holding, LossReason.DELETED)
 
@@ -246,12 +249,12 @@ class Possession(Emitter):
     def concern(self) -> bytes | None:
         return None if self._listened_to else self._entry
 
-    def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
+    def on_watch(self, view: View, changes: Sequence[Change], *, synthesised: bool) -> None:
         if self._destroyed.is_set():
             return
         holding = self._holding
         if holding and holding.alive:
-            standing = feed.standing(holding.tenure.entry, holding.token)
+            standing = view.standing(holding.place.entry, holding.token)
             if standing is Standing.GONE:
                 self._lose(holding, LossReason.DELETED)
         for change in changes:
@@ -282,10 +285,10 @@ class Possession(Emitter):
 
     def _post(self, holding: Holding) -> None:
         """Has the entry of the hold watched, until `_dismiss`, or until this object is gone."""
-        watcher, tenure = self._client.one(Watcher), holding.tenure
-        self._sentry = sentry = _Sentry(self, tenure)
-        kv = KeyValue(tenure.entry, self._names.value, tenure.token, tenure.lease.id)
-        watcher.watch(tenure.entry, sentry, wait=False, known=Found(tenure.token, (kv,)))
+        watcher, place = self._client.one(Watcher), holding.place
+        self._sentry = sentry = _Sentry(self, place)
+        kv = KeyValue(place.entry, self._names.value, place.token, place.lease.id)
+        watcher.watch(place.entry, sentry, wait=False, known=Found(place.token, (kv,)))
         if holding.alive and not self._destroyed.is_set():
             self._rest()  # the stream stays open for the holds to come
         else:  # it ended meanwhile
@@ -303,7 +306,7 @@ class Possession(Emitter):
         """When it is to be renewed."""
         if not self._auto_renew:
             return None
-        leases = holding.tenure.leases
+        leases = holding.place.leases
         at = min(lease.due(early=self._early, tried=self._tried) for lease in leases)
         ends = holding.since + self._max_hold if self._max_hold is not None else None
         return at if ends is None or at < ends else None
@@ -320,7 +323,7 @@ class Possession(Emitter):
         holding = self._holding
         if self._destroyed.is_set() or holding is None or not holding.alive:
             return None
-        times = [holding.tenure.deadline]
+        times = [holding.place.deadline]
         if not self._guarded:
             times.append(self._watch_at(holding))
         if (renewal := self._renewal(holding)) is not None:
@@ -339,7 +342,7 @@ class Possession(Emitter):
                 self._sentry, self._watch_again = None, now + _REFUSED
                 log.exception("%r is not watched", self)
         renewal = self._renewal(holding)
-        return holding.tenure.leases if renewal is not None and renewal <= now else ()
+        return holding.place.leases if renewal is not None and renewal <= now else ()
 
     def on_renewed(self, lease_id: int, lifetime: Lifetime) -> None:
         holding = self._of(lease_id, lifetime.sent)
@@ -363,4 +366,4 @@ class Possession(Emitter):
         holding = self._holding
         if holding is None or sent < holding.since:
             return None
-        return holding if any(lease.id == lease_id for lease in holding.tenure.leases) else None
+        return holding if any(lease.id == lease_id for lease in holding.place.leases) else None

@@ -17,11 +17,11 @@ from itertools import count
 from typing import Protocol, TypeVar
 from weakref import WeakSet, ref
 
-from microlock import clock
-from microlock.errors import DestroyedError, EtcdTimeoutError, MicrolockError
+from microlock.core.lease import Lease
+from microlock.core.port import KeepAlives, Lifetime, Revoke
+from microlock.engine import clock
+from microlock.errors import DestroyedError, MicrolockError, StoreTimeoutError
 from microlock.etcd.client import Budget, EtcdClient
-from microlock.requests import KeepAlives, Lifetime, Revoke
-from microlock.tenure import Lease
 
 # Seconds. What falls due within one tick is done together.
 _TICK = 0.05
@@ -33,7 +33,7 @@ _EACH = 0.002
 # asked for once more, and cost it twice.
 _BATCH = 500
 # The longest sleep: the thread does not outlive by much what it looks after, and notices deadlines
-# that a suspended machine has slept through, while the clock it waits by stood still.
+# that a suspended machine has slept through, while the clock it waits by result still.
 _NAP = 1.0
 # For all that is given back when the interpreter exits.
 _FAREWELL = 1.0
@@ -64,7 +64,7 @@ class Kept(Protocol):
         """etcd did not renew a lease, though it was asked to, not before `sent`."""
 
 
-class Place(Protocol):
+class Remembered(Protocol):
     """What is to be given back when the interpreter exits."""
 
     def surrender(self, now: float) -> Sequence[Lease]:
@@ -86,7 +86,9 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
         self._closed = False
-        self._places: list[Place] = []  # those that may have to be given back, and some that ended
+        self._places: list[
+            Remembered
+        ] = []  # those that may have to be given back, and some that ended
         self._prune_at = 64
         self._numbers = count()
         self._at_once: float = _BATCH  # how many are looked after; of the thread alone
@@ -109,7 +111,7 @@ class Keeper:
             elif at < self._sleeps_until:
                 self._changed.notify()
 
-    def remember(self, place: Place) -> None:
+    def remember(self, place: Remembered) -> None:
         """Gives it back at exit, also if nobody else has it any more."""
         with self._lock:
             self._places.append(place)
@@ -221,7 +223,7 @@ class Keeper:
         end = now + min(_PATIENCE, self._client.timeout, max(least, left / 2))
         try:
             request = KeepAlives(tuple(lease.id for lease in leases))
-            return self._client.perform(request, Budget(end, end)), EtcdTimeoutError("no answer")
+            return self._client.perform(request, Budget(end, end)), StoreTimeoutError("no answer")
         except MicrolockError as failure:
             return {}, failure
         except Exception as failure:

@@ -9,14 +9,14 @@ from contextlib import suppress
 from typing import Protocol
 from weakref import ref
 
-from microlock.errors import EtcdError, MicrolockError
+from microlock.core.keys import is_prefix, lock_of, range_end
+from microlock.core.port import Event, Found, Get, Read
+from microlock.core.queue import Change, Holder, Standing
+from microlock.core.view import View
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.errors import MicrolockError, StoreError
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.wire import Stream
-from microlock.feed import Feed
-from microlock.flag import Flag
-from microlock.keys import is_prefix, lock_of, range_end
-from microlock.queue import Change, Holder, Standing
-from microlock.requests import Event, Found, Get, Read
 
 
 class Watching(Protocol):
@@ -30,7 +30,7 @@ class Watching(Protocol):
     @property
     def concern(self) -> bytes | None: ...
 
-    def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
+    def on_watch(self, view: View, changes: Sequence[Change], *, synthesised: bool) -> None:
         """The queue has changed; so has its holder if there are `changes`."""
 
     def on_watch_error(self, error: MicrolockError, *, final: bool) -> None:
@@ -51,11 +51,11 @@ class Watch:
     def __init__(self, name: bytes, *, paused: bool = False) -> None:
         self.name = name
         self.paused = paused
-        self.settled = Flag()
+        self.settled = ReentrantEvent()
         self.error: MicrolockError | None = None
         self.watching: dict[int, ref[Watching]] = {}  # by id(); changed under the watcher's lock
         self._lock = threading.RLock()
-        self._feed = Feed(lock_of(name) or name)  # changed by the thread that reads, under the lock
+        self._feed = View(lock_of(name) or name)  # changed by the thread that reads, under the lock
 
     @property
     def read(self) -> Read | Get:
@@ -164,5 +164,5 @@ class Session:
         return watch
 
 
-class StaleLoginError(EtcdError):
+class StaleLoginError(StoreError):
     """The stream was opened with a token that has expired: it is to be opened again."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from microlock import clock
+from microlock.core.keys import Names
+from microlock.core.lease import Lease
+from microlock.core.place import AwaitTurn, Place, TurnResult
+from microlock.core.port import Lifetime
+from microlock.core.queue import Change, Holder, Standing
+from microlock.core.view import View
+from microlock.engine import clock
+from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import DestroyedError, MicrolockError
 from microlock.etcd.client import EtcdClient
-from microlock.feed import Feed
-from microlock.flag import Flag
-from microlock.queue import Change, Holder, Standing
 from microlock.renewal import Keeper, early
-from microlock.requests import Lifetime
-from microlock.tenure import Await, Lease, Names, Stood, Tenure
 from microlock.watch import Watcher
 
 # Seconds before the time is over: from then on who waits hears who holds the lock, to tell it.
@@ -31,7 +33,7 @@ class Waiting:
         until: when to give up, by the monotonic clock; None is never.
 
     Attributes:
-        tokens: of the places it stood at.
+        tokens: of the places it result at.
         holder: who holds the lock meanwhile, as far as known; None before it stands.
     """
 
@@ -45,15 +47,15 @@ class Waiting:
         self._until = until
         self._early = early()
         self._tried = 0.0  # when a renewal failed last
-        self._woken = Flag()
+        self._woken = ReentrantEvent()
         self._error: MicrolockError | None = None  # what ends it
         self._ended = False  # its lease has ended, in etcd's word
         self._lock = threading.RLock()
         # Written under the lock, by the thread that waits and by the one that renews:
-        self._place: Tenure | None = None  # None <=> nobody waits
+        self._place: Place | None = None  # None <=> nobody waits
         self._after: tuple[bytes, int] | None = None  # what is watched, far from the turn
 
-    def stand(self, request: Await) -> Stood:
+    def stand(self, request: AwaitTurn) -> TurnResult:
         """Waits at this place. Raises what `end` was given."""
         watcher = self._client.one(Watcher)
         self.tokens.add(request.place.token)
@@ -67,8 +69,8 @@ class Waiting:
             keeper.keep(self)
             while True:
                 self._woken.clear()
-                if stood := self._look(watcher, request):
-                    return stood
+                if result := self._look(watcher, request):
+                    return result
                 self._woken.wait(self._patience())
         finally:
             with self._lock:
@@ -77,7 +79,7 @@ class Waiting:
             if self._after:
                 watcher.unwatch(self._after[0], self)
 
-    def _come_near(self, watcher: Watcher, place: Tenure, now: float) -> bool:
+    def _come_near(self, watcher: Watcher, place: Place, now: float) -> bool:
         """Whether the turn is near; from then on the lock is watched."""
         if self._after is None:
             return True
@@ -92,7 +94,7 @@ class Waiting:
     def _late(self, now: float) -> bool:
         return self._until is not None and self._until - _LAST <= now
 
-    def _look(self, watcher: Watcher, request: Await) -> Stood | None:
+    def _look(self, watcher: Watcher, request: AwaitTurn) -> TurnResult | None:
         """How the waiting has ended, if it has."""
         if self._error:
             raise self._error
@@ -112,7 +114,7 @@ class Waiting:
                 standing = Standing.UNKNOWN
             else:
                 return None
-        return Stood(standing, place.lease, now, holder)
+        return TurnResult(standing, place.lease, now, holder)
 
     def _patience(self) -> float:
         """Seconds to wait at most, before looking again."""
@@ -130,12 +132,12 @@ class Waiting:
 
     # What the watch tells.
 
-    def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
+    def on_watch(self, view: View, changes: Sequence[Change], *, synthesised: bool) -> None:
         place, after = self._place, self._after
         if after:
-            news = feed.standing(*after) is Standing.GONE
+            news = view.standing(*after) is Standing.GONE
         else:
-            news = place is not None and feed.standing(place.entry, place.token) in _NEWS
+            news = place is not None and view.standing(place.entry, place.token) in _NEWS
         if news:
             self._woken.set()
 

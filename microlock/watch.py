@@ -17,21 +17,21 @@ from weakref import ref
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
+from microlock.core.port import Found
+from microlock.core.queue import Holder, Standing
+from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import (
     DestroyedError,
-    EtcdError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdUnavailableError,
     MicrolockError,
+    StoreError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreUnavailableError,
 )
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.client import Budget, EtcdClient, backoff
 from microlock.etcd.wire import Wire
-from microlock.flag import Flag
-from microlock.queue import Holder, Standing
-from microlock.requests import Found
 from microlock.session import Session, StaleLoginError, Watch, Watching
 
 log = logging.getLogger("microlock")
@@ -49,7 +49,7 @@ class Watcher:
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
-        self._closed = Flag()
+        self._closed = ReentrantEvent()
         self._abandoned: SimpleQueue[bytes] = SimpleQueue()
         self._on_abandoned = self._abandon  # one, and not one for each reference
         self._lock = threading.RLock()
@@ -74,7 +74,7 @@ class Watcher:
         returns at once.
 
         Raises:
-            EtcdError: etcd refuses: no permission, no TLS, not etcd. Nothing is watched then.
+            StoreError: etcd refuses: no permission, no TLS, not etcd. Nothing is watched then.
         """
         self._client.check()
         with self._lock:
@@ -102,10 +102,10 @@ class Watcher:
         if not watch.settled.wait(self._client.timeout):
             watch.owe()
             watching.on_watch_error(
-                EtcdTimeoutError(f"{self._client!r} did not answer: watching begins when it does"),
+                StoreTimeoutError(f"{self._client!r} did not answer: watching begins when it does"),
                 final=False,
             )
-        if watch.error and not isinstance(watch.error, EtcdUnavailableError):
+        if watch.error and not isinstance(watch.error, StoreUnavailableError):
             raise watch.error
 
     def unwatch(self, name: bytes, watching: Watching) -> None:
@@ -194,7 +194,7 @@ class Watcher:
 
     def _run(self) -> None:
         follow = Retrying(
-            retry=retry_if_exception_type(EtcdError),
+            retry=retry_if_exception_type(StoreError),
             wait=self._delay,
             sleep=self._closed.sleep,
         )
@@ -222,7 +222,7 @@ class Watcher:
         return backoff(state)
 
     def _follow(self) -> None:
-        """Watches until nobody listens. Raises the EtcdError that ended it."""
+        """Watches until nobody listens. Raises the StoreError that ended it."""
         while self._needed():
             self._follow_stream()
 
@@ -245,7 +245,7 @@ class Watcher:
             self._client.check()
             if session is None:  # there is no other stream to be had
                 raise
-        except EtcdError as error:
+        except StoreError as error:
             self._broke(error)
             if wire:
                 self._client.move_on(wire)
@@ -300,7 +300,7 @@ class Watcher:
         """What there is now. None if the user may not read it, which ends the watch."""
         try:
             found: Found = self._client.perform(watch.read, Budget.of(self._client.timeout))
-        except EtcdPermissionError as error:
+        except StorePermissionError as error:
             self._drop(watch, error)
             return None
         return found
@@ -311,23 +311,23 @@ class Watcher:
         if self._read(watch):
             raise StaleLoginError(f"etcd ended the watch: {reason}")
 
-    def _drop(self, watch: Watch, error: EtcdError) -> None:
+    def _drop(self, watch: Watch, error: StoreError) -> None:
         with self._lock:
             self._end_watch(watch)
         log.warning("the watch of %r ended: %s", watch.name, error)
         watch.failed(error, final=True)
 
-    def _broke(self, error: EtcdError) -> None:
+    def _broke(self, error: StoreError) -> None:
         """Tells of a failure of the stream: once, until it works again or fails otherwise."""
         # Refusals and timeouts take turns in one outage.
-        kind = EtcdUnavailableError if isinstance(error, EtcdUnavailableError) else type(error)
+        kind = StoreUnavailableError if isinstance(error, StoreUnavailableError) else type(error)
         news, self._told = kind is not self._told, kind
         if news:
             log.warning("watching is interrupted: %s", error)
         with self._lock:
             watches = [watch for watch in self._watches.values() if not watch.paused]
         for watch in watches:
-            if not watch.settled.is_set() and not isinstance(error, EtcdUnavailableError):
+            if not watch.settled.is_set() and not isinstance(error, StoreUnavailableError):
                 self._drop(watch, error)  # it never worked and is not going to
             elif news or not watch.settled.is_set():
                 watch.failed(error, final=False)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from microlock import clock
-from microlock.errors import EtcdError, LeaseNotFoundError
+from microlock.core.port import Grant, KeepAlive, KeepAlives, Lifetime, Request, Revoke, Txn
+from microlock.engine import clock
+from microlock.errors import LeaseNotFoundError, StoreError
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.wire import HAS_LEADER, Metadata, Wire
-from microlock.requests import Grant, KeepAlive, KeepAlives, Lifetime, Request, Revoke, Txn
 
 
 def attempt(
     request: Request, wire: Wire, *, timeout: float, metadata: Metadata, repeated: bool
 ) -> Any:
-    """Sends the request once; the reply is as `microlock.requests` says.
+    """Sends the request once; the reply is as `microlock.core.port` says.
 
     Args:
         timeout: seconds.
@@ -67,7 +67,7 @@ def _keep_alives(
         for _ in lease_ids:
             reply = stream.receive()
             lifetimes[reply.ID] = Lifetime(reply.TTL, sent, clock.now())
-    except EtcdError:
+    except StoreError:
         if not lifetimes:
             raise
     finally:

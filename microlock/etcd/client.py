@@ -22,27 +22,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from microlock import clock
-from microlock.errors import (
-    DestroyedError,
-    EtcdAuthenticationError,
-    EtcdError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    ForkedError,
-    InvalidArgumentError,
-    LockLostError,
-    LossReason,
-)
-from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.calls import attempt
-from microlock.etcd.failover import Trial
-from microlock.etcd.login import Given, Identity
-from microlock.etcd.messages import WATCH
-from microlock.etcd.wire import HAS_LEADER, Metadata, Stream, Wire
-from microlock.flag import Flag
-from microlock.hold import Guard
-from microlock.requests import (
+from microlock.core.hold import Guard
+from microlock.core.port import (
     CreatedAt,
     Delete,
     Get,
@@ -56,12 +37,31 @@ from microlock.requests import (
     Revoke,
     Txn,
 )
+from microlock.core.retry import Trial
+from microlock.engine import clock
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.errors import (
+    DestroyedError,
+    ForkedError,
+    InvalidArgumentError,
+    LockLostError,
+    LossReason,
+    StoreAuthenticationError,
+    StoreError,
+    StorePermissionError,
+    StoreTimeoutError,
+)
+from microlock.etcd import rpc_pb2 as pb
+from microlock.etcd.calls import attempt
+from microlock.etcd.login import Given, Identity
+from microlock.etcd.messages import WATCH
+from microlock.etcd.wire import HAS_LEADER, Metadata, Stream, Wire
 
 T = TypeVar("T")
 
 # Seconds that an attempt has, if there are so many: enough for a machine that is busy.
 _LEAST = 0.3
-# Seconds that undoing has at the least, though it may begin late, by a process that stood still:
+# Seconds that undoing has at the least, though it may begin late, by a process that result still:
 # what is not undone keeps others out for a whole ttl.
 _UNDOING = 0.25
 
@@ -70,16 +70,16 @@ backoff = wait_random_exponential(multiplier=0.05, max=0.5)
 
 @dataclass(frozen=True)
 class Budget:
-    """The time that one call of a user may take, by `microlock.clock`: until `work` for what it
-    asks for, until `end` for undoing what is in doubt then. Once `stop` is set only undoing goes
+    """The time that one call of a user may take, by our clock: until `work` for what it asks for,
+    until `end` for undoing what is in doubt then. Once `stop` is set only undoing goes
     on."""
 
     work: float
     end: float
-    stop: Flag | None = None
+    stop: ReentrantEvent | None = None
 
     @classmethod
-    def of(cls, seconds: float, stop: Flag | None = None) -> Budget:
+    def of(cls, seconds: float, stop: ReentrantEvent | None = None) -> Budget:
         end = clock.now() + seconds
         return cls(end - min(1.0, seconds / 4), end, stop)
 
@@ -104,7 +104,7 @@ class EtcdClient:
         self._wires = wires
         self._current = 0
         self._identity = identity or Given()
-        self._closed = Flag()
+        self._closed = ReentrantEvent()
         self._pid = os.getpid()
         self._shared: dict[Any, Any] = {}
         self._shared_lock = threading.RLock()
@@ -167,7 +167,7 @@ class EtcdClient:
             return made
 
     def perform(self, request: Request, budget: Budget) -> Any:
-        """Does what a flow asks for; the reply is as `microlock.requests` says."""
+        """Does what a flow asks for; the reply is as `microlock.core.port` says."""
         if isinstance(request, Revoke):
             latest = clock.now() + min(_UNDOING, self.timeout)
             budget = replace(budget, end=max(budget.end, latest))
@@ -175,7 +175,7 @@ class EtcdClient:
         try:
             # Most calls need no other, and tenacity costs more than all of it.
             return self._attempt(request, budget, trial)
-        except EtcdError as error:
+        except StoreError as error:
             failures = [error]
         return self._try_again(request, budget, trial, failures)
 
@@ -190,11 +190,11 @@ class EtcdClient:
         metadata: Metadata = ()
         try:
             if timeout <= 0:
-                raise EtcdTimeoutError("no time was left to ask etcd")
+                raise StoreTimeoutError("no time was left to ask etcd")
             metadata = self._identity.metadata(wire, timeout)
             return attempt(request, wire, timeout=timeout, metadata=metadata, repeated=trial.doubt)
-        except EtcdError as error:
-            login_again = isinstance(error, EtcdAuthenticationError) and self._identity.refused(
+        except StoreError as error:
+            login_again = isinstance(error, StoreAuthenticationError) and self._identity.refused(
                 metadata
             )
             if trial.failed(wire.address, error, login_again=login_again):
@@ -202,7 +202,7 @@ class EtcdClient:
             raise
 
     def _try_again(
-        self, request: Request, budget: Budget, trial: Trial, failures: list[EtcdError]
+        self, request: Request, budget: Budget, trial: Trial, failures: list[StoreError]
     ) -> Any:
         """`failures`: the one so far; it is taken out, not to be kept by its own traceback."""
         until = budget.until(request)
@@ -220,13 +220,13 @@ class EtcdClient:
 
         try:
             return Retrying(
-                retry=retry_if_exception_type(EtcdError) & retry_if_exception(worth_another_try),
+                retry=retry_if_exception_type(StoreError) & retry_if_exception(worth_another_try),
                 wait=lambda state: backoff(state) if trial.round_over else 0.0,
                 stop=lambda state: clock.now() + state.upcoming_sleep >= until,
                 sleep=self._closed.sleep,
                 reraise=True,
             )(again)
-        except EtcdError as error:
+        except StoreError as error:
             verdict = trial.verdict()
             if isinstance(request, Read | Get | KeepAlive | KeepAlives):  # as if it had not
                 verdict.may_have_happened = False
@@ -253,7 +253,7 @@ class EtcdClient:
 
         Raises:
             LockLostError: the hold of the guard has ended. Nothing was changed.
-            EtcdError: etcd refused or can't be reached. If `may_have_happened`, it was done, or
+            StoreError: etcd refused or can't be reached. If `may_have_happened`, it was done, or
                 will be as long as the hold stands: it is sent once only.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
             InvalidArgumentError: an argument is wrong.
@@ -277,7 +277,7 @@ class EtcdClient:
 
         Raises what a call raises: a stream that fails tells little of why.
         """
-        with suppress(EtcdPermissionError):  # as good an answer as any
+        with suppress(StorePermissionError):  # as good an answer as any
             self.perform(Get(b"health"), Budget.of(self.timeout))
         wire = self._wires[self._current]
         metadata = self._identity.metadata(wire, self.timeout) + HAS_LEADER

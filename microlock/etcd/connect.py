@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary, ref
 
 import grpc
 
-from microlock.errors import EtcdClientRequiredError, InvalidArgumentError
+from microlock.core.keys import check_timeout
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.errors import ClientRequiredError, InvalidArgumentError
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.login import Given, Login
 from microlock.etcd.wire import GrpcWire, Metadata
-from microlock.flag import Flag
-from microlock.keys import check_timeout
 
 DEFAULT_PORT = 2379
 DEFAULT_TIMEOUT = 5.0
@@ -86,7 +86,7 @@ def connect(
         channels = [grpc.secure_channel(each, credentials, _OPTIONS) for each in addresses]
     else:
         channels = [grpc.insecure_channel(each, _OPTIONS) for each in addresses]
-    answered = Flag()
+    answered = ReentrantEvent()
     return EtcdClient(
         [
             GrpcWire(channel, address, answered=answered)
@@ -179,7 +179,7 @@ def client_of(etcd: object) -> EtcdClient:
     A client of python-etcd3 or etcd-sdk-python lends its channels, its metadata and its timeout.
 
     Raises:
-        EtcdClientRequiredError: it is none of these.
+        ClientRequiredError: it is none of these.
     """
     if isinstance(etcd, EtcdClient):
         return etcd
@@ -200,7 +200,7 @@ def _lent_wires(etcd: object) -> list[GrpcWire]:
     else:  # python-etcd3
         channels = {getattr(etcd, "_url", "etcd"): getattr(etcd, "channel", None)}
     if not channels or not all(isinstance(each, grpc.Channel) for each in channels.values()):
-        raise EtcdClientRequiredError(
+        raise ClientRequiredError(
             "etcd must be what microlock.connect() returns, or a client of python-etcd3 or "
             f"etcd-sdk-python (no asyncio, no HTTP gateway), not {_told(etcd)}"
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from microlock.errors import EtcdTimeoutError
+from microlock.errors import StoreTimeoutError
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.messages import AUTHENTICATE
 from microlock.etcd.wire import Metadata, Wire
@@ -51,7 +51,7 @@ class Login:
         if token is None:
             try:  # from before it is taken: an interrupt may come right after that
                 if not self._lock.acquire(timeout=timeout):
-                    raise EtcdTimeoutError("no time was left to log in")
+                    raise StoreTimeoutError("no time was left to log in")
                 token = self._token = self._token or self._log_in(wire, timeout)
             finally:
                 with suppress(RuntimeError):  # it was not taken

@@ -7,9 +7,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from microlock.etcd import rpc_pb2 as pb
-from microlock.keys import range_end, range_start
-from microlock.requests import (
+from microlock.core.keys import range_end, range_start
+from microlock.core.port import (
     Call,
     CreatedAt,
     Delete,
@@ -27,6 +26,7 @@ from microlock.requests import (
     Txn,
     UnderLease,
 )
+from microlock.etcd import rpc_pb2 as pb
 
 RANGE = "/etcdserverpb.KV/Range"
 TXN = "/etcdserverpb.KV/Txn"

@@ -11,29 +11,29 @@ import grpc
 
 from microlock.errors import (
     DestroyedError,
-    EtcdAuthenticationError,
-    EtcdError,
-    EtcdNoSpaceError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdTlsError,
-    EtcdUnavailableError,
     LeaseNotFoundError,
     MicrolockError,
-    NotEtcdError,
+    StoreAuthenticationError,
+    StoreError,
+    StoreNoSpaceError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreTlsError,
+    StoreUnavailableError,
+    WrongServerError,
 )
 
-_BY_TEXT: tuple[tuple[str, type[EtcdError]], ...] = (
+_BY_TEXT: tuple[tuple[str, type[StoreError]], ...] = (
     ("requested lease not found", LeaseNotFoundError),
-    ("database space exceeded", EtcdNoSpaceError),
-    ("user name is empty", EtcdAuthenticationError),
-    ("authentication failed", EtcdAuthenticationError),
-    ("authentication is not enabled", EtcdAuthenticationError),
-    ("invalid auth token", EtcdAuthenticationError),
-    ("revision of auth store is old", EtcdAuthenticationError),
-    ("revision in header is old", EtcdAuthenticationError),
-    ("permission denied", EtcdPermissionError),
-    ("too many requests", EtcdUnavailableError),
+    ("database space exceeded", StoreNoSpaceError),
+    ("user name is empty", StoreAuthenticationError),
+    ("authentication failed", StoreAuthenticationError),
+    ("authentication is not enabled", StoreAuthenticationError),
+    ("invalid auth token", StoreAuthenticationError),
+    ("revision of auth store is old", StoreAuthenticationError),
+    ("revision in header is old", StoreAuthenticationError),
+    ("permission denied", StorePermissionError),
+    ("too many requests", StoreUnavailableError),
 )
 
 # The request never left: the name was not found, or no connection could be made.
@@ -67,29 +67,33 @@ def translate(error: grpc.RpcError, address: str, *, answered: bool) -> Microloc
     if code is grpc.StatusCode.UNAVAILABLE:
         if has(_NOT_SENT):
             if has(_TLS):
-                return EtcdTlsError(f"no TLS connection to {address}: {details}")
+                return StoreTlsError(f"no TLS connection to {address}: {details}")
             if has(_NOT_ETCD):
-                return NotEtcdError(f"{address} does not speak HTTP/2, so is not etcd: {details}")
+                return WrongServerError(
+                    f"{address} does not speak HTTP/2, so is not etcd: {details}"
+                )
             if has(_TLS_PERHAPS) and not answered:
-                return EtcdTlsError(
+                return StoreTlsError(
                     f"{address} closes the connection at once; is TLS on at one side only? "
                     f"({details})"
                 )
-            kind = EtcdTimeoutError if "timed out" in details else EtcdUnavailableError
+            kind = StoreTimeoutError if "timed out" in details else StoreUnavailableError
             return kind(f"no connection to {address}: {details}")
-        return EtcdUnavailableError(f"etcd at {address}: {details}", may_have_happened=True)
+        return StoreUnavailableError(f"etcd at {address}: {details}", may_have_happened=True)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED or "context deadline exceeded" in details:
-        return EtcdTimeoutError(f"etcd at {address} did not answer in time", may_have_happened=True)
+        return StoreTimeoutError(
+            f"etcd at {address} did not answer in time", may_have_happened=True
+        )
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return NotEtcdError(f"{address} is not etcd's client port: {details}")
+        return WrongServerError(f"{address} is not etcd's client port: {details}")
     if code is grpc.StatusCode.CANCELLED and has(_BY_US):
         return DestroyedError(f"the connection to {address} was closed: {details}")
     # A stream reset, a frame cut short, a member that stops.
     if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED):
-        return EtcdUnavailableError(f"etcd at {address}: {details}", may_have_happened=True)
+        return StoreUnavailableError(f"etcd at {address}: {details}", may_have_happened=True)
     if code is grpc.StatusCode.PERMISSION_DENIED:
-        return EtcdPermissionError(f"etcd at {address}: {details}")
+        return StorePermissionError(f"etcd at {address}: {details}")
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        return EtcdAuthenticationError(f"etcd at {address}: {details}")
+        return StoreAuthenticationError(f"etcd at {address}: {details}")
     unknown = code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
-    return EtcdError(f"etcd at {address}: {code.name}: {details}", may_have_happened=unknown)
+    return StoreError(f"etcd at {address}: {code.name}: {details}", may_have_happened=unknown)

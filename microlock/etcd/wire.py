@@ -13,10 +13,10 @@ from typing import Any, Protocol, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from microlock.errors import DestroyedError, EtcdUnavailableError, MicrolockError
-from microlock.etcd.shelter import Shelter
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.errors import DestroyedError, MicrolockError, StoreUnavailableError
+from microlock.etcd.off_main_thread import OffMainThread
 from microlock.etcd.translate import translate
-from microlock.flag import Flag
 
 M = TypeVar("M", bound=Message)
 _FAULTS = {
@@ -43,7 +43,7 @@ class Stream(Protocol):
         """No request follows."""
 
     def receive(self) -> Any:
-        """The next reply; blocks. Raises an EtcdError when the stream has ended."""
+        """The next reply; blocks. Raises an StoreError when the stream has ended."""
 
     def close(self) -> None:
         """Ends it; a thread in `receive` gets DestroyedError."""
@@ -65,7 +65,7 @@ class Wire(Protocol):
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
-        """One request, one answer, within `timeout` seconds. Raises an EtcdError."""
+        """One request, one answer, within `timeout` seconds. Raises an StoreError."""
 
     def stream(
         self, method: str, reply: type[Message], *, timeout: float | None, metadata: Metadata
@@ -82,15 +82,15 @@ class GrpcWire:
         channel: grpc.Channel,
         address: str,
         *,
-        answered: Flag | None = None,
+        answered: ReentrantEvent | None = None,
         lent: bool = False,
     ) -> None:
-        self._answered = answered or Flag()
+        self._answered = answered or ReentrantEvent()
         self.address = address
         self._channel = channel
         self._lent = lent
         self._calls: dict[str, Callable[..., Any]] = {}
-        self._shelter = Shelter()
+        self._shelter = OffMainThread()
 
     @property
     def answered(self) -> bool:
@@ -168,7 +168,7 @@ class GrpcStream:
         try:
             return next(self._call)
         except StopIteration:
-            raise EtcdUnavailableError("etcd ended the stream", may_have_happened=True) from None
+            raise StoreUnavailableError("etcd ended the stream", may_have_happened=True) from None
         except grpc.RpcError as error:
             raise self._translated(error) from error
 

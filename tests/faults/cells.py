@@ -13,13 +13,13 @@ from watching import DEADLINE, eventually
 from witness import Witness
 
 from microlock import (
-    EtcdNoSpaceError,
-    EtcdUnavailableError,
     LockLostError,
     LockUncertainError,
     Microlock,
     MicrolockError,
     State,
+    StoreNoSpaceError,
+    StoreUnavailableError,
 )
 
 # A silent member is found out by a ping after 6 s that has no answer for 3 s.
@@ -35,9 +35,9 @@ def ended(error: MicrolockError | None, *, held: bool) -> Outcome:
         return Outcome.UNCERTAIN
     if isinstance(error, LockLostError):
         return Outcome.LOST
-    if isinstance(error, EtcdNoSpaceError):
+    if isinstance(error, StoreNoSpaceError):
         return Outcome.NO_SPACE_STANDS if held else Outcome.NO_SPACE
-    if isinstance(error, EtcdUnavailableError):
+    if isinstance(error, StoreUnavailableError):
         return Outcome.STANDS if held else Outcome.NOTHING_LEFT
     raise error
 
@@ -120,7 +120,7 @@ class Looking:
 
     def __init__(self, foo: Microlock) -> None:
         self.held_at = 0.0  # the last time that it was
-        self.woke_at = 0.0  # when this process last stood still until
+        self.woke_at = 0.0  # when this process last result still until
         self.lost_at = 0.0  # when that was told
         self._foo = foo
         foo.on("lost", self._note)

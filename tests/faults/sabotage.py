@@ -12,15 +12,18 @@ import scenarios
 from actors import Stage
 from verdict import Rule
 
-from microlock import events, flows, session
+from microlock import events, session
+from microlock.core import flows
+from microlock.core.flows import Flow, taking
+from microlock.core.keys import Names
+from microlock.core.lease import Lease
+from microlock.core.place import Place
+from microlock.core.port import Delete, Found, Lifetime, Read, Txn
+from microlock.core.queue import Holder
 from microlock.errors import LossReason
 from microlock.etcd import calls
-from microlock.flows import Flow, taking
 from microlock.holding import Holding
 from microlock.possession import Possession
-from microlock.queue import Holder
-from microlock.requests import Delete, Found, Lifetime, Read, Txn
-from microlock.tenure import Lease, Names, Tenure
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,11 @@ class Sabotage:
 def blind_delete() -> AbstractContextManager[Any]:
     """Deletes whatever stands under the name of the lock."""
 
-    def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | None]:
+    def release(names: Names, place: Place, ttl: int) -> Flow[Lease | None]:
         found: Found = yield Read(names.prefix)
         for kv in found.keys:
             yield Txn((), (Delete(kv.name),))
-        return tenure.lease
+        return place.lease
 
     return patch.object(flows, "release", release)
 
@@ -56,12 +59,12 @@ def blind_delete() -> AbstractContextManager[Any]:
 def compare_value() -> AbstractContextManager[Any]:
     """Deletes the holder's entry if it is of the same node, whose hold ever it is."""
 
-    def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | None]:
+    def release(names: Names, place: Place, ttl: int) -> Flow[Lease | None]:
         found: Found = yield Read(names.prefix, 1)
         for kv in found.keys:
             if kv.value == names.value:
                 yield Txn((), (Delete(kv.name),))
-        return tenure.lease
+        return place.lease
 
     return patch.object(flows, "release", release)
 
@@ -69,9 +72,9 @@ def compare_value() -> AbstractContextManager[Any]:
 def release_nothing() -> AbstractContextManager[Any]:
     """Says that the lock was given back, and does nothing."""
 
-    def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | None]:
+    def release(names: Names, place: Place, ttl: int) -> Flow[Lease | None]:
         yield from ()
-        return tenure.lease
+        return place.lease
 
     return patch.object(flows, "release", release)
 
@@ -95,7 +98,7 @@ def jump_the_queue() -> AbstractContextManager[Any]:
 
     def heedless(
         names: Names, entry: bytes, lease: Lease
-    ) -> Flow[tuple[Tenure, Holder | None, float]]:
+    ) -> Flow[tuple[Place, Holder | None, float]]:
         place, _, at = yield from join(names, entry, lease)
         return place, None, at
 

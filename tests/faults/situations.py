@@ -19,7 +19,7 @@ import pytest
 from nemesis import Ground
 from test_auth import TOKEN_TTL, Guarded
 
-from microlock import clock
+from microlock.engine import clock
 
 NODE = "node-whose-name-marks-the-put"  # in no other request of a try or an extension
 STEP = 3600  # seconds

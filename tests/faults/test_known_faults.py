@@ -21,16 +21,16 @@ from witness import AT_ONCE, Witness, at_most
 
 from microlock import (
     EtcdClient,
-    EtcdError,
-    EtcdNoSpaceError,
     LockLostError,
     LossReason,
     Microlock,
     State,
+    StoreError,
+    StoreNoSpaceError,
     connect,
 )
+from microlock.core.port import Grant, KeepAlive, KeepAlives, Lifetime, Put, Revoke, Txn
 from microlock.etcd.client import Budget
-from microlock.requests import Grant, KeepAlive, KeepAlives, Lifetime, Put, Revoke, Txn
 
 Break = Callable[..., Ground]
 
@@ -93,7 +93,7 @@ def _loses_leases(ground: Ground, first: int) -> bool:
         def all_live() -> bool:
             try:
                 lifetimes = perform(client, KeepAlives(leases), seconds=0.5)
-            except EtcdError:  # an election
+            except StoreError:  # an election
                 return True
             assert isinstance(lifetimes, dict)
             return all(lifetime.ttl > 0 for lifetime in lifetimes.values())
@@ -234,7 +234,7 @@ def test_unlock_gives_the_lock_back_to_a_full_etcd(
             with at_most(AT_ONCE):
                 foo.unlock()
             assert foo.holder() is None
-            with pytest.raises(EtcdNoSpaceError):
+            with pytest.raises(StoreNoSpaceError):
                 foo.lock()
         foo.lock()
         foo.destroy()

@@ -173,7 +173,7 @@ class Run:
         return since
 
     def stood_until(self, entry: Entry) -> float:
-        """Until when it stood for certain."""
+        """Until when it result for certain."""
         return self.earliest(entry.ended) if entry.ended else self.end - self.limits.lag
 
     # What was done from outside.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from microlock import EtcdClient, Holder, Microlock
-from microlock.requests import Read, Request
+from microlock.core.port import Read, Request
 
 Keep = Callable[[Microlock], Microlock]
 

@@ -18,11 +18,11 @@ from watching import DEADLINE, eventually
 from witness import AT_ONCE, Witness, assert_works, at_most, entries, leases
 
 from microlock import (
-    EtcdAuthenticationError,
-    EtcdError,
-    EtcdPermissionError,
-    EtcdTlsError,
     Microlock,
+    StoreAuthenticationError,
+    StoreError,
+    StorePermissionError,
+    StoreTlsError,
     connect,
 )
 from microlock.etcd import rpc_pb2 as pb
@@ -139,9 +139,9 @@ def test_user_and_password_work_over_tls(own_etcd: OwnEtcd, pki: Pki) -> None:
 # Who may not
 
 
-def assert_refused(etcd: EtcdClient, key: str, error: type[EtcdError]) -> list[EtcdError]:
+def assert_refused(etcd: EtcdClient, key: str, error: type[StoreError]) -> list[StoreError]:
     """Every call that asks etcd gives this error, at once. Returns them."""
-    told: list[EtcdError] = []
+    told: list[StoreError] = []
     calls: list[Callable[[Microlock], object]] = [
         lambda foo: foo.lock(),
         lambda foo: foo.unlock(),
@@ -165,23 +165,23 @@ def assert_refused(etcd: EtcdClient, key: str, error: type[EtcdError]) -> list[E
 
 def test_a_wrong_password_is_named_at_once(guarded: Guarded) -> None:
     with guarded.client(password="wrong") as etcd:
-        errors = assert_refused(etcd, "mine", EtcdAuthenticationError)
+        errors = assert_refused(etcd, "mine", StoreAuthenticationError)
     assert all(guarded.endpoint in str(error) for error in errors)
 
 
 def test_an_unknown_user_is_named_at_once(guarded: Guarded) -> None:
     with guarded.client(user="nobody") as etcd:
-        assert_refused(etcd, "mine", EtcdAuthenticationError)
+        assert_refused(etcd, "mine", StoreAuthenticationError)
 
 
 def test_no_user_where_one_is_needed_is_named_at_once(guarded: Guarded) -> None:
     with connect(guarded.endpoint, timeout=TIMEOUT) as etcd:
-        assert_refused(etcd, "mine", EtcdAuthenticationError)
+        assert_refused(etcd, "mine", StoreAuthenticationError)
 
 
 def test_a_user_where_none_is_known_is_named_at_once(etcd_server: Etcd) -> None:
     with connect(etcd_server.endpoint, user="u", password=PASSWORD, timeout=TIMEOUT) as etcd:
-        assert_refused(etcd, "mine", EtcdAuthenticationError)
+        assert_refused(etcd, "mine", StoreAuthenticationError)
 
 
 def test_a_wrong_ca_is_a_tls_error_before_the_password_is_sent(own_etcd: OwnEtcd, pki: Pki) -> None:
@@ -189,12 +189,12 @@ def test_a_wrong_ca_is_a_tls_error_before_the_password_is_sent(own_etcd: OwnEtcd
     with connect(
         guarded.endpoint, ca_cert=pki.other_ca, user="worker", password=PASSWORD, timeout=TIMEOUT
     ) as etcd:
-        assert_refused(etcd, "mine", EtcdTlsError)
+        assert_refused(etcd, "mine", StoreTlsError)
 
 
 def test_a_forbidden_key_is_a_permission_error_for_every_call(guarded: Guarded) -> None:
     with guarded.client() as etcd:
-        errors = assert_refused(etcd, "theirs", EtcdPermissionError)
+        errors = assert_refused(etcd, "theirs", StorePermissionError)
     assert all(guarded.endpoint in str(error) for error in errors)
     assert leases(guarded.ctl) == []
 
@@ -204,7 +204,7 @@ def test_who_may_only_read_can_look_and_listen_and_leaves_nothing(guarded: Guard
         foo = Microlock(etcd, "mine", "node-r")
         witness = Witness(foo, "locked", "unlocked")
         assert foo.holder() is None
-        with at_most(AT_ONCE), pytest.raises(EtcdPermissionError) as refused:
+        with at_most(AT_ONCE), pytest.raises(StorePermissionError) as refused:
             foo.lock()
         assert not refused.value.may_have_happened
         assert entries(guarded.ctl, "mine") == []
@@ -219,7 +219,7 @@ def test_a_forbidden_watch_disturbs_no_other_of_its_client(guarded: Guarded) -> 
     with guarded.client() as etcd:
         one = Microlock(etcd, "mine/one", "node-a", ttl=5)
         before = Witness(one, "locked", "unlocked", "error")
-        with at_most(AT_ONCE), pytest.raises(EtcdPermissionError):
+        with at_most(AT_ONCE), pytest.raises(StorePermissionError):
             Microlock(etcd, "theirs", "node-a").on("unlocked", print)
         two = Microlock(etcd, "mine/two", "node-a", ttl=5)
         after = Witness(two, "locked", "unlocked", "error")
@@ -232,7 +232,7 @@ def test_a_forbidden_watch_disturbs_no_other_of_its_client(guarded: Guarded) -> 
 
 def test_a_first_watch_that_is_forbidden_leaves_room_for_others(guarded: Guarded) -> None:
     with guarded.client() as etcd:
-        with at_most(AT_ONCE), pytest.raises(EtcdPermissionError):
+        with at_most(AT_ONCE), pytest.raises(StorePermissionError):
             Microlock(etcd, "theirs", "node-a").on("unlocked", print)
         assert_works(Microlock(etcd, "mine", "node-a", ttl=5))
 
@@ -246,7 +246,7 @@ def test_a_permission_revoked_while_a_lock_is_held_is_named_and_the_hold_stands(
         token = foo.lock().token
         guarded.revoke("worker")
         for call in (foo.renew, foo.unlock, lambda: foo.extend(60), foo.holder):
-            with at_most(AT_ONCE), pytest.raises(EtcdPermissionError):
+            with at_most(AT_ONCE), pytest.raises(StorePermissionError):
                 call()
         assert foo.held
         assert foo.token == token
@@ -271,7 +271,7 @@ def test_a_watch_whose_permission_is_gone_when_it_resumes_says_so_and_ends_alone
         server.kill()
         server.start()
         assert eventually(
-            lambda: any(isinstance(error, EtcdPermissionError) for error in errors.errors())
+            lambda: any(isinstance(error, StorePermissionError) for error in errors.errors())
         ), errors.events
         theirs = Microlock(other, "also", "node-b", ttl=60)
         theirs.lock()
@@ -345,7 +345,7 @@ def test_a_forbidden_watch_on_a_stream_with_an_expired_token_is_a_permission_err
         foo = Microlock(etcd, "mine", "node-a", ttl=60)
         witness = Witness(foo, "locked", "unlocked", "error")
         forgetful.outlive_the_tokens()
-        with at_most(AT_ONCE), pytest.raises(EtcdPermissionError):
+        with at_most(AT_ONCE), pytest.raises(StorePermissionError):
             Microlock(etcd, "theirs", "node-a").on("unlocked", print)
         foo.lock()
         foo.unlock()
@@ -374,7 +374,7 @@ def test_a_changed_password_is_named_at_once_when_the_token_expires(forgetful: G
         foo = Microlock(etcd, "mine", "node-a", ttl=60)
         foo.lock()
         forgetful.ctl("user", "delete", "worker")
-        with at_most(AT_ONCE), pytest.raises(EtcdAuthenticationError):
+        with at_most(AT_ONCE), pytest.raises(StoreAuthenticationError):
             foo.renew()
         assert foo.held
 
@@ -431,7 +431,7 @@ def test_neither_password_nor_token_is_told_by_errors_reprs_or_logs(
             foo = Microlock(etcd, key, "node-a")
             witness = Witness(foo, "error", "failed")
             for call in (foo.lock, foo.holder, lambda foo=foo: foo.on("unlocked", print)):
-                with pytest.raises(EtcdError) as refused:
+                with pytest.raises(StoreError) as refused:
                     call()
                 said += traceback.format_exception(refused.value)
                 said += _chain(refused.value)

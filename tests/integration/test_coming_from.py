@@ -29,8 +29,6 @@ from microlock import (
     AlreadyLockedError,
     DestroyedError,
     EtcdClient,
-    EtcdError,
-    EtcdUnavailableError,
     InvalidArgumentError,
     LockLostError,
     LockManager,
@@ -38,9 +36,11 @@ from microlock import (
     LockUncertainError,
     LossReason,
     Microlock,
+    StoreError,
+    StoreUnavailableError,
     connect,
 )
-from microlock.requests import Read, Request
+from microlock.core.port import Read, Request
 from microlock.server import EtcdServer
 
 DOCUMENT = Path(__file__).parents[2] / "docs/coming-from.md"
@@ -363,7 +363,7 @@ def test_a_lock_that_is_held_and_an_etcd_that_fails_are_told_apart(
     with pytest.raises(AlreadyLockedError) as caught:
         jobs.lock("foo", retries=1, interval=0.01)
     assert caught.value.holder == standing(theirs)
-    with connect("127.0.0.1:1", timeout=1) as nowhere, pytest.raises(EtcdError):
+    with connect("127.0.0.1:1", timeout=1) as nowhere, pytest.raises(StoreError):
         LockManager(nowhere, "one").lock("foo", retries=1, interval=0.01)
 
 
@@ -449,7 +449,7 @@ def test_no_lock_is_taken_without_a_majority(cluster: Cluster, key: str) -> None
     try:
         with connect(lonely.endpoint, timeout=2) as etcd:
             lock = Microlock(etcd, key, "one", LONG)
-            with pytest.raises((EtcdUnavailableError, LockUncertainError)):
+            with pytest.raises((StoreUnavailableError, LockUncertainError)):
                 lock.lock()
             assert not lock.held
     finally:
@@ -607,7 +607,7 @@ def test_a_lock_that_is_not_acquired_raises(jobs: LockManager, theirs: Microlock
 
 @row(DIST_LOCK, "`err` when Redis fails")
 def test_an_etcd_that_fails_raises_and_says_whether_it_may_have_happened(prefix: str) -> None:
-    with connect("127.0.0.1:1", timeout=1) as nowhere, pytest.raises(EtcdError) as caught:
+    with connect("127.0.0.1:1", timeout=1) as nowhere, pytest.raises(StoreError) as caught:
         LockManager(nowhere, "one", prefix=prefix).lock("foo")
     assert caught.value.may_have_happened is False
 
@@ -853,7 +853,7 @@ def test_destroy_gives_back_and_raises_when_etcd_did_not_confirm_it(
         lock = Microlock(etcd, "foo", "one", LONG)
         lock.lock()
         hang(server)
-        with pytest.raises((EtcdError, LockUncertainError)):
+        with pytest.raises((StoreError, LockUncertainError)):
             lock.destroy()
         server.resume()
 

@@ -35,11 +35,11 @@ from witness import AT_ONCE, at_most, entries
 from microlock import (
     AlreadyLockedError,
     DestroyedError,
-    EtcdError,
     LockLostError,
     LockUncertainError,
     LossReason,
     Microlock,
+    StoreError,
     connect,
 )
 
@@ -86,7 +86,7 @@ def test_waiting_ends_when_etcd_goes_down(own_etcd: Callable[..., Etcd], fault: 
         waiting = begin(lambda: one.lock(timeout=None))
         assert queued(two)
         getattr(etcd, fault)()
-        assert isinstance(waiting.exception(DEADLINE), EtcdError | LockUncertainError)
+        assert isinstance(waiting.exception(DEADLINE), StoreError | LockUncertainError)
         if fault == "pause":
             etcd.resume()
 
@@ -104,7 +104,7 @@ def test_waiting_ends_when_etcd_has_no_majority(cluster: Cluster, joined: bool) 
             member.kill()
         if not joined:
             waiting = begin(lambda: one.lock(timeout=None))
-        assert isinstance(waiting.exception(DEADLINE), EtcdError | LockUncertainError)
+        assert isinstance(waiting.exception(DEADLINE), StoreError | LockUncertainError)
 
 
 # A cancelled waiter, or a late unlock, that breaks the next holder
@@ -303,15 +303,15 @@ def test_a_waiter_whose_own_entry_died_joins_again_and_gets_its_turn(
     one.lock()
     waiting = begin(lambda: two.lock(timeout=DEADLINE))
     assert queued(one)
-    (stood,) = one.waiters()
+    (result,) = one.waiters()
     if way == "its entry is deleted":
-        etcdctl("del", place(one, stood.token))
+        etcdctl("del", place(one, result.token))
     else:
-        etcdctl("lease", "revoke", f"{stood.lease_id:x}")
-    assert eventually(lambda: [each for each in one.waiters() if each.token > stood.token])
+        etcdctl("lease", "revoke", f"{result.lease_id:x}")
+    assert eventually(lambda: [each for each in one.waiters() if each.token > result.token])
     one.unlock()
     hold = waiting.result(DEADLINE)
-    assert (hold.attempts, hold.token > stood.token) == (2, True)
+    assert (hold.attempts, hold.token > result.token) == (2, True)
 
 
 # `unlocked` only on release, not on expiry

@@ -18,10 +18,10 @@ from witness import AT_ONCE, at_most, entries
 
 from microlock import (
     AlreadyLockedError,
-    EtcdError,
-    EtcdUnavailableError,
     LockUncertainError,
     Microlock,
+    StoreError,
+    StoreUnavailableError,
     connect,
 )
 from microlock.etcd.client import EtcdClient
@@ -199,7 +199,7 @@ def test_lock_that_reached_nobody_leaves_nothing_beyond_what_it_said_when_it_arr
     proxy.swallow()
     with (
         at_most(TIMEOUT + SLACK),
-        pytest.raises((EtcdUnavailableError, LockUncertainError)) as told,
+        pytest.raises((StoreUnavailableError, LockUncertainError)) as told,
     ):
         foo.lock()
     assert not foo.held
@@ -234,7 +234,7 @@ def test_extend_that_is_not_answered_leaves_a_hold_that_the_next_renewal_settles
     foo = Microlock(etcd, key, NODE, ttl=60)
     hold = foo.lock()
     proxy.withhold_replies_from(NODE.encode())
-    with at_most(TIMEOUT + SLACK), pytest.raises(EtcdError) as told:
+    with at_most(TIMEOUT + SLACK), pytest.raises(StoreError) as told:
         foo.extend(600)
     assert told.value.may_have_happened
     assert foo.held
@@ -259,7 +259,7 @@ def test_what_is_said_after_cuts_at_any_moment_is_what_etcd_has(
     def work(etcd: EtcdClient, name: str) -> int:
         foo, held = Microlock(etcd, key, name, ttl=60), 0
         while not stop.is_set():
-            with suppress(AlreadyLockedError, EtcdUnavailableError, LockUncertainError):
+            with suppress(AlreadyLockedError, StoreUnavailableError, LockUncertainError):
                 foo.lock()
                 inside.append(name)
                 if len(inside) > 1:
@@ -267,7 +267,7 @@ def test_what_is_said_after_cuts_at_any_moment_is_what_etcd_has(
                 inside.remove(name)
                 held += 1
                 foo.unlock()
-        with suppress(EtcdUnavailableError, LockUncertainError):
+        with suppress(StoreUnavailableError, LockUncertainError):
             foo.destroy()
         return held
 

@@ -24,9 +24,9 @@ from microlock import (
     AlreadyLockedError,
     DestroyedError,
     EtcdClient,
-    EtcdUnavailableError,
     LockEvent,
     Microlock,
+    StoreUnavailableError,
     connect,
 )
 
@@ -110,7 +110,7 @@ def test_a_call_on_a_dead_etcd_tells_failed(own_etcd: Callable[..., Etcd]) -> No
         one = Microlock(client, "foo", "one")
         seen = Recorder(one, "failed")
         etcd.kill()
-        with pytest.raises(EtcdUnavailableError) as caught:
+        with pytest.raises(StoreUnavailableError) as caught:
             one.lock()
         (event,) = seen.wait_for(1)
         assert event.error is caught.value
@@ -360,7 +360,7 @@ def test_one_error_is_told_for_one_cut(watcher: Microlock, proxy: Proxy, make: M
         proxy.mend()
         cycle(two)
         seen.wait_for(2 * cuts)
-    assert all(isinstance(event.error, EtcdUnavailableError) for event in errors.events)
+    assert all(isinstance(event.error, StoreUnavailableError) for event in errors.events)
     assert len(errors.events) == 2
 
 

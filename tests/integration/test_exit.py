@@ -22,12 +22,12 @@ from witness import at_most, entries
 from microlock import (
     AlreadyLockedError,
     DestroyedError,
-    EtcdTimeoutError,
     LockLostError,
     LockNotOwnedError,
     LossReason,
     Microlock,
     MicrolockError,
+    StoreTimeoutError,
     connect,
 )
 
@@ -454,7 +454,7 @@ class Melee:
         calls: list[tuple[Callable[[], object], tuple[type[MicrolockError], ...]]] = [
             (lambda: self._take(0), (AlreadyLockedError,)),
             # Another thread's call may take longer than this one is to wait for.
-            (lambda: self._take(chance.uniform(0.5, 2)), (AlreadyLockedError, EtcdTimeoutError)),
+            (lambda: self._take(chance.uniform(0.5, 2)), (AlreadyLockedError, StoreTimeoutError)),
             (foo.unlock, (LockNotOwnedError,)),
             (foo.renew, (LockNotOwnedError,)),
             (lambda: foo.extend(chance.randint(20, 60)), (LockNotOwnedError,)),

@@ -22,11 +22,11 @@ from watching import DEADLINE, eventually
 from witness import AT_ONCE, Witness, assert_works, at_most, entries, leases
 
 from microlock import (
-    EtcdError,
-    EtcdNoSpaceError,
-    EtcdUnavailableError,
     LockUncertainError,
     Microlock,
+    StoreError,
+    StoreNoSpaceError,
+    StoreUnavailableError,
     connect,
 )
 from microlock.server import HOST, EtcdServer
@@ -103,7 +103,7 @@ def test_a_call_says_in_time_that_all_members_are_dead(
     with (
         connect(addresses, timeout=3) as etcd,
         at_most(3 + SLACK),
-        pytest.raises(EtcdUnavailableError) as told,
+        pytest.raises(StoreUnavailableError) as told,
     ):
         Microlock(etcd, "foo", "node-a").lock()
     assert any(address in str(told.value) for address in addresses)
@@ -232,7 +232,7 @@ def test_lock_without_a_majority_ends_in_time_and_leaves_what_it_said(
         try:
             with (
                 at_most(3 + SLACK),
-                pytest.raises((EtcdUnavailableError, LockUncertainError)) as told,
+                pytest.raises((StoreUnavailableError, LockUncertainError)) as told,
             ):
                 foo.lock()
         finally:
@@ -285,7 +285,7 @@ def test_lock_says_at_once_that_etcd_is_down_to_who_never_reached_it(own_etcd: O
     server.kill()
     with connect(server.endpoint, timeout=TIMEOUT) as etcd:
         foo = Microlock(etcd, "foo", "node-a", ttl=60)
-        with at_most(AT_ONCE), pytest.raises(EtcdUnavailableError):
+        with at_most(AT_ONCE), pytest.raises(StoreUnavailableError):
             foo.lock()
 
 
@@ -295,7 +295,7 @@ def test_lock_says_in_time_that_etcd_went_down(own_etcd: OwnEtcd) -> None:
         foo = Microlock(etcd, "foo", "node-a", ttl=60)
         assert foo.holder() is None
         server.kill()
-        with at_most(2 + SLACK), pytest.raises(EtcdUnavailableError):
+        with at_most(2 + SLACK), pytest.raises(StoreUnavailableError):
             foo.lock()
         server.start()
         assert_works(foo)
@@ -359,7 +359,7 @@ def test_a_call_to_a_paused_etcd_ends_in_time_and_leaves_what_it_said(
                         "on": lambda: foo.on("unlocked", print),
                     }
                     calls[call]()
-                except (EtcdUnavailableError, LockUncertainError) as exc:
+                except (StoreUnavailableError, LockUncertainError) as exc:
                     error = exc
         finally:
             server.resume()
@@ -371,7 +371,7 @@ def test_a_call_to_a_paused_etcd_ends_in_time_and_leaves_what_it_said(
             assert foo.renew() > 3
             assert [entry.rpartition("/")[2] for entry in entries(etcdctl, "foo")]
             foo.unlock()
-        elif isinstance(error, EtcdError):
+        elif isinstance(error, StoreError):
             assert not error.may_have_happened
         assert not foo.held
         # Uncertain: what is left ends with its ttl. Anything else: nothing is left.
@@ -401,7 +401,7 @@ def test_an_entry_that_a_paused_etcd_did_not_confirm_ends_with_its_ttl(
         try:
             with (
                 at_most(HANGING + SLACK),
-                pytest.raises((EtcdUnavailableError, LockUncertainError)) as told,
+                pytest.raises((StoreUnavailableError, LockUncertainError)) as told,
             ):
                 foo.lock()
         finally:
@@ -478,7 +478,7 @@ def test_lock_without_space_says_so_at_once_and_leaves_nothing(
             foo.lock()
             foo.unlock()
         fill(nearly_full)
-        with at_most(AT_ONCE), pytest.raises(EtcdNoSpaceError) as refused:
+        with at_most(AT_ONCE), pytest.raises(StoreNoSpaceError) as refused:
             foo.lock()
         assert nearly_full.endpoint in str(refused.value)
         assert not refused.value.may_have_happened
@@ -495,7 +495,7 @@ def test_a_held_lock_can_be_renewed_and_given_back_without_space(nearly_full: Et
         foo.lock()
         fill(nearly_full)
         assert foo.renew() > 50
-        with at_most(AT_ONCE), pytest.raises(EtcdNoSpaceError):
+        with at_most(AT_ONCE), pytest.raises(StoreNoSpaceError):
             foo.extend(60)
         assert foo.held
         with at_most(AT_ONCE):
@@ -558,5 +558,5 @@ def test_a_member_that_closes_connections_has_no_tls_to_do_with_once_another_ans
         foo = Microlock(etcd, "foo", "node-a", ttl=60)
         foo.lock()
         server.kill()
-        with pytest.raises(EtcdUnavailableError):
+        with pytest.raises(StoreUnavailableError):
             foo.renew()

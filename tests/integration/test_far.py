@@ -27,17 +27,17 @@ from witness import AT_ONCE, at_most, entries, leases
 from microlock import (
     AlreadyLockedError,
     DestroyedError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
     Hold,
     LockLostError,
     LockUncertainError,
     Microlock,
+    StorePermissionError,
+    StoreTimeoutError,
     connect,
 )
-from microlock.keys import is_prefix
-from microlock.queue import Holder
-from microlock.requests import Get, Read
+from microlock.core.keys import is_prefix
+from microlock.core.port import Get, Read
+from microlock.core.queue import Holder
 from microlock.session import Session, Watch
 from microlock.watch import Watcher
 
@@ -521,7 +521,7 @@ def test_a_timeout_of_etcd_as_the_turn_comes_near_does_not_end_the_wait(row: Row
     far = row.far()
     waiting = in_line(far, row.holder)
     assert behind(far, row.place(1))
-    watching, failures = watcher(far), [EtcdTimeoutError("no answer")]
+    watching, failures = watcher(far), [StoreTimeoutError("no answer")]
     read = watching._read
 
     def fails_once(watch: Any) -> Any:
@@ -569,9 +569,9 @@ def test_a_watch_that_is_refused_ends_the_wait_and_says_why(guarded: Guarded, wh
             assert behind(far, row.place(1))
             row.pass_on(0, 1)
         error = waiting.exception(DEADLINE)
-        assert isinstance(error, EtcdPermissionError | LockUncertainError)
-        cause = error if isinstance(error, EtcdPermissionError) else error.__cause__
-        assert isinstance(cause, EtcdPermissionError)
+        assert isinstance(error, StorePermissionError | LockUncertainError)
+        cause = error if isinstance(error, StorePermissionError) else error.__cause__
+        assert isinstance(cause, StorePermissionError)
 
 
 def test_who_is_far_and_whose_token_has_expired_has_its_turn(own_etcd: OwnEtcd) -> None:

@@ -19,13 +19,13 @@ from microlock import (
     AlreadyLockedError,
     DestroyedError,
     EtcdClient,
-    EtcdError,
     Guard,
     InvalidArgumentError,
     LockLostError,
     LockNotOwnedError,
     LossReason,
     Microlock,
+    StoreError,
     connect,
 )
 
@@ -339,7 +339,7 @@ def test_one_key_can_not_be_put_and_deleted_at_once(
     foo: Microlock, etcd: EtcdClient, stored: Stored, data: str
 ) -> None:
     foo.lock()
-    with pytest.raises(EtcdError, match="duplicate key") as caught:
+    with pytest.raises(StoreError, match="duplicate key") as caught:
         etcd.transaction(foo.guard(), put={f"{data}a": "1"}, delete=[f"{data}a"])
     assert not caught.value.may_have_happened
     assert stored() == {}
@@ -431,7 +431,7 @@ def test_a_transaction_without_an_answer_may_have_happened(
     foo.lock()
     with connect(proxy.endpoint, timeout=TIMEOUT) as etcd:
         proxy.withhold_replies_from(MARK.encode())
-        with at_most(TIMEOUT + SLACK), pytest.raises(EtcdError) as caught:
+        with at_most(TIMEOUT + SLACK), pytest.raises(StoreError) as caught:
             etcd.transaction(foo.guard(), put={f"{data}a": MARK})
     assert caught.value.may_have_happened
     assert stored() == {"a": MARK}
@@ -448,7 +448,7 @@ def test_a_transaction_without_an_answer_is_not_repeated(
 
     with connect(proxy.endpoint, timeout=TIMEOUT) as etcd:
         proxy.withhold_replies_from(MARK.encode())
-        with pytest.raises(EtcdError):
+        with pytest.raises(StoreError):
             etcd.transaction(foo.guard(), put={data: MARK})
         assert not eventually(lambda: writes() > 1, within=0.5)
     assert writes() == 1
@@ -463,7 +463,7 @@ def test_a_transaction_whose_connection_broke_is_not_repeated(
         writing = pool.submit(etcd.transaction, foo.guard(), put={data: MARK})
         assert eventually(lambda: reader.get(data)[0])
         proxy.reset()  # and etcd can be reached again
-        with at_most(AT_ONCE), pytest.raises(EtcdError) as caught:
+        with at_most(AT_ONCE), pytest.raises(StoreError) as caught:
             writing.result()
     assert caught.value.may_have_happened
     assert reader.get(data)[1].version == 1
@@ -479,7 +479,7 @@ def unreachable(etcd_server: Etcd) -> Iterator[tuple[Proxy, EtcdClient]]:
         lock = Microlock(etcd, "nothing", "one")
         lock.holder()
         proxy.cut()
-        with pytest.raises(EtcdError):
+        with pytest.raises(StoreError):
             lock.holder()
         yield proxy, etcd
 
@@ -489,7 +489,7 @@ def test_a_transaction_that_was_not_sent_did_not_happen(
 ) -> None:
     foo.lock()
     _, etcd = unreachable
-    with at_most(TIMEOUT + SLACK), pytest.raises(EtcdError) as caught:
+    with at_most(TIMEOUT + SLACK), pytest.raises(StoreError) as caught:
         etcd.transaction(foo.guard(), put={f"{data}a": "1"})
     assert not caught.value.may_have_happened
     assert stored() == {}

@@ -26,9 +26,9 @@ from microlock import (
     Microlock,
     MicrolockError,
     State,
-    clock,
     connect,
 )
+from microlock.engine import clock
 
 SLOW = 2.0  # seconds that a handler takes which is slow
 SHORT = 2  # a ttl

@@ -23,9 +23,10 @@ from test_auth import TOKEN_TTL, Guarded
 from test_processes import started
 from watching import DEADLINE, Recorder, eventually, threads_of_microlock
 
-from microlock import EtcdClient, Holder, LossReason, Microlock, State, clock, connect
+from microlock import EtcdClient, Holder, LossReason, Microlock, State, connect
+from microlock.core.port import KeepAlives, Request
+from microlock.engine import clock
 from microlock.etcd.client import Budget
-from microlock.requests import KeepAlives, Request
 
 SHORT = 2  # a ttl to be waited out, and to be renewed in time on a machine that stalls
 

@@ -14,7 +14,7 @@ from nodes import Make, begin, nodes, queued
 from test_auth import PASSWORD, Guarded
 from watching import DEADLINE, eventually
 
-from microlock import AlreadyLockedError, EtcdError, LockManager, Microlock, MicrolockError
+from microlock import AlreadyLockedError, LockManager, Microlock, MicrolockError, StoreError
 
 Logged = Callable[[str], list[logging.LogRecord]]
 
@@ -194,7 +194,7 @@ def test_a_password_and_its_tokens_are_never_logged(
         waiting.result(DEADLINE)
         assert bar.lost.wait(DEADLINE)
         foo.lock(timeout=DEADLINE)
-        with pytest.raises(EtcdError):
+        with pytest.raises(StoreError):
             Microlock(etcd, "theirs", "node-a").lock()
         tokens.add(etcd._identity._token)  # type: ignore[attr-defined]
         server.kill()
@@ -241,7 +241,7 @@ def test_a_user_that_is_gone_is_logged_without_its_password(
         token = etcd._identity._token  # type: ignore[attr-defined]
         Etcdctl(guarded.endpoint)("--user=root:root-of-all", "user", "delete", "worker")
         for call in (foo.renew, foo.unlock, foo.destroy):
-            with pytest.raises(EtcdError):
+            with pytest.raises(StoreError):
                 call()
     assert token
     told = everything(caplog.records)

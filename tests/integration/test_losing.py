@@ -33,8 +33,8 @@ from microlock import (
     Microlock,
     MicrolockError,
     State,
-    clock,
 )
+from microlock.engine import clock
 
 
 @dataclass(frozen=True)
@@ -433,7 +433,7 @@ def test_nothing_is_held_past_the_deadline_whoever_looks_while_etcd_is_frozen(
 
 SAMPLING = """
 import time
-from microlock import clock
+from microlock.engine import clock
 
 etcd = connect(endpoint)
 foo = Microlock(etcd, key, "one", ttl=2, auto_renew={auto_renew})

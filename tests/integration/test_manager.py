@@ -27,11 +27,9 @@ from witness import AT_ONCE, at_most, entries
 
 from microlock import (
     AlreadyLockedError,
+    ClientRequiredError,
     DestroyedError,
     EtcdClient,
-    EtcdClientRequiredError,
-    EtcdError,
-    EtcdUnavailableError,
     InvalidArgumentError,
     InvalidTtlError,
     KeyRequiredError,
@@ -42,9 +40,11 @@ from microlock import (
     Microlock,
     NodeIdRequiredError,
     State,
+    StoreError,
+    StoreUnavailableError,
     connect,
 )
-from microlock.requests import Read, Request
+from microlock.core.port import Read, Request
 
 SHORT = 2  # a ttl to be waited out, and to be renewed in time on a machine that stalls
 LONGER = 600
@@ -697,7 +697,7 @@ def test_an_extension_without_an_answer_can_be_done_again(
     with closing(Proxy(etcd_server.endpoint)) as proxy, connect(proxy.endpoint, timeout=2) as way:
         elsewhere = LockManager(way, "elsewhere", prefix=prefix)
         proxy.withhold_replies_from(mark.encode())
-        with pytest.raises(EtcdError) as caught:
+        with pytest.raises(StoreError) as caught:
             elsewhere.extend("foo", token, LONGER)
         assert caught.value.may_have_happened
         proxy.reset()
@@ -850,7 +850,7 @@ NAMES: list[Any] = ["", None, 5, b"foo", "a\0b", "\ud800", "x" * 5000]
 TOKENS: list[Any] = [None, 0, -1, "5", 1.5, True]
 TTLS: list[Any] = [0, -1, None, "5", True, 1e10]
 BAD_ARGUMENTS: dict[str, tuple[type[Exception], str, list[Any], Callable[..., object]]] = {
-    "etcd": (EtcdClientRequiredError, "etcd", [None, 5], lambda etcd, bad: LockManager(bad, "me")),
+    "etcd": (ClientRequiredError, "etcd", [None, 5], lambda etcd, bad: LockManager(bad, "me")),
     "node_id": (NodeIdRequiredError, "node_id", NAMES, lambda etcd, bad: LockManager(etcd, bad)),
     "prefix": (
         InvalidArgumentError,
@@ -1093,7 +1093,7 @@ def test_the_intervals_between_tries_differ(
 def test_an_error_of_etcd_is_not_tried_again(keep: Keep) -> None:
     with connect("127.0.0.1:1", timeout=1) as nowhere, at_most(1 + AT_ONCE):
         lock = keep(Microlock(nowhere, "foo", "one"))
-        with pytest.raises(EtcdUnavailableError):
+        with pytest.raises(StoreUnavailableError):
             lock.lock(retries=3, interval=LONG)
 
 

@@ -17,10 +17,11 @@ from ctl import Etcdctl
 from witness import at_most, entries
 
 import microlock
-from microlock import DestroyedError, EtcdError, EtcdTimeoutError, Microlock, clock, connect
+from microlock import DestroyedError, Microlock, StoreError, StoreTimeoutError, connect
+from microlock.core.port import Lifetime
+from microlock.engine import clock
 from microlock.etcd.client import EtcdClient
 from microlock.holding import Holding
-from microlock.requests import Lifetime
 
 TIMEOUT = 2.0
 
@@ -96,9 +97,9 @@ def test_a_hold_that_is_taken_over_is_not_lost_to_a_thread_that_looks_meanwhile(
     again = Microlock(client, prefix, "node-a", ttl=60)
     moved, seen = Holding.moved, []
 
-    def looked_at(holding: Holding, tenure: Any) -> None:
+    def looked_at(holding: Holding, place: Any) -> None:
         seen.append(again.lost_reason)
-        moved(holding, tenure)
+        moved(holding, place)
 
     monkeypatch.setattr(Holding, "moved", looked_at)
     assert again.renew() > 20
@@ -122,12 +123,12 @@ def test_destroy_destroys_also_while_another_call_is_stuck(
 
         calls = [pool.submit(renew) for _ in range(4)]
         started.wait()
-        with at_most(TIMEOUT + 1), pytest.raises((EtcdError, microlock.LockUncertainError)):
+        with at_most(TIMEOUT + 1), pytest.raises((StoreError, microlock.LockUncertainError)):
             foo.destroy()
         assert not foo.held
         with pytest.raises(DestroyedError):
             foo.lock()
-        assert all(isinstance(call.exception(), EtcdError | DestroyedError) for call in calls)
+        assert all(isinstance(call.exception(), StoreError | DestroyedError) for call in calls)
         server.resume()
 
 
@@ -178,6 +179,6 @@ def test_a_call_that_finds_another_stuck_says_so_in_time(own_etcd: Callable[...,
         hang(server)
         with at_most(TIMEOUT + 1):
             calls = [pool.submit(foo.renew) for _ in range(4)]
-            assert all(isinstance(call.exception(), EtcdTimeoutError) for call in calls)
+            assert all(isinstance(call.exception(), StoreTimeoutError) for call in calls)
         server.resume()
         foo.unlock()

@@ -40,14 +40,14 @@ import microlock
 from microlock import (
     AlreadyLockedError,
     DestroyedError,
-    EtcdAuthenticationError,
-    EtcdNoSpaceError,
-    EtcdPermissionError,
-    EtcdTlsError,
     LockLostError,
     LockManager,
     Microlock,
     MicrolockError,
+    StoreAuthenticationError,
+    StoreNoSpaceError,
+    StorePermissionError,
+    StoreTlsError,
     connect,
     etcd3,
 )
@@ -77,7 +77,7 @@ def assert_not_trusted(endpoint: str, ca_cert: str) -> None:
     with connect(endpoint, ca_cert=ca_cert, timeout=TIMEOUT) as etcd:
         foo = Microlock(etcd, "foo", "node-a")
         for call in (foo.lock, foo.holder, lambda: foo.on("unlocked", print)):
-            with at_most(AT_ONCE), pytest.raises(EtcdTlsError) as refused:
+            with at_most(AT_ONCE), pytest.raises(StoreTlsError) as refused:
                 call()
             assert endpoint in str(refused.value)
             assert not refused.value.may_have_happened
@@ -150,7 +150,7 @@ def test_with_mutual_tls_the_common_name_of_the_certificate_is_the_user(
         timeout=TIMEOUT,
     ) as etcd:
         assert_works(Microlock(etcd, "mine", "node-a", ttl=5))
-        with at_most(AT_ONCE), pytest.raises(EtcdPermissionError):
+        with at_most(AT_ONCE), pytest.raises(StorePermissionError):
             Microlock(etcd, "theirs", "node-a").lock()
 
 
@@ -199,7 +199,7 @@ def test_without_a_ca_file_those_are_trusted_that_grpc_is_told_to(
     own_etcd: OwnEtcd, pki: Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = own_etcd(flags=tls(pki.server))
-    assert connecting(f"'https://{server.endpoint}'").stdout.startswith("EtcdTlsError")
+    assert connecting(f"'https://{server.endpoint}'").stdout.startswith("StoreTlsError")
     monkeypatch.setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", pki.ca)
     asked = connecting(f"'https://{server.endpoint}'")
     assert (asked.returncode, asked.stdout) == (0, ""), asked
@@ -224,7 +224,7 @@ def test_a_file_of_something_else_is_a_tls_error(
     server = own_etcd(flags=tls(pki.server, client_ca=pki.ca))
     files = {"ca_cert": pki.ca, "cert_key": pki.client.key, "cert_cert": pki.client.cert}
     etcd = connect(server.endpoint, **files | {which: str(other)}, timeout=TIMEOUT)  # type: ignore[arg-type]
-    with etcd, at_most(AT_ONCE), pytest.raises(EtcdTlsError):
+    with etcd, at_most(AT_ONCE), pytest.raises(StoreTlsError):
         Microlock(etcd, "foo", "node-a").lock()
 
 
@@ -283,7 +283,7 @@ def test_without_tls_the_password_can_be_read_on_the_way(own_etcd: OwnEtcd) -> N
         closing(Tap(guarded.endpoint)) as tap,
         connect(tap.endpoint, user="open", password=PASSWORD, timeout=TIMEOUT) as etcd,
     ):
-        with pytest.raises(EtcdPermissionError):
+        with pytest.raises(StorePermissionError):
             Microlock(etcd, "mine", "node-a").holder()
         assert tap.heard.count(PASSWORD.encode()) == 1  # with the login, and no call after it
 
@@ -297,7 +297,7 @@ def test_with_tls_the_password_can_not_be_read_on_the_way(own_etcd: OwnEtcd, pki
             tap.endpoint, ca_cert=pki.ca, user="open", password=PASSWORD, timeout=TIMEOUT
         ) as etcd,
     ):
-        with pytest.raises(EtcdPermissionError):
+        with pytest.raises(StorePermissionError):
             Microlock(etcd, "mine", "node-a").holder()
         assert len(tap.heard) > 500
         assert PASSWORD.encode() not in tap.heard
@@ -311,7 +311,7 @@ def test_without_tls_arguments_no_password_is_sent_to_a_server_of_tls(
         closing(Tap(server.endpoint)) as tap,
         connect(tap.endpoint, user="worker", password=PASSWORD, timeout=TIMEOUT) as etcd,
     ):
-        with at_most(AT_ONCE), pytest.raises(EtcdTlsError, match="TLS"):
+        with at_most(AT_ONCE), pytest.raises(StoreTlsError, match="TLS"):
             Microlock(etcd, "mine", "node-a").lock()
         assert tap.heard
         assert PASSWORD.encode() not in tap.heard
@@ -512,7 +512,7 @@ def test_nothing_that_can_happen_tells_a_password_a_token_or_a_key(
     report.said += told_by_logs(caplog.records)
     assert report.errors > {
         *(AlreadyLockedError, LockLostError, DestroyedError),
-        *(EtcdPermissionError, EtcdAuthenticationError, EtcdTlsError),
+        *(StorePermissionError, StoreAuthenticationError, StoreTlsError),
     }
     assert "acquired" in caplog.text
     assert sum(name.startswith("token") for name in report.secrets) == 2
@@ -563,7 +563,7 @@ def test_errors_travel_to_another_process_whole(own_etcd: OwnEtcd) -> None:
         microlock.LockNotOwnedError("foo", "node-a", holder),
         LockLostError("foo", "node-a", reason),
         microlock.LockUncertainError("foo", "node-a", 9),
-        EtcdPermissionError("no", may_have_happened=False),
+        StorePermissionError("no", may_have_happened=False),
     ):
         sent = pickle.loads(pickle.dumps(error))
         assert type(sent) is type(error)
@@ -573,7 +573,7 @@ def test_errors_travel_to_another_process_whole(own_etcd: OwnEtcd) -> None:
 def test_who_records_local_variables_records_secrets(own_etcd: OwnEtcd) -> None:
     """Why docs/security.md warns of it."""
     etcd = Guarded(own_etcd()).client(password=PASSWORD)
-    with etcd, pytest.raises(EtcdAuthenticationError) as refused:
+    with etcd, pytest.raises(StoreAuthenticationError) as refused:
         Microlock(etcd, "mine", "node-a").lock()
     recorded = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
     assert PASSWORD in "".join(recorded.format())
@@ -684,7 +684,7 @@ def test_outside_its_range_the_least_role_is_refused_at_once(secured: Secured, k
             *(manager.locks, LockManager(etcd, "node-a", prefix=key).locks),
         ]
         for call in calls:
-            with at_most(AT_ONCE), pytest.raises(EtcdPermissionError) as refused:
+            with at_most(AT_ONCE), pytest.raises(StorePermissionError) as refused:
                 call()
             assert not refused.value.may_have_happened
     assert entries(secured.ctl, key) == []
@@ -708,7 +708,7 @@ def test_a_transaction_outside_the_range_is_refused_whole_and_the_hold_stands(
             "put": {"jobs/mine": "x"} | change.get("put", {}),
             "delete": change.get("delete", ()),
         }
-        with at_most(AT_ONCE), pytest.raises(EtcdPermissionError) as refused:
+        with at_most(AT_ONCE), pytest.raises(StorePermissionError) as refused:
             etcd.transaction(foo.guard(), **both)
         assert not refused.value.may_have_happened
         foo.renew()
@@ -1056,7 +1056,7 @@ def test_an_alarm_that_a_stranger_raises_stops_new_locks_and_ends_no_hold(
         assert raised is not secured.patched
         bar = Microlock(etcd, "jobs/other", "node-b")
         if raised:
-            with at_most(AT_ONCE), pytest.raises(EtcdNoSpaceError):
+            with at_most(AT_ONCE), pytest.raises(StoreNoSpaceError):
                 bar.lock()
         else:
             bar.lock()

@@ -13,12 +13,8 @@ from store import CompactedError, Memory
 from watching import eventually
 
 from microlock import EtcdClient, connect
-from microlock.errors import EtcdError
-from microlock.etcd import messages
-from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.client import Budget
-from microlock.keys import range_end
-from microlock.requests import (
+from microlock.core.keys import range_end
+from microlock.core.port import (
     CreatedAt,
     Delete,
     Empty,
@@ -36,6 +32,10 @@ from microlock.requests import (
     Txn,
     UnderLease,
 )
+from microlock.errors import StoreError
+from microlock.etcd import messages
+from microlock.etcd import rpc_pb2 as pb
+from microlock.etcd.client import Budget
 
 LONG = 60  # seconds; no test takes so long
 SEEDS = range(5)
@@ -89,7 +89,7 @@ def _said(ask: Callable[[Request], Any], request: Request) -> Any:
     """The answer, or the error; without the time."""
     try:
         return _timeless(ask(request))
-    except EtcdError as error:
+    except StoreError as error:
         text = str(error).rpartition("etcdserver: ")[2]
         return type(error), text, error.may_have_happened
 

@@ -17,11 +17,11 @@ from conftest import Etcd
 from witness import AT_ONCE, Witness, assert_works, at_most
 
 from microlock import (
-    EtcdError,
-    EtcdTlsError,
-    EtcdUnavailableError,
     Microlock,
-    NotEtcdError,
+    StoreError,
+    StoreTlsError,
+    StoreUnavailableError,
+    WrongServerError,
     connect,
 )
 from microlock.etcd.client import EtcdClient
@@ -38,7 +38,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 # What every wrong connection has to do
 
 
-def assert_named(etcd: EtcdClient, error: type[EtcdError], address: str) -> None:
+def assert_named(etcd: EtcdClient, error: type[StoreError], address: str) -> None:
     """lock() and on() give this error at once, and it says where; nothing may have happened."""
     foo = Microlock(etcd, "foo", "node-a")
     with at_most(AT_ONCE), pytest.raises(error) as refused:
@@ -88,19 +88,19 @@ def test_a_lock_works_over_mutual_tls(own_etcd: OwnEtcd, pki: Pki) -> None:
 def test_a_server_of_another_ca_is_a_tls_error(own_etcd: OwnEtcd, pki: Pki) -> None:
     server = own_etcd(flags=tls(pki.server))
     with connect(server.endpoint, ca_cert=pki.other_ca, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, EtcdTlsError, server.endpoint)
+        assert_named(etcd, StoreTlsError, server.endpoint)
 
 
 def test_a_ca_that_is_not_given_is_a_tls_error(own_etcd: OwnEtcd, pki: Pki) -> None:
     server = own_etcd(flags=tls(pki.server))
     with connect(f"https://{server.endpoint}", timeout=TIMEOUT) as etcd:
-        assert_named(etcd, EtcdTlsError, server.endpoint)
+        assert_named(etcd, StoreTlsError, server.endpoint)
 
 
 def test_a_missing_client_certificate_is_a_tls_error(own_etcd: OwnEtcd, pki: Pki) -> None:
     server = own_etcd(flags=tls(pki.server, client_ca=pki.ca))
     with connect(server.endpoint, ca_cert=pki.ca, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, EtcdTlsError, server.endpoint)
+        assert_named(etcd, StoreTlsError, server.endpoint)
 
 
 def test_a_client_certificate_of_another_ca_is_a_tls_error(own_etcd: OwnEtcd, pki: Pki) -> None:
@@ -112,30 +112,30 @@ def test_a_client_certificate_of_another_ca_is_a_tls_error(own_etcd: OwnEtcd, pk
         cert_key=pki.stranger.key,
         timeout=TIMEOUT,
     ) as etcd:
-        assert_named(etcd, EtcdTlsError, server.endpoint)
+        assert_named(etcd, StoreTlsError, server.endpoint)
 
 
 def test_a_certificate_for_another_host_is_a_tls_error(own_etcd: OwnEtcd, pki: Pki) -> None:
     server = own_etcd(flags=tls(pki.server_elsewhere))
     with connect(server.endpoint, ca_cert=pki.ca, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, EtcdTlsError, server.endpoint)
+        assert_named(etcd, StoreTlsError, server.endpoint)
 
 
 def test_plaintext_against_tls_is_a_tls_error(own_etcd: OwnEtcd, pki: Pki) -> None:
     server = own_etcd(flags=tls(pki.server))
     with connect(server.endpoint, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, EtcdTlsError, server.endpoint)
+        assert_named(etcd, StoreTlsError, server.endpoint)
 
 
 def test_plaintext_against_mutual_tls_is_a_tls_error(own_etcd: OwnEtcd, pki: Pki) -> None:
     server = own_etcd(flags=tls(pki.server, client_ca=pki.ca))
     with connect(server.endpoint, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, EtcdTlsError, server.endpoint)
+        assert_named(etcd, StoreTlsError, server.endpoint)
 
 
 def test_tls_against_plaintext_is_a_tls_error(etcd_server: Etcd, pki: Pki) -> None:
     with connect(etcd_server.endpoint, ca_cert=pki.ca, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, EtcdTlsError, etcd_server.endpoint)
+        assert_named(etcd, StoreTlsError, etcd_server.endpoint)
 
 
 def test_a_wrong_certificate_at_one_member_of_two_hinders_nobody(
@@ -189,9 +189,9 @@ def some_other_grpc_server() -> Iterator[str]:
 def test_lock_says_at_once_that_nothing_listens(nobody: str) -> None:
     with connect(nobody, timeout=TIMEOUT) as etcd:
         foo = Microlock(etcd, "foo", "node-a")
-        with at_most(AT_ONCE), pytest.raises(EtcdUnavailableError) as refused:
+        with at_most(AT_ONCE), pytest.raises(StoreUnavailableError) as refused:
             foo.lock()
-    assert type(refused.value) is EtcdUnavailableError
+    assert type(refused.value) is StoreUnavailableError
     assert nobody in str(refused.value)
     assert not refused.value.may_have_happened
 
@@ -201,9 +201,9 @@ def test_lock_says_at_once_that_nothing_listens_where_tls_is_expected(
 ) -> None:
     with connect(nobody, ca_cert=pki.ca, timeout=TIMEOUT) as etcd:
         foo = Microlock(etcd, "foo", "node-a")
-        with at_most(AT_ONCE), pytest.raises(EtcdUnavailableError) as refused:
+        with at_most(AT_ONCE), pytest.raises(StoreUnavailableError) as refused:
             foo.lock()
-    assert type(refused.value) is EtcdUnavailableError
+    assert type(refused.value) is StoreUnavailableError
 
 
 def test_a_listener_is_told_at_once_that_nothing_listens_and_stays(nobody: str) -> None:
@@ -214,7 +214,7 @@ def test_a_listener_is_told_at_once_that_nothing_listens_and_stays(nobody: str) 
             foo.on("unlocked", print)
         assert witness.saw("error", within=AT_ONCE)
         [error] = witness.errors()
-        assert type(error) is EtcdUnavailableError
+        assert type(error) is StoreUnavailableError
         assert nobody in str(error)
         assert foo.listeners("unlocked")
         with at_most(AT_ONCE):
@@ -224,17 +224,17 @@ def test_a_listener_is_told_at_once_that_nothing_listens_and_stays(nobody: str) 
 def test_a_name_that_resolves_to_nothing_is_unavailable_at_once() -> None:
     with connect("etcd.invalid:2379", timeout=TIMEOUT) as etcd:
         foo = Microlock(etcd, "foo", "node-a")
-        with at_most(10), pytest.raises(EtcdUnavailableError) as refused:
+        with at_most(10), pytest.raises(StoreUnavailableError) as refused:
             foo.lock()
-    assert type(refused.value) is EtcdUnavailableError
+    assert type(refused.value) is StoreUnavailableError
     assert "etcd.invalid:2379" in str(refused.value)
 
 
 def test_an_http1_server_is_not_etcd() -> None:
     with http1_server() as address, connect(address, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, NotEtcdError, address)
+        assert_named(etcd, WrongServerError, address)
 
 
 def test_another_grpc_server_is_not_etcd() -> None:
     with some_other_grpc_server() as address, connect(address, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, NotEtcdError, address)
+        assert_named(etcd, WrongServerError, address)

@@ -29,11 +29,11 @@ from witness import AT_ONCE, at_most
 from microlock import (
     AlreadyLockedError,
     DestroyedError,
-    EtcdError,
     Hold,
     LockUncertainError,
     Microlock,
     MicrolockError,
+    StoreError,
     connect,
     events,
 )
@@ -168,7 +168,7 @@ def interrupt(_: Microlock) -> None:
 
 
 def destroy(foo: Microlock) -> None:
-    with suppress(EtcdError, LockUncertainError):  # it says what it could not be sure of
+    with suppress(StoreError, LockUncertainError):  # it says what it could not be sure of
         foo.destroy()
 
 
@@ -458,7 +458,7 @@ def test_destroy_in_a_signal_handler_just_before_the_waiting_begins_ends_it(
                 signal.raise_signal(signal.SIGUSR1)
             return super().get(block, timeout)
 
-    monkeypatch.setattr("microlock.flag.SimpleQueue", Struck)
+    monkeypatch.setattr("microlock.engine.reentrant_event.SimpleQueue", Struck)
     with at_most(AT_ONCE), pytest.raises(DestroyedError):
         foo.lock(timeout=2 * AT_ONCE)
     assert struck

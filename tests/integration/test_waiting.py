@@ -24,11 +24,11 @@ from witness import AT_ONCE, at_most, entries, leases
 from microlock import (
     AlreadyLockedError,
     DestroyedError,
-    EtcdTimeoutError,
-    EtcdUnavailableError,
     Hold,
     LockUncertainError,
     Microlock,
+    StoreTimeoutError,
+    StoreUnavailableError,
     connect,
 )
 from microlock.server import HOST, free_ports
@@ -197,7 +197,7 @@ def test_a_time_shorter_than_a_round_trip_is_over_at_once_and_leaves_nothing(
     for _ in range(5):
         with (
             at_most(timeout + SLACK),
-            pytest.raises((AlreadyLockedError, EtcdTimeoutError, LockUncertainError)),
+            pytest.raises((AlreadyLockedError, StoreTimeoutError, LockUncertainError)),
         ):
             two.lock(timeout=timeout)
     assert not two.held
@@ -232,7 +232,7 @@ def test_a_wait_for_an_etcd_that_was_never_there_ends_in_time(nowhere: str) -> N
     with (
         connect(nowhere, timeout=LONG) as etcd,
         at_most(3 + SLACK),
-        pytest.raises(EtcdUnavailableError),
+        pytest.raises(StoreUnavailableError),
     ):
         Microlock(etcd, "foo", "one").lock(timeout=3)
 
@@ -250,7 +250,7 @@ def test_a_wait_for_an_etcd_that_is_down_ends_in_time(
         foo = Microlock(etcd, "foo", "one", ttl=LONG)
         assert foo.holder() is None
         fail(server)
-        with at_most(3 + SLACK), pytest.raises((EtcdUnavailableError, LockUncertainError)):
+        with at_most(3 + SLACK), pytest.raises((StoreUnavailableError, LockUncertainError)):
             foo.lock(timeout=3)
         assert not foo.held
         etcd.close()
@@ -273,7 +273,7 @@ def test_a_wait_during_which_etcd_goes_down_ends_in_time(
         fail(server)
         error = waiting.exception(5 + SLACK)
         assert monotonic() - began < 4 + SLACK
-        assert isinstance(error, EtcdUnavailableError | LockUncertainError)
+        assert isinstance(error, StoreUnavailableError | LockUncertainError)
         etcd.close()
         if fail is hang:
             server.resume()
@@ -294,7 +294,7 @@ def test_a_wait_without_an_end_ends_when_etcd_is_gone_for_longer_than_the_ttl(
         fail(server)
         # A call to see whether the lease has ended, and one to end it.
         error = waiting.exception(SHORT + 2 * timeout + SLACK)
-        assert isinstance(error, EtcdUnavailableError | LockUncertainError)
+        assert isinstance(error, StoreUnavailableError | LockUncertainError)
         if fail is hang:
             server.resume()
 

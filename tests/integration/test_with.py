@@ -17,12 +17,12 @@ from witness import AT_ONCE, at_most, entries
 from microlock import (
     AlreadyLockedError,
     DestroyedError,
-    EtcdError,
     InvalidArgumentError,
     LockLostError,
     LockUncertainError,
     LossReason,
     Microlock,
+    StoreError,
 )
 
 # How a hold may end in its block, and what it is lost by.
@@ -131,7 +131,7 @@ def test_the_block_is_not_run_when_etcd_is_down(
         foo.holder()  # etcd is known to be there, and worth waiting for
         getattr(etcd, fault)()
         # ttl and timeout are 1 s each.
-        with at_most(6), pytest.raises((EtcdError, LockUncertainError)), foo:
+        with at_most(6), pytest.raises((StoreError, LockUncertainError)), foo:
             ran = True
         assert not ran
         assert not foo.held
@@ -330,7 +330,7 @@ def test_leaving_says_that_the_lock_could_not_be_given_back(
 ) -> None:
     etcd = own_etcd()
     with nodes(etcd.endpoint, "foo", timeout=1) as make:
-        with pytest.raises((EtcdError, LockUncertainError)), make():
+        with pytest.raises((StoreError, LockUncertainError)), make():
             getattr(etcd, fault)()
         if fault == "pause":
             etcd.resume()

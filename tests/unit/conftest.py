@@ -6,7 +6,8 @@ import pytest
 from simulated import Client
 from store import Store
 
-from microlock import Hold, Microlock, clock
+from microlock import Hold, Microlock
+from microlock.engine import clock
 
 
 @pytest.fixture

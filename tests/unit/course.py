@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from store import FOO, Store
 
-from microlock.queue import Standing, holder_of, places
-from microlock.requests import KeepAlive, Revoke
-from microlock.tenure import Await, Stood, Tenure
+from microlock.core.place import AwaitTurn, Place, TurnResult
+from microlock.core.port import KeepAlive, Revoke
+from microlock.core.queue import Standing, holder_of, places
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Stay:
     """
 
     store: Store
-    place: Tenure
+    place: Place
     after: tuple[bytes, int] | None = None
     end: Standing | None = None
 
@@ -49,7 +49,7 @@ class Stay:
 Happening = Callable[[Stay], None]
 
 
-def stand(store: Store, request: Await, course: Iterator[Happening]) -> Stood:
+def stand(store: Store, request: AwaitTurn, course: Iterator[Happening]) -> TurnResult:
     """Has it happen until the wait has ended. After all of it the time is over."""
     stay = Stay(store, request.place, request.after)
     while not (end := stay.end or stay.seen()):
@@ -58,7 +58,7 @@ def stand(store: Store, request: Await, course: Iterator[Happening]) -> Stood:
     holder = holder_of(FOO.prefix, store.keys.values())
     if end is Standing.UNKNOWN or not holder:
         holder = request.holder
-    return Stood(end, stay.place.lease, store.now, holder)
+    return TurnResult(end, stay.place.lease, store.now, holder)
 
 
 def the_first_leaves(stay: Stay) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from model import Client, Model, Move, Violation
 
-from microlock.queue import Standing
+from microlock.core.queue import Standing
 
 # What may go wrong. The rest happens by itself.
 FAULTS = ("lose", "time", "crash", "interfere")

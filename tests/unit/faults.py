@@ -16,18 +16,19 @@ from typing import Any, Protocol, TypeVar
 from course import Happening, stand
 from store import FOO, Store, timed
 
-from microlock import flows
+from microlock.core import flows
+from microlock.core.flows import Flow
+from microlock.core.lease import Lease
+from microlock.core.place import AwaitTurn, Keep, Place
+from microlock.core.port import Get, Grant, KeepAlive, Outcome, Read, Request
 from microlock.errors import (
     DestroyedError,
-    EtcdError,
-    EtcdNoSpaceError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdUnavailableError,
+    StoreError,
+    StoreNoSpaceError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreUnavailableError,
 )
-from microlock.flows import Flow
-from microlock.requests import Get, Grant, KeepAlive, Outcome, Read, Request
-from microlock.tenure import Await, Keep, Lease, Tenure
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ TTL = 5
 
 
 class Fault(Protocol):
-    def meet(self, request: Request | Await, caller: Caller) -> Any:
+    def meet(self, request: Request | AwaitTurn, caller: Caller) -> Any:
         """The reply that the flow gets, or the error."""
 
 
@@ -51,7 +52,7 @@ class Caller:
 
     def __init__(self, store: Store, faults: Mapping[Any, Fault] | None = None) -> None:
         self.store = store
-        self.requests: list[Request | Await] = []
+        self.requests: list[Request | AwaitTurn] = []
         # Copies under way: to arrive before the next request, and after all of them.
         self.soon: list[Request] = []
         self.late: list[Request] = []
@@ -72,7 +73,7 @@ class Caller:
             else:
                 resume = partial(flow.send, reply)
 
-    def try_lock(self, lease: Lease | None = None, *, lost: Tenure | None = None) -> Any:
+    def try_lock(self, lease: Lease | None = None, *, lost: Place | None = None) -> Any:
         ids = self.store.lease_ids
         now = self.store.now
         return self.run(flows.try_lock(FOO, TTL, lease, lost=lost, now=now, lease_ids=ids))
@@ -81,7 +82,7 @@ class Caller:
         self,
         lease: Lease | None = None,
         *,
-        lost: Tenure | None = None,
+        lost: Place | None = None,
         course: Iterable[Happening] = (),
     ) -> Any:
         """`course`: what happens while the flow waits. After that the time is over."""
@@ -90,27 +91,27 @@ class Caller:
         now = self.store.now
         return self.run(flows.wait(FOO, TTL, lease, lost=lost, now=now, lease_ids=ids))
 
-    def release(self, tenure: Tenure) -> Any:
-        return self.run(flows.release(FOO, tenure, TTL))
+    def release(self, place: Place) -> Any:
+        return self.run(flows.release(FOO, place, TTL))
 
-    def renew(self, tenure: Tenure) -> Any:
-        return self.run(flows.renew(FOO, tenure))
+    def renew(self, place: Place) -> Any:
+        return self.run(flows.renew(FOO, place))
 
-    def extend(self, tenure: Tenure, ttl: int = 30) -> Any:
-        return self.run(flows.extend(FOO, tenure, ttl, lease_ids=self.store.lease_ids))
+    def extend(self, place: Place, ttl: int = 30) -> Any:
+        return self.run(flows.extend(FOO, place, ttl, lease_ids=self.store.lease_ids))
 
     def adopt(self) -> Any:
         return self.run(flows.adopt(FOO, now=self.store.now))
 
-    def perform(self, request: Request | Await) -> Any:
+    def perform(self, request: Request | AwaitTurn) -> Any:
         fault = self._faults.get(len(self.requests)) or self._faults.get(type(request))
         self.requests.append(request)
         self._arrive(self.soon)
         return fault.meet(request, self) if fault else self.ask(request)
 
-    def ask(self, request: Request | Await) -> Any:
+    def ask(self, request: Request | AwaitTurn) -> Any:
         """What is answered where nothing goes wrong."""
-        if isinstance(request, Await):
+        if isinstance(request, AwaitTurn):
             return stand(self.store, request, self._course)
         return self.store.ask(request)
 
@@ -121,7 +122,7 @@ class Caller:
 
     def _arrive(self, copies: list[Request]) -> None:
         while copies:
-            with suppress(EtcdError):  # nobody is told
+            with suppress(StoreError):  # nobody is told
                 self.store.apply(copies.pop(0))
 
 
@@ -150,12 +151,12 @@ class NoAnswer:
     def __str__(self) -> str:
         return f"{self.fate.name}-{self.end.name}".lower()
 
-    def meet(self, request: Request | Await, caller: Caller) -> Any:
-        if isinstance(request, Await):
+    def meet(self, request: Request | AwaitTurn, caller: Caller) -> Any:
+        if isinstance(request, AwaitTurn):
             return self._end_of_waiting(request, caller)
         match self.fate:
             case Fate.APPLIED:
-                with suppress(EtcdError):
+                with suppress(StoreError):
                     caller.store.apply(request)
             case Fate.SOON:
                 caller.soon.append(request)
@@ -166,21 +167,21 @@ class NoAnswer:
         if self.end is End.ERROR or isinstance(request, Grant):  # which is never repeated
             # As the client says: neither changes what there is.
             doubt = not isinstance(request, Read | Get | KeepAlive)
-            raise EtcdTimeoutError("no answer", may_have_happened=doubt)
+            raise StoreTimeoutError("no answer", may_have_happened=doubt)
         try:
             return _repeated(caller.store.ask(request))
-        except EtcdError as error:
+        except StoreError as error:
             error.may_have_happened = True  # as the client says of any doubt on the way
             raise
 
-    def _end_of_waiting(self, request: Await, caller: Caller) -> Any:
+    def _end_of_waiting(self, request: AwaitTurn, caller: Caller) -> Any:
         """Nothing is sent that could be lost: it fails at its beginning, or at its end."""
-        stood = None if self.fate is Fate.NEVER else caller.ask(request)
+        result = None if self.fate is Fate.NEVER else caller.ask(request)
         if self.end is End.INTERRUPT:
             raise KeyboardInterrupt
         if self.end is End.ERROR:
-            raise EtcdUnavailableError("the watch ended")
-        return stood or caller.ask(request)
+            raise StoreUnavailableError("the watch ended")
+        return result or caller.ask(request)
 
 
 def _repeated(reply: Any) -> Any:
@@ -196,12 +197,12 @@ def _repeated(reply: Any) -> Any:
 class Refusal:
     """etcd certainly did not do it."""
 
-    error: type[EtcdError | DestroyedError]
+    error: type[StoreError | DestroyedError]
 
     def __str__(self) -> str:
         return self.error.__name__
 
-    def meet(self, request: Request | Await, caller: Caller) -> Any:
+    def meet(self, request: Request | AwaitTurn, caller: Caller) -> Any:
         raise self.error("refused")
 
 
@@ -221,4 +222,6 @@ class Slow:
 
 
 NO_ANSWER = [NoAnswer(fate, end) for end in End for fate in Fate]
-REFUSALS = [Refusal(each) for each in (EtcdPermissionError, EtcdNoSpaceError, EtcdUnavailableError)]
+REFUSALS = [
+    Refusal(each) for each in (StorePermissionError, StoreNoSpaceError, StoreUnavailableError)
+]

@@ -19,20 +19,11 @@ from typing import Any
 
 from store import Memory, timed
 
-from microlock import flows
-from microlock.errors import (
-    DestroyedError,
-    EtcdError,
-    EtcdNoSpaceError,
-    EtcdTimeoutError,
-    EtcdUnavailableError,
-    LockUncertainError,
-    MicrolockError,
-)
-from microlock.feed import Feed
-from microlock.keys import entry_name
-from microlock.queue import Standing, places
-from microlock.requests import (
+from microlock.core import flows
+from microlock.core.keys import Names, entry_name
+from microlock.core.lease import Lease
+from microlock.core.place import AwaitTurn, Contended, Keep, Lost, Place, TurnResult
+from microlock.core.port import (
     Delete,
     Found,
     Get,
@@ -45,7 +36,17 @@ from microlock.requests import (
     Revoke,
     Txn,
 )
-from microlock.tenure import Await, Keep, Lease, Lost, Names, Refused, Stood, Tenure
+from microlock.core.queue import Standing, places
+from microlock.core.view import View
+from microlock.errors import (
+    DestroyedError,
+    LockUncertainError,
+    MicrolockError,
+    StoreError,
+    StoreNoSpaceError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
 
 KEY = "foo"
 PREFIX = b"foo/"
@@ -75,20 +76,20 @@ class Hold:
         lost: whether its loss was noticed.
     """
 
-    tenure: Tenure
+    place: Place
     since: float
     alive: bool = True
     lost: bool = False
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> Hold:
-        return replace(self, tenure=self.tenure.renewed(lease_id, lifetime))
+        return replace(self, place=self.place.renewed(lease_id, lifetime))
 
-    def moved(self, tenure: Tenure) -> Hold:
+    def moved(self, place: Place) -> Hold:
         """Renewed or extended by a call; maybe renewed in the background meanwhile."""
-        for lease in self.tenure.leases:
+        for lease in self.place.leases:
             if lease.ttl:
-                tenure = tenure.renewed(lease.id, Lifetime(lease.ttl, lease.sent, lease.sent))
-        return replace(self, tenure=tenure)
+                place = place.renewed(lease.id, Lifetime(lease.ttl, lease.sent, lease.sent))
+        return replace(self, place=place)
 
 
 @dataclass
@@ -117,7 +118,7 @@ class Call:
     arrived: Any = None
     doubt: bool = False
     unsettled: bool = False
-    place: Tenure | None = None
+    place: Place | None = None
     ended: bool = False
     log: tuple[Any, ...] = ()
     flow: Generator[Any, Any, Any] | None = None
@@ -142,7 +143,7 @@ def _give(flow: Generator[Any, Any, Any], how: Any) -> Any:
     if isinstance(how, tuple) and isinstance(how[0], type):
         kind, may_have_happened = how
         error = kind("as it goes")
-        if isinstance(error, EtcdError):
+        if isinstance(error, StoreError):
             error.may_have_happened = may_have_happened
         return flow.throw(error)
     return flow.send(how)
@@ -276,7 +277,7 @@ class Model:
 
     def _moves_of(self, client: Client) -> Iterable[Move]:
         index, call = client.index, client.call
-        if call and isinstance(call.request, Await):
+        if call and isinstance(call.request, AwaitTurn):
             standing = self._standing(client)
             if standing in (Standing.FIRST, Standing.GONE):
                 yield "stand", index, standing
@@ -312,7 +313,7 @@ class Model:
         return [*begin, "destroy"] if client.lease or client.hold else begin
 
     def _faults(self, call: Call) -> list[str]:
-        if isinstance(call.request, Await):
+        if isinstance(call.request, AwaitTurn):
             return ["unavailable", "destroyed", "interrupt"]
         faults = ["timeout", "interrupt"]
         if not isinstance(call.request, Grant):
@@ -355,7 +356,7 @@ class Model:
 
     def _over(self, client: Client) -> bool:
         assert client.hold
-        return client.hold.tenure.deadline <= self.now(client)
+        return client.hold.place.deadline <= self.now(client)
 
     def _noticed(self, client: Client) -> bool:
         """Whether it knows that its hold is lost."""
@@ -363,11 +364,11 @@ class Model:
         return bool(hold and hold.alive and (hold.lost or self._over(client)))
 
     def _renewable(self, client: Client) -> bool:
-        waits = client.call and isinstance(client.call.request, Await)
+        waits = client.call and isinstance(client.call.request, AwaitTurn)
         return bool(waits) or self.believes(client)
 
     def _watches(self, client: Client) -> bool:
-        waits = client.call and isinstance(client.call.request, Await)
+        waits = client.call and isinstance(client.call.request, AwaitTurn)
         return bool(waits or client.hold)
 
     def _untold(self, client: Client) -> bool:
@@ -375,30 +376,30 @@ class Model:
             return True
         return bool(self.store.events(PREFIX, client.watch[1] + 1))
 
-    def _feed(self, client: Client) -> Feed:
-        feed = Feed(PREFIX)
+    def _feed(self, client: Client) -> View:
+        view = View(PREFIX)
         if client.watch:
             found, told = client.watch
-            feed.rebase(found)
+            view.rebase(found)
             events = self.store.events(PREFIX, found.revision + 1)
-            feed.apply(event for event in events if event.revision <= told)
-        return feed
+            view.apply(event for event in events if event.revision <= told)
+        return view
 
     def _standing(self, client: Client) -> Standing:
         assert client.call
         assert client.call.place
         if client.call.ended:
             return Standing.GONE
-        place, feed = client.call.place, self._feed(client)
+        place, view = client.call.place, self._feed(client)
         after = client.call.request.after
-        if after and feed.standing(*after) is not Standing.GONE:
+        if after and view.standing(*after) is not Standing.GONE:
             return Standing.UNKNOWN  # far from its turn it hears of nothing else
-        return feed.standing(place.entry, place.token)
+        return view.standing(place.entry, place.token)
 
     def _deadlines(self) -> list[float]:
         """When those that hold cease to believe it, by the clock of the store."""
         return [
-            1000 + (client.hold.tenure.deadline - 1000) / client.rate
+            1000 + (client.hold.place.deadline - 1000) / client.rate
             for client in self.clients
             if client.hold and self.believes(client)
         ]
@@ -413,7 +414,7 @@ class Model:
         getattr(self, f"_{kind}")(self.clients[index], how)
         if not self.lagging:
             for client in self.clients:
-                if client.call and isinstance(client.call.request, Await):
+                if client.call and isinstance(client.call.request, AwaitTurn):
                     self._catch_up(client)
                 else:
                     client.watch = None
@@ -425,32 +426,32 @@ class Model:
 
     def _begin(self, client: Client, op: str) -> None:
         names, now, hold = client.names, self.now(client), client.hold
-        lease, tenure, first = client.lease, hold.tenure if hold else None, client.next_id
-        lost = tenure if self._noticed(client) else None
+        lease, place, first = client.lease, hold.place if hold else None, client.next_id
+        lost = place if self._noticed(client) else None
         lease_ids = lambda: count(first)  # noqa: E731
 
         def taking(flow: Any) -> Callable[[], Any]:
             return lambda: flow(names, TTL, lease, lost=lost, now=now, lease_ids=lease_ids())
 
-        def adopting(act: Callable[[Tenure], Any]) -> Any:
+        def adopting(act: Callable[[Place], Any]) -> Any:
             found = yield from flows.adopt(names, now=now)
-            return (found, (yield from act(found))) if isinstance(found, Tenure) else None
+            return (found, (yield from act(found))) if isinstance(found, Place) else None
 
         makes: dict[str, Callable[[], Any]] = {
             "lock": taking(flows.try_lock),
             "wait": taking(flows.wait),
-            "unlock": lambda: flows.release(names, tenure, TTL),
-            "renew": lambda: flows.renew(names, tenure),
-            "extend": lambda: flows.extend(names, tenure, LONGER, lease_ids=lease_ids()),
-            "shorten": lambda: flows.extend(names, tenure, SHORTER, lease_ids=lease_ids()),
-            "withdraw": lambda: flows.release(names, tenure, 0),
+            "unlock": lambda: flows.release(names, place, TTL),
+            "renew": lambda: flows.renew(names, place),
+            "extend": lambda: flows.extend(names, place, LONGER, lease_ids=lease_ids()),
+            "shorten": lambda: flows.extend(names, place, SHORTER, lease_ids=lease_ids()),
+            "withdraw": lambda: flows.release(names, place, 0),
             "adopt and unlock": lambda: adopting(lambda each: flows.release(names, each, TTL)),
             "adopt and renew": lambda: adopting(lambda each: flows.renew(names, each)),
-            "destroy": lambda: flows.discard(names, *_leases(tenure, lease)),
+            "destroy": lambda: flows.discard(names, *_leases(place, lease)),
         }
         if op == "destroy" and self.believes(client):
             makes[op] = makes["withdraw"]
-        given = frozenset(each.id for each in _leases(tenure, lease))
+        given = frozenset(each.id for each in _leases(place, lease))
         client.call = Call(op, makes[op], given, first)
         if op in ("lock", "wait"):
             client.lease, client.fresh = None, False
@@ -478,7 +479,7 @@ class Model:
             self._ended(client, call, error)
         else:
             call.sent, call.arrived, call.doubt = self.now(client), None, False
-            call.place = call.request.place if isinstance(call.request, Await) else None
+            call.place = call.request.place if isinstance(call.request, AwaitTurn) else None
             call.ended = False
             if isinstance(call.request, Grant):
                 client.next_id = max(client.next_id, call.request.lease_id + 1)
@@ -491,7 +492,7 @@ class Model:
         if uncertain or (isinstance(verdict, KeyboardInterrupt) and call.unsettled):
             self.given_up |= call.leases
         if call.unsettled and hold and self._noticed(client):
-            self.given_up |= _ids(hold.tenure)  # lost, and could not be ended
+            self.given_up |= _ids(hold.place)  # lost, and could not be ended
         match call.op:
             case "lock" | "wait":
                 self._taken(client, verdict)
@@ -501,7 +502,7 @@ class Model:
                 if isinstance(verdict, tuple) and isinstance(verdict[1], Lease):
                     client.lease = verdict[1]
             case "adopt and renew":
-                if isinstance(verdict, tuple) and isinstance(verdict[1], Tenure):
+                if isinstance(verdict, tuple) and isinstance(verdict[1], Place):
                     self._keep(client, Hold(verdict[1], self.now(client)))
             case _:
                 self._kept(client, call, verdict)
@@ -515,19 +516,19 @@ class Model:
                 raise Violation("a lease is kept though a put under it is under way")
 
     def _taken(self, client: Client, verdict: Any) -> None:
-        if isinstance(verdict, Tenure):
+        if isinstance(verdict, Place):
             client.hold = Hold(verdict, self.now(client))
             self._look(client)
             if self._noticed(client):
                 self._begin(client, "withdraw")
             else:
                 self._began(client)
-        elif isinstance(verdict, Refused):
+        elif isinstance(verdict, Contended):
             client.hold, client.lease = None, verdict.lease
 
     def _given_back(self, client: Client, call: Call, verdict: Any) -> None:
         hold = client.hold
-        if isinstance(verdict, EtcdError) and call.op == "unlock":
+        if isinstance(verdict, StoreError) and call.op == "unlock":
             assert hold
             self._keep(client, replace(hold, alive=True))
             return
@@ -543,7 +544,7 @@ class Model:
         """A renewal or an extension has ended."""
         assert client.hold
         left = verdict[0] if isinstance(verdict, tuple) else verdict
-        if isinstance(left, Tenure):
+        if isinstance(left, Place):
             self._keep(client, client.hold.moved(left))
         elif isinstance(left, Lost):
             client.hold = replace(client.hold, lost=True)
@@ -558,7 +559,7 @@ class Model:
 
     def _began(self, client: Client) -> None:
         assert client.hold
-        token = client.hold.tenure.token
+        token = client.hold.place.token
         if token < self.token and token not in self.removed:
             raise Violation(f"the token {token} after {self.token}")
         self.token = max(self.token, token)
@@ -567,7 +568,7 @@ class Model:
         """What the watch says of the hold."""
         hold = client.hold
         if client.watch and hold and hold.alive:
-            standing = self._feed(client).standing(hold.tenure.entry, hold.tenure.token)
+            standing = self._feed(client).standing(hold.place.entry, hold.place.token)
             if standing is Standing.GONE:
                 client.hold = replace(hold, lost=True)
 
@@ -607,11 +608,11 @@ class Model:
             return
         if isinstance(call.request, Revoke):
             call.unsettled = True
-        changes = not isinstance(call.request, Read | Get | KeepAlive | Await)
+        changes = not isinstance(call.request, Read | Get | KeepAlive | AwaitTurn)
         errors: dict[str, Thrown] = {
-            "timeout": (EtcdTimeoutError, changes),
-            "unavailable": (EtcdUnavailableError, changes and call.doubt),
-            "no space": (EtcdNoSpaceError, call.doubt),
+            "timeout": (StoreTimeoutError, changes),
+            "unavailable": (StoreUnavailableError, changes and call.doubt),
+            "no space": (StoreNoSpaceError, call.doubt),
             "destroyed": (DestroyedError, False),
             "interrupt": (KeyboardInterrupt, False),
         }
@@ -627,12 +628,12 @@ class Model:
         assert call
         assert call.place
         holder = self._feed(client).holder or call.request.holder
-        self._resume(client, Stood(standing, call.place.lease, self.now(client), holder))
+        self._resume(client, TurnResult(standing, call.place.lease, self.now(client), holder))
 
     def _beat(self, client: Client, _: Any) -> None:
         """Its leases are renewed in the background; the answers are on their way."""
         call = client.call
-        place = call.place if call and call.place else client.hold and client.hold.tenure
+        place = call.place if call and call.place else client.hold and client.hold.place
         assert place
         sent = self.now(client)
         client.beat = tuple(
@@ -652,7 +653,7 @@ class Model:
             elif hold and hold.alive and lifetime.sent >= hold.since:
                 if lifetime.ttl > 0:
                     client.hold = hold.renewed(lease_id, lifetime)
-                elif call is None and any(lease.id == lease_id for lease in hold.tenure.leases):
+                elif call is None and any(lease.id == lease_id for lease in hold.place.leases):
                     client.hold = replace(hold, lost=True)
 
     def _watch(self, client: Client, _: Any) -> None:
@@ -685,7 +686,7 @@ class Model:
             if call.arrived is None and isinstance(call.request, Grant | Revoke | Txn):
                 self.late += (Late(client.index, client.life, call.request),)
         if client.hold:
-            self.given_up |= _ids(client.hold.tenure)
+            self.given_up |= _ids(client.hold.place)
         self._restart(client)
 
     def _interfere(self, _: Client, how: tuple[str, bytes]) -> None:
@@ -714,7 +715,7 @@ class Model:
         before = dict(self.store.keys)
         try:
             answer = self.store.apply(request)
-        except EtcdError as error:
+        except StoreError as error:
             return type(error), False
         for name, kv in before.items():
             now = self.store.keys.get(name)
@@ -735,7 +736,7 @@ class Model:
             if not self.believes(client):
                 continue
             assert client.hold
-            mine = client.hold.tenure.entry, client.hold.tenure.token
+            mine = client.hold.place.entry, client.hold.place.token
             if mine[1] not in self.removed and mine != (entries[0] if entries else None):
                 raise Violation(f"{client.names.node_id} believes in {mine}; there are {entries}")
         for name, token in entries:
@@ -751,7 +752,7 @@ class Model:
             return True
         if client.call and client.call.op.startswith("adopt"):
             return True
-        return bool(client.hold and client.hold.tenure.entry == name)
+        return bool(client.hold and client.hold.place.entry == name)
 
     def finish(self) -> None:
         """From here on nothing goes wrong, and every hold is given back: all that was begun ends.
@@ -798,16 +799,16 @@ class Model:
         return False
 
 
-def _leases(tenure: Tenure | None, lease: Lease | None) -> tuple[Lease, ...]:
-    return (*(tenure.leases if tenure else ()), *((lease,) if lease else ()))
+def _leases(place: Place | None, lease: Lease | None) -> tuple[Lease, ...]:
+    return (*(place.leases if place else ()), *((lease,) if lease else ()))
 
 
-def _ids(tenure: Tenure) -> set[int]:
-    return {lease.id for lease in tenure.leases}
+def _ids(place: Place) -> set[int]:
+    return {lease.id for lease in place.leases}
 
 
 def _ids_of(hold: Hold | None) -> set[int]:
-    return _ids(hold.tenure) if hold else set()
+    return _ids(hold.place) if hold else set()
 
 
 def _puts(request: Any) -> list[Put]:

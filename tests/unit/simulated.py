@@ -8,11 +8,11 @@ from typing import Any
 from faults import Caller
 from store import Store
 
-from microlock.dispatch import Dispatcher
+from microlock.core.port import Found
+from microlock.core.queue import Standing
+from microlock.engine.handlers import Handlers
 from microlock.etcd.client import EtcdClient
-from microlock.queue import Standing
 from microlock.renewal import Keeper
-from microlock.requests import Found
 from microlock.watch import Watcher
 
 
@@ -30,7 +30,7 @@ class Client(EtcdClient):
 
     def one(self, kind: Any) -> Any:
         self.check()
-        assert kind in (Dispatcher, Keeper, Watcher)
+        assert kind in (Handlers, Keeper, Watcher)
         return self.background
 
 

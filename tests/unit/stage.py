@@ -11,9 +11,9 @@ from typing import Any
 from faults import NO_ANSWER, REFUSALS, Caller, End, Fate, Fault, NoAnswer, Refusal
 from store import FOO, Store
 
-from microlock.errors import DestroyedError, EtcdError, EtcdPermissionError, LockUncertainError
-from microlock.queue import Holder, holder_of
-from microlock.requests import KeyValue
+from microlock.core.port import KeyValue
+from microlock.core.queue import Holder, holder_of
+from microlock.errors import DestroyedError, LockUncertainError, StoreError, StorePermissionError
 
 FAULTS: list[Fault] = [*NO_ANSWER, *REFUSALS]
 SECOND: list[Fault] = [
@@ -21,7 +21,7 @@ SECOND: list[Fault] = [
     NoAnswer(Fate.LATE),
     NoAnswer(Fate.LATE, End.REPEAT),
     NoAnswer(Fate.APPLIED, End.INTERRUPT),
-    Refusal(EtcdPermissionError),
+    Refusal(StorePermissionError),
 ]
 
 # Sets the stage of an empty store, and returns what the flow is called with, and who was at work
@@ -76,7 +76,7 @@ class Stage:
     def play(self, act: Act) -> None:
         try:
             self.verdict = act(self.caller, self.given)
-        except (EtcdError, DestroyedError, LockUncertainError, KeyboardInterrupt) as error:
+        except (StoreError, DestroyedError, LockUncertainError, KeyboardInterrupt) as error:
             self.verdict = error
         self.reported = Snapshot.of(self.store)
         self.under_way = [*self.caller.soon, *self.caller.late]

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from microlock.errors import EtcdError, LeaseNotFoundError
-from microlock.keys import MAX_TTL, entries_prefix, entry_name
-from microlock.requests import (
+from microlock.core.keys import MAX_TTL, Names, entries_prefix, entry_name
+from microlock.core.port import (
     CreatedAt,
     Delete,
     Empty,
@@ -31,7 +30,7 @@ from microlock.requests import (
     Txn,
     UnderLease,
 )
-from microlock.tenure import Names
+from microlock.errors import LeaseNotFoundError, StoreError
 
 FOO = Names.of("foo", "alpha")
 # Ids of leases that no flow under test makes.
@@ -48,7 +47,7 @@ class Granted:
     end: float
 
 
-class CompactedError(EtcdError):
+class CompactedError(StoreError):
     """What happened at that revision is forgotten.
 
     Attributes:
@@ -92,7 +91,7 @@ class Memory:
             self._end(lease_id)
 
     def apply(self, request: Request) -> Any:
-        """What it answers, as `microlock.requests` describes it; at once, so `sent` and `at` are
+        """What it answers, as `microlock.core.port` describes it; at once, so `sent` and `at` are
         now. Raises as etcd does."""
         match request:
             case KeepAlive(lease_id):
@@ -128,15 +127,15 @@ class Memory:
         if revision <= self.compacted:
             raise CompactedError(self.compacted)
         if revision > self.revision:
-            raise EtcdError("etcdserver: mvcc: required revision is a future revision")
+            raise StoreError("etcdserver: mvcc: required revision is a future revision")
         self.compacted = revision
         self.history = [event for event in self.history if event.revision >= revision]
 
     def _grant(self, lease_id: int, ttl: int) -> Lifetime:
         if ttl > MAX_TTL:
-            raise EtcdError("etcdserver: too large lease TTL")
+            raise StoreError("etcdserver: too large lease TTL")
         if lease_id in self.leases:
-            raise EtcdError("etcdserver: lease already exists")
+            raise StoreError("etcdserver: lease already exists")
         ttl = max(self.floor, ttl)
         self.leases[lease_id or self._free_id()] = Granted(ttl, self.now + ttl)
         return Lifetime(ttl, self.now, self.now)
@@ -216,20 +215,20 @@ def _check_txn(txn: Txn) -> None:
     """Refuses what etcd does not even begin, whichever part of it would be done."""
     parts = (txn.guards, txn.then, txn.otherwise)
     if any(len(part) > MAX_OPERATIONS for part in parts):
-        raise EtcdError("etcdserver: too many operations in txn request")
+        raise StoreError("etcdserver: too many operations in txn request")
     for part in parts:
         for each in part:
             _check_name(each)
     puts = [each.name for each in txn.then if isinstance(each, Put)]
     deletes = {each.name for each in txn.then if isinstance(each, Delete)}
     if len(set(puts)) < len(puts) or deletes.intersection(puts):
-        raise EtcdError("etcdserver: duplicate key given in txn request")
+        raise StoreError("etcdserver: duplicate key given in txn request")
 
 
 def _check_name(operation: object) -> None:
     match operation:
         case Get(b"") | Put(b"") | Delete(b"") | Empty(b"") | CreatedAt(b"") | UnderLease(b""):
-            raise EtcdError("etcdserver: key is not provided")
+            raise StoreError("etcdserver: key is not provided")
 
 
 class Store(Memory):

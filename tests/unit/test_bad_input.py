@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from microlock import (
-    EtcdClientRequiredError,
+    ClientRequiredError,
     Guard,
     InvalidArgumentError,
     InvalidTtlError,
@@ -38,7 +38,7 @@ def etcd() -> Iterator[EtcdClient]:
     [("key", value, KeyRequiredError) for value in BAD_NAMES]
     + [("node_id", value, NodeIdRequiredError) for value in BAD_NAMES]
     + [("ttl", value, InvalidTtlError) for value in BAD_TTLS]
-    + [("etcd", value, EtcdClientRequiredError) for value in BAD_CLIENTS],
+    + [("etcd", value, ClientRequiredError) for value in BAD_CLIENTS],
     ids=lambda value: ascii(value).partition(" at 0x")[0][:24],
 )
 def test_bad_input_is_refused_by_name_and_shown(

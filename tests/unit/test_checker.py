@@ -167,7 +167,7 @@ def one() -> Script:
     script = Script()
     script.lock("p", 10, 10.2, 2, 0xA)
     script.put(10.1, 2, 0xA)
-    script.call("z", "lock", 59, 59.1, error="EtcdUnavailableError", node="z")
+    script.call("z", "lock", 59, 59.1, error="StoreUnavailableError", node="z")
     script.ends(60, "z")
     return script
 
@@ -653,7 +653,7 @@ def _leave(script: Script, error: str, *, until: float | None) -> None:
         script.delete(until, 4, 0xC)
 
 
-@pytest.mark.parametrize("error", ["AlreadyLockedError", "EtcdTimeoutError"])
+@pytest.mark.parametrize("error", ["AlreadyLockedError", "StoreTimeoutError"])
 @pytest.mark.parametrize("until", [14, None])
 def test_an_entry_of_a_call_that_failed_is_found(
     one: Script, error: str, until: float | None
@@ -685,7 +685,7 @@ def test_each_election_starts_the_lease_of_an_entry_in_doubt_again(
 
 
 def test_an_entry_that_appears_after_its_call_failed_is_found(one: Script) -> None:
-    one.call("r", "lock", 12, 13, error="EtcdTimeoutError")
+    one.call("r", "lock", 12, 13, error="StoreTimeoutError")
     one.put(14, 3, 0xC, node="r")
     one.delete(24, 4, 0xC)
     assert one.broken == {Rule.LEFT}
@@ -707,10 +707,10 @@ def test_an_object_is_known_by_the_lease_of_its_holds(one: Script) -> None:
     """The call of the other object of the node does not excuse it: the lease was not its own."""
     one.unlock("p", 11, 11.2)
     one.delete(11.1, 3, 0xA)
-    one.call("p", "lock", 12, 13, error="EtcdTimeoutError")
+    one.call("p", "lock", 12, 13, error="StoreTimeoutError")
     one.put(12.5, 4, 0xA)
     one.delete(20, 5, 0xA)
-    one.call("p", "lock", 12.2, 20.1, error="EtcdTimeoutError", lock=2, within=10)
+    one.call("p", "lock", 12.2, 20.1, error="StoreTimeoutError", lock=2, within=10)
     assert one.broken == {Rule.LEFT}
 
 
@@ -731,24 +731,24 @@ def test_entries_of_others_are_nobody_s_fault(two: Script) -> None:
 
 
 def test_a_call_that_takes_too_long_is_found(two: Script) -> None:
-    two.call("r", "renew", 40, 46.1, error="EtcdTimeoutError", within=5)
+    two.call("r", "renew", 40, 46.1, error="StoreTimeoutError", within=5)
     assert two.broken == {Rule.TIME}
 
 
 def test_a_pause_of_the_process_does_not_count(two: Script) -> None:
-    two.call("r", "renew", 40, 46.1, error="EtcdTimeoutError", within=5)
+    two.call("r", "renew", 40, 46.1, error="StoreTimeoutError", within=5)
     two.fault(41, 44, "pause r")
     assert not two.broken
 
 
 def test_nor_does_a_time_in_which_the_machine_let_it_starve(two: Script) -> None:
-    two.call("r", "renew", 40, 46.1, error="EtcdTimeoutError", within=5)
+    two.call("r", "renew", 40, 46.1, error="StoreTimeoutError", within=5)
     two.files["r"].append(Stalled(44, 41))
     assert not two.broken
 
 
 def test_a_time_counts_once_that_was_both(two: Script) -> None:
-    two.call("r", "renew", 40, 47.5, error="EtcdTimeoutError", within=5)
+    two.call("r", "renew", 40, 47.5, error="StoreTimeoutError", within=5)
     two.fault(41, 41.9, "pause r")
     two.files["r"].append(Stalled(41.9, 41.1))
     assert two.broken == {Rule.TIME}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from microlock import Microlock, connect
-from microlock.errors import EtcdClientRequiredError, InvalidArgumentError
+from microlock.errors import ClientRequiredError, InvalidArgumentError
 from microlock.etcd.connect import client_of
 
 
@@ -171,13 +171,13 @@ UNSUITABLE = pytest.mark.parametrize(
 
 @UNSUITABLE
 def test_what_is_no_client_is_refused(etcd):
-    with pytest.raises(EtcdClientRequiredError, match=r"^etcd must be"):
+    with pytest.raises(ClientRequiredError, match=r"^etcd must be"):
         client_of(etcd)
 
 
 @UNSUITABLE
 def test_a_lock_without_a_client_is_refused(etcd):
-    with pytest.raises(EtcdClientRequiredError):
+    with pytest.raises(ClientRequiredError):
         Microlock(etcd, "foo", "alpha")
 
 

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import pytest
 
+from microlock.core.retry import Trial
 from microlock.errors import (
-    EtcdAuthenticationError,
-    EtcdError,
-    EtcdNoSpaceError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdTlsError,
-    EtcdUnavailableError,
     LeaseNotFoundError,
-    NotEtcdError,
+    StoreAuthenticationError,
+    StoreError,
+    StoreNoSpaceError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreTlsError,
+    StoreUnavailableError,
+    WrongServerError,
 )
-from microlock.etcd.failover import Trial
 
-DOWN, SLOW = EtcdUnavailableError("down"), EtcdTimeoutError("slow")
-TLS, WEB = EtcdTlsError("no TLS"), NotEtcdError("a web server")
-TOKEN = EtcdAuthenticationError("invalid auth token")
-FULL, FORBIDDEN = EtcdNoSpaceError("full"), EtcdPermissionError("forbidden")
+DOWN, SLOW = StoreUnavailableError("down"), StoreTimeoutError("slow")
+TLS, WEB = StoreTlsError("no TLS"), WrongServerError("a web server")
+TOKEN = StoreAuthenticationError("invalid auth token")
+FULL, FORBIDDEN = StoreNoSpaceError("full"), StorePermissionError("forbidden")
 
 
-def after(*failures: EtcdError, members: int = 2, login_again: bool = False) -> Trial:
+def after(*failures: StoreError, members: int = 2, login_again: bool = False) -> Trial:
     """What has met these failures, at one member after the other."""
     trial = Trial(members)
     for number, error in enumerate(failures):
@@ -31,8 +31,8 @@ def after(*failures: EtcdError, members: int = 2, login_again: bool = False) -> 
     return trial
 
 
-def lost() -> EtcdError:
-    return EtcdTimeoutError("no answer", may_have_happened=True)
+def lost() -> StoreError:
+    return StoreTimeoutError("no answer", may_have_happened=True)
 
 
 @pytest.mark.parametrize("error", [DOWN, SLOW, TLS, WEB], ids=repr)
@@ -97,7 +97,7 @@ def test_a_login_that_is_refused_is_the_end():
 
 def test_a_login_that_is_refused_after_its_token_was_is_the_end():
     trial = after(TOKEN, login_again=True)
-    trial.failed("etcd0", EtcdAuthenticationError("authentication failed"), login_again=False)
+    trial.failed("etcd0", StoreAuthenticationError("authentication failed"), login_again=False)
     assert not trial.worth_another_try(ever_answered=True)
 
 
@@ -137,7 +137,7 @@ def test_a_refusal_is_told_before_all_others():
     assert after(TLS, FORBIDDEN).verdict() is FORBIDDEN
 
 
-@pytest.mark.parametrize("last", [EtcdPermissionError("no"), EtcdUnavailableError("down")])
+@pytest.mark.parametrize("last", [StorePermissionError("no"), StoreUnavailableError("down")])
 def test_what_is_told_may_have_happened_if_any_request_was_lost(last):
     assert after(lost(), last).verdict().may_have_happened
 

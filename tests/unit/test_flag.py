@@ -10,36 +10,36 @@ from time import monotonic
 
 import pytest
 
-from microlock.flag import Flag
+from microlock.engine.reentrant_event import ReentrantEvent
 
 
 def test_a_flag_is_not_set_at_first():
-    assert not Flag().is_set()
+    assert not ReentrantEvent().is_set()
 
 
 def test_a_wait_ends_with_its_time():
-    assert not Flag().wait(0.01)
+    assert not ReentrantEvent().wait(0.01)
 
 
 def test_a_time_that_is_over_is_no_time():
-    assert not Flag().wait(-1)
+    assert not ReentrantEvent().wait(-1)
 
 
 def test_a_wait_for_what_is_set_is_none():
-    flag = Flag()
+    flag = ReentrantEvent()
     flag.set()
     assert flag.wait()
 
 
 def test_a_flag_that_was_cleared_is_waited_for_again():
-    flag = Flag()
+    flag = ReentrantEvent()
     flag.set()
     flag.clear()
     assert not flag.wait(0)
 
 
 def test_all_who_wait_are_woken():
-    flag = Flag()
+    flag = ReentrantEvent()
     with ThreadPoolExecutor() as pool:
         waits = [pool.submit(flag.wait, 20) for _ in range(3)]
         flag.set()
@@ -48,19 +48,19 @@ def test_all_who_wait_are_woken():
 
 def test_what_is_set_just_before_the_waiting_begins_is_not_lost(monkeypatch):
     """As by the handler of a signal, between the look and the wait."""
-    flag = Flag()
+    flag = ReentrantEvent()
 
     class Interrupted(SimpleQueue):  # type: ignore[type-arg]
         def get(self, block: bool = True, timeout: float | None = None) -> None:
             flag.set()
             return super().get(block, timeout)
 
-    monkeypatch.setattr("microlock.flag.SimpleQueue", Interrupted)
+    monkeypatch.setattr("microlock.engine.reentrant_event.SimpleQueue", Interrupted)
     assert flag.wait(20)
 
 
 def test_nothing_is_left_of_a_wait():
-    flag = Flag()
+    flag = ReentrantEvent()
     flag.wait(0)
     assert flag._waiting == []
 
@@ -72,7 +72,7 @@ def test_a_signal_that_came_to_another_thread_ends_a_wait_of_the_main_one():
     def handle(*_: object) -> None:
         raise Handled
 
-    waits, over = Flag(), threading.Event()
+    waits, over = ReentrantEvent(), threading.Event()
     before = signal.signal(signal.SIGUSR2, handle)
     other = threading.Thread(target=over.wait)
     other.start()

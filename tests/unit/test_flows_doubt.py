@@ -6,16 +6,16 @@ import pytest
 from faults import NO_ANSWER, TTL, Caller, End, Fate, NoAnswer, Refusal, Slow
 from store import FOO, Store
 
-from microlock import flows
+from microlock.core import flows
+from microlock.core.place import Contended
+from microlock.core.port import Grant, Read, Revoke, Txn
 from microlock.errors import (
-    EtcdError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdUnavailableError,
     LockUncertainError,
+    StoreError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreUnavailableError,
 )
-from microlock.requests import Grant, Read, Revoke, Txn
-from microlock.tenure import Refused
 
 LOOK, GRANT, PUT, UNDO = range(4)
 
@@ -28,22 +28,22 @@ def store() -> Store:
 @pytest.mark.parametrize("fate", Fate)
 def test_a_put_without_an_answer_is_undone_before_it_is_reported(store, fate):
     caller = Caller(store, {PUT: NoAnswer(fate)})
-    with pytest.raises(EtcdTimeoutError):
+    with pytest.raises(StoreTimeoutError):
         caller.try_lock()
     caller.deliver()
     assert (store.entries(), store.ours()) == ([], [])
 
 
 def test_a_put_that_was_undone_did_not_happen(store):
-    with pytest.raises(EtcdTimeoutError) as raised:
+    with pytest.raises(StoreTimeoutError) as raised:
         Caller(store, {PUT: NoAnswer(Fate.APPLIED)}).try_lock()
     assert not raised.value.may_have_happened
 
 
 @pytest.mark.parametrize("at", [LOOK, GRANT])
 def test_a_try_that_never_came_to_its_put_did_not_happen(store, at):
-    faults = {at: NoAnswer(Fate.APPLIED), GRANT + 2: Refusal(EtcdUnavailableError)}
-    with pytest.raises(EtcdTimeoutError) as raised:
+    faults = {at: NoAnswer(Fate.APPLIED), GRANT + 2: Refusal(StoreUnavailableError)}
+    with pytest.raises(StoreTimeoutError) as raised:
         Caller(store, faults).try_lock()
     assert not raised.value.may_have_happened
 
@@ -59,15 +59,15 @@ def test_an_uncertain_try_says_what_it_came_from(store):
     faults = {PUT: NoAnswer(Fate.LATE), UNDO: NoAnswer(Fate.NEVER)}
     with pytest.raises(LockUncertainError) as raised:
         Caller(store, faults).try_lock()
-    assert isinstance(raised.value.__cause__, EtcdTimeoutError)
+    assert isinstance(raised.value.__cause__, StoreTimeoutError)
 
 
 @pytest.mark.parametrize("fate", Fate)
 def test_a_repeated_put_takes_the_lock_once(store, fate):
     caller = Caller(store, {PUT: NoAnswer(fate, End.REPEAT)})
-    tenure = caller.try_lock()
+    place = caller.try_lock()
     caller.deliver()
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 def test_the_token_of_a_repeated_put_is_of_the_copy_that_was_first(store):
@@ -77,12 +77,12 @@ def test_the_token_of_a_repeated_put_is_of_the_copy_that_was_first(store):
             store.enter("beta")
             return NoAnswer(Fate.NEVER, End.REPEAT).meet(request, caller)
 
-    tenure = Caller(store, {PUT: MeanwhileAnother()}).try_lock()
-    assert store.entries()[0].create_revision == tenure.token
+    place = Caller(store, {PUT: MeanwhileAnother()}).try_lock()
+    assert store.entries()[0].create_revision == place.token
 
 
 def test_a_put_that_was_too_slow_and_cannot_be_renewed_or_undone_is_uncertain(store):
-    faults = {PUT: Slow(back=4.95), UNDO: Refusal(EtcdUnavailableError), 4: NoAnswer(Fate.NEVER)}
+    faults = {PUT: Slow(back=4.95), UNDO: Refusal(StoreUnavailableError), 4: NoAnswer(Fate.NEVER)}
     with pytest.raises(LockUncertainError):
         Caller(store, faults).try_lock()
 
@@ -97,9 +97,9 @@ def test_a_lease_with_a_doubtful_put_is_revoked_after_the_release(store):
 def test_a_doubtful_lease_that_cannot_be_revoked_after_the_release_is_uncertain(store):
     faults = {PUT: NoAnswer(Fate.LATE, End.REPEAT), 4: NoAnswer(Fate.NEVER)}
     caller = Caller(store, faults)
-    tenure = caller.try_lock()
+    place = caller.try_lock()
     with pytest.raises(LockUncertainError):
-        caller.release(tenure)
+        caller.release(place)
 
 
 def test_a_repeated_put_that_came_second_is_undone(store):
@@ -113,20 +113,20 @@ def test_a_repeated_put_that_came_second_is_undone(store):
 def test_a_repeated_put_that_came_second_and_cannot_be_undone_is_uncertain(store):
     lease = Caller(store).release(Caller(store).try_lock())
     store.enter("beta")
-    faults = {0: NoAnswer(Fate.LATE, End.REPEAT), 1: Refusal(EtcdUnavailableError)}
+    faults = {0: NoAnswer(Fate.LATE, End.REPEAT), 1: Refusal(StoreUnavailableError)}
     with pytest.raises(LockUncertainError):
         Caller(store, faults).try_lock(lease)
 
 
 def test_a_refused_put_leaves_no_lease(store):
-    with pytest.raises(EtcdPermissionError):
-        Caller(store, {PUT: Refusal(EtcdPermissionError)}).try_lock()
+    with pytest.raises(StorePermissionError):
+        Caller(store, {PUT: Refusal(StorePermissionError)}).try_lock()
     assert store.ours() == []
 
 
 def test_a_refused_put_whose_empty_lease_cannot_be_revoked_is_a_plain_refusal(store):
-    faults = {PUT: Refusal(EtcdPermissionError), UNDO: NoAnswer(Fate.NEVER)}
-    with pytest.raises(EtcdPermissionError):
+    faults = {PUT: Refusal(StorePermissionError), UNDO: NoAnswer(Fate.NEVER)}
+    with pytest.raises(StorePermissionError):
         Caller(store, faults).try_lock()
 
 
@@ -144,8 +144,8 @@ def test_a_grant_without_an_answer_leaves_no_lease(store, fate):
 
 
 def test_the_first_grant_without_an_answer_is_told_when_the_time_is_over(store):
-    faults = {GRANT: NoAnswer(Fate.NEVER), GRANT + 2: Refusal(EtcdUnavailableError)}
-    with pytest.raises(EtcdTimeoutError):
+    faults = {GRANT: NoAnswer(Fate.NEVER), GRANT + 2: Refusal(StoreUnavailableError)}
+    with pytest.raises(StoreTimeoutError):
         Caller(store, faults).try_lock()
 
 
@@ -179,7 +179,7 @@ def test_a_look_without_an_answer_asks_for_nothing_more(store, fault):
         caller.try_lock()
         assert [type(each) for each in caller.requests] == [Read, Grant, Txn]
     else:
-        with pytest.raises((EtcdError, KeyboardInterrupt)):
+        with pytest.raises((StoreError, KeyboardInterrupt)):
             caller.try_lock()
         assert [type(each) for each in caller.requests] == [Read]
 
@@ -187,7 +187,7 @@ def test_a_look_without_an_answer_asks_for_nothing_more(store, fault):
 def test_an_expired_hold_that_cannot_be_revoked_refuses_its_successor(store):
     lost = Caller(store).try_lock()
     refused = Caller(store, {1: NoAnswer(Fate.NEVER)}).try_lock(lost=lost)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, Contended)
     assert refused.holder.token == lost.token
 
 
@@ -202,7 +202,7 @@ def test_a_try_that_is_dropped_half_way_asks_for_nothing_more(store, requests):
 
 def test_a_late_copy_of_a_grant_does_not_bring_a_revoked_entry_back(store):
     caller = Caller(store, {GRANT: NoAnswer(Fate.LATE), GRANT + 3: NoAnswer(Fate.LATE)})
-    with pytest.raises(EtcdTimeoutError):
+    with pytest.raises(StoreTimeoutError):
         caller.try_lock()
     caller.deliver()
     assert store.entries() == []

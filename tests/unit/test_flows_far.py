@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store import FOO, Store
 
-from microlock.errors import EtcdUnavailableError
-from microlock.flows.taking import NEAR
-from microlock.queue import Holder, places
-from microlock.requests import Grant, Put, Read, Revoke, Txn
-from microlock.tenure import Await, Refused, Tenure
+from microlock.core.flows.taking import NEAR
+from microlock.core.place import AwaitTurn, Contended, Place
+from microlock.core.port import Grant, Put, Read, Revoke, Txn
+from microlock.core.queue import Holder, places
+from microlock.errors import StoreUnavailableError
 
 JOIN, LOOK = 1, 2
 
@@ -54,11 +54,11 @@ def place(store: Store, name: bytes) -> tuple[bytes, int]:
     return name, store.keys[name].create_revision
 
 
-def asked(caller: Caller) -> list[Await]:
-    return [each for each in caller.requests if isinstance(each, Await)]
+def asked(caller: Caller) -> list[AwaitTurn]:
+    return [each for each in caller.requests if isinstance(each, AwaitTurn)]
 
 
-def first_asked(store: Store) -> Await:
+def first_asked(store: Store) -> AwaitTurn:
     """What it waits for at its first place."""
     caller = Caller(store)
     caller.wait()
@@ -92,7 +92,7 @@ def test_who_joins_a_queue_of_any_length_asks_once(store, count):
     enter(store, count)
     caller = Caller(store)
     caller.wait()
-    assert [type(each) for each in caller.requests] == [Grant, Txn, Await, Revoke]
+    assert [type(each) for each in caller.requests] == [Grant, Txn, AwaitTurn, Revoke]
 
 
 def test_what_is_read_by_a_join_does_not_grow_with_the_queue(store):
@@ -115,8 +115,8 @@ def test_what_is_read_by_a_join_does_not_grow_with_the_queue(store):
 @pytest.mark.parametrize("count", [NEAR + 1, NEAR + 2, 10])
 def test_who_is_far_holds_when_all_before_it_have_left(store, count):
     enter(store, count)
-    tenure = Caller(store).wait(course=[the_first_leaves] * count)
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    place = Caller(store).wait(course=[the_first_leaves] * count)
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 def test_who_is_far_does_not_hold_while_one_before_it_is_there(store):
@@ -127,20 +127,20 @@ def test_who_is_far_does_not_hold_while_one_before_it_is_there(store):
 
 def test_who_is_far_holds_whatever_the_order_in_which_the_others_leave(store):
     names = enter(store, 5)
-    tenure = Caller(store).wait(course=[leaves(name) for name in reversed(names)])
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    place = Caller(store).wait(course=[leaves(name) for name in reversed(names)])
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 def test_who_comes_after_one_that_is_far_is_not_waited_for(store):
     enter(store, 4)
     course = [enters("late"), *[the_first_leaves] * 4]
-    assert isinstance(Caller(store).wait(course=course), Tenure)
+    assert isinstance(Caller(store).wait(course=course), Place)
 
 
 def test_who_is_far_in_vain_is_told_who_holds_by_then_and_leaves_nothing(store):
     enter(store, 5)
     refused = Caller(store).wait(course=[the_first_leaves])
-    assert refused == Refused(Holder("node-1", 3, 0xF01), None)
+    assert refused == Contended(Holder("node-1", 3, 0xF01), None)
     assert (store.entries(), store.ours()) == ([], [])
 
 
@@ -148,9 +148,9 @@ def test_who_is_far_in_vain_is_told_who_holds_by_then_and_leaves_nothing(store):
 def test_who_is_far_and_has_lost_its_place_joins_again_and_holds_in_turn(store, loss):
     enter(store, 4)
     caller = Caller(store)
-    tenure = caller.wait(course=[loss, *[the_first_leaves] * 5])
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
-    assert asked(caller)[0].place.token < tenure.token
+    place = caller.wait(course=[loss, *[the_first_leaves] * 5])
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
+    assert asked(caller)[0].place.token < place.token
 
 
 # In doubt.
@@ -161,10 +161,10 @@ def test_who_is_far_and_has_lost_its_place_joins_again_and_holds_in_turn(store, 
 def test_a_repeated_join_of_a_long_queue_takes_one_place(store, fate, count):
     enter(store, count)
     caller = Caller(store, {JOIN: NoAnswer(fate, End.REPEAT)})
-    tenure = caller.wait(course=[the_first_leaves] * count)
+    place = caller.wait(course=[the_first_leaves] * count)
     caller.deliver()
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
-    assert tenure.lease.doubtful
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
+    assert place.lease.doubtful
 
 
 @pytest.mark.parametrize("fate", Fate)
@@ -193,16 +193,16 @@ def test_a_repeated_join_behind_which_others_came_has_its_own_place(store):
 
     enter(store, 3)
     caller = Caller(store, {JOIN: AppliedAndOvertaken()})
-    tenure = caller.wait(course=[the_first_leaves] * 3)
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    place = caller.wait(course=[the_first_leaves] * 3)
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 def test_who_is_far_is_near_after_silence(store):
     enter(store, 4)
     caller = Caller(store)
-    tenure = caller.wait(course=[silence, *[the_first_leaves] * 4])
+    place = caller.wait(course=[silence, *[the_first_leaves] * 4])
     assert [each.after is None for each in asked(caller)] == [False, True]
-    assert asked(caller)[1].place.token == tenure.token
+    assert asked(caller)[1].place.token == place.token
 
 
 def test_who_joins_again_in_a_long_queue_is_far_again(store):
@@ -246,8 +246,8 @@ def test_with_a_nested_name_before_all_the_whole_queue_is_read_and_it_is_near(st
 def test_a_read_of_the_whole_queue_that_fails_is_undone(store):
     nested(store)
     enter(store, 5)
-    with pytest.raises(EtcdUnavailableError) as raised:
-        Caller(store, {LOOK: Refusal(EtcdUnavailableError)}).wait()
+    with pytest.raises(StoreUnavailableError) as raised:
+        Caller(store, {LOOK: Refusal(StoreUnavailableError)}).wait()
     assert (store.entries(), store.ours()) == ([], [])
     assert not raised.value.may_have_happened
 
@@ -274,7 +274,7 @@ def test_who_left_before_the_whole_queue_was_read_is_not_waited_for(store):
     nested(store)
     enter(store, 1)
     caller = Caller(store, {LOOK: Vanishes()})
-    assert isinstance(caller.wait(), Tenure)
+    assert isinstance(caller.wait(), Place)
     assert asked(caller) == []
 
 
@@ -287,7 +287,7 @@ def test_who_came_before_the_whole_queue_was_read_is_not_waited_for(store):
     nested(store)
     nested(store)
     nested(store)
-    assert isinstance(Caller(store, {LOOK: Comes()}).wait(), Tenure)
+    assert isinstance(Caller(store, {LOOK: Comes()}).wait(), Place)
 
 
 # By chance: what the flow decides, against the whole queue.
@@ -313,14 +313,14 @@ def test_it_is_the_first_if_and_only_if_no_older_entry_is_there(kinds):
     real = places(FOO.prefix, store.keys.values())
     caller = Caller(store)
     verdict = caller.wait()
-    assert isinstance(verdict, Tenure) == (not real)
+    assert isinstance(verdict, Place) == (not real)
 
 
 @given(KEYS)
 def test_a_try_takes_the_lock_if_and_only_if_no_older_entry_is_there(kinds):
     store = lay_out(kinds)
     real = places(FOO.prefix, store.keys.values())
-    assert isinstance(Caller(store).try_lock(), Tenure) == (not real)
+    assert isinstance(Caller(store).try_lock(), Place) == (not real)
 
 
 @given(KEYS)
@@ -343,4 +343,4 @@ def test_whoever_leaves_first_it_holds_when_the_last_has_left_and_not_before(kin
     names = data.draw(st.permutations(names))
     left = data.draw(st.integers(0, len(names)))
     verdict = Caller(store).wait(course=[leaves(name) for name in names[:left]])
-    assert isinstance(verdict, Tenure) == (left == len(names))
+    assert isinstance(verdict, Place) == (left == len(names))

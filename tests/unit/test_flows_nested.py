@@ -6,17 +6,17 @@ import pytest
 from faults import Caller, End, Fate, NoAnswer, Refusal, Slow
 from store import FOO, Store
 
+from microlock.core.flows import OLDEST
+from microlock.core.flows.taking import NEAR
+from microlock.core.place import Contended, Place
+from microlock.core.port import Grant, KeepAlive, Put, Read, Revoke, Txn
 from microlock.errors import (
-    EtcdNoSpaceError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdUnavailableError,
     LockUncertainError,
+    StoreNoSpaceError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreUnavailableError,
 )
-from microlock.flows import OLDEST
-from microlock.flows.taking import NEAR
-from microlock.requests import Grant, KeepAlive, Put, Read, Revoke, Txn
-from microlock.tenure import Refused, Tenure
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def hidden_holder(store: Store) -> None:
 
 
 def test_a_nested_name_does_not_stand_in_the_way(store):
-    assert isinstance(Caller(store).try_lock(), Tenure)
+    assert isinstance(Caller(store).try_lock(), Place)
 
 
 def test_a_nested_name_is_left_alone(store):
@@ -50,8 +50,8 @@ def test_a_nested_name_is_left_alone(store):
 
 
 def test_the_token_beside_a_nested_name_is_the_revision_of_the_entry(store):
-    tenure = Caller(store).try_lock()
-    assert store.entries()[0].create_revision == tenure.token
+    place = Caller(store).try_lock()
+    assert store.entries()[0].create_revision == place.token
 
 
 def test_a_nested_name_does_not_hide_the_holder(store):
@@ -66,7 +66,7 @@ def test_a_holder_behind_many_nested_names_is_found(store):
 
 def test_an_entry_behind_an_older_one_is_withdrawn_with_its_lease(store):
     hidden_holder(store)
-    assert isinstance(Caller(store).try_lock(), Refused)
+    assert isinstance(Caller(store).try_lock(), Contended)
     assert (store.entries(), store.ours()) == ([], [])
 
 
@@ -123,7 +123,7 @@ def hidden(store: Store) -> Store:
     return store
 
 
-@pytest.mark.parametrize("error", [EtcdPermissionError, EtcdUnavailableError])
+@pytest.mark.parametrize("error", [StorePermissionError, StoreUnavailableError])
 def test_a_look_that_fails_is_undone_and_leaves_nothing(hidden, error):
     with pytest.raises(error) as raised:
         Caller(hidden, {LOOK: Refusal(error)}).try_lock()
@@ -132,7 +132,7 @@ def test_a_look_that_fails_is_undone_and_leaves_nothing(hidden, error):
 
 
 def test_a_look_without_an_answer_is_undone_and_leaves_nothing(hidden):
-    with pytest.raises(EtcdTimeoutError) as raised:
+    with pytest.raises(StoreTimeoutError) as raised:
         Caller(hidden, {LOOK: NoAnswer(Fate.NEVER)}).try_lock()
     assert (hidden.entries(), hidden.ours()) == ([], [])
     assert not raised.value.may_have_happened
@@ -141,7 +141,7 @@ def test_a_look_without_an_answer_is_undone_and_leaves_nothing(hidden):
 @pytest.mark.parametrize("end", [End.ERROR, End.INTERRUPT])
 def test_a_look_that_fails_revokes_the_lease_whose_entry_may_be_there(hidden, end):
     caller = Caller(hidden, {LOOK: NoAnswer(Fate.NEVER, end)})
-    with pytest.raises((EtcdTimeoutError, KeyboardInterrupt)):
+    with pytest.raises((StoreTimeoutError, KeyboardInterrupt)):
         caller.try_lock()
     assert caller.requests[LOOK:] == [Read(FOO.prefix), Revoke(1)]
 
@@ -172,8 +172,8 @@ def many_nested(store: Store) -> None:
 
 def test_a_slow_look_is_made_good_before_the_hold_counts(store):
     many_nested(store)
-    tenure = Caller(store, {LOOK: Slow(back=4.95)}).try_lock()
-    assert tenure.deadline > store.now
+    place = Caller(store, {LOOK: Slow(back=4.95)}).try_lock()
+    assert place.deadline > store.now
 
 
 class Deleted:
@@ -197,38 +197,38 @@ class Ended:
 @pytest.mark.parametrize("lost", [Deleted(), Ended()], ids=["deleted", "revoked"])
 def test_a_place_that_is_gone_by_the_look_is_taken_anew(store, lost):
     many_nested(store)
-    tenure = Caller(store, {LOOK: lost}).try_lock()
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    place = Caller(store, {LOOK: lost}).try_lock()
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 def test_a_place_that_is_gone_by_the_look_leaves_no_lease(store):
     many_nested(store)
-    tenure = Caller(store, {LOOK: Deleted()}).try_lock()
-    assert store.ours() == [tenure.lease.id]
+    place = Caller(store, {LOOK: Deleted()}).try_lock()
+    assert store.ours() == [place.lease.id]
 
 
 def test_a_doubtful_place_that_is_gone_by_the_look_never_comes_back(store):
     """A copy of its put may still arrive: nobody would stand behind that entry."""
     many_nested(store)
     caller = Caller(store, {LOOK - 1: NoAnswer(Fate.LATE, End.REPEAT), LOOK: Deleted()})
-    tenure = caller.try_lock()
+    place = caller.try_lock()
     caller.deliver()
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 @pytest.mark.parametrize("at", [2, 3])
 def test_a_repeated_request_beside_a_nested_name_leaves_a_doubt_on_the_lease(store, at):
-    tenure = Caller(store, {at: NoAnswer(Fate.LATE, End.REPEAT)}).try_lock()
-    assert tenure.lease.doubtful
+    place = Caller(store, {at: NoAnswer(Fate.LATE, End.REPEAT)}).try_lock()
+    assert place.lease.doubtful
 
 
 def test_a_put_refused_beside_a_nested_name_leaves_nothing(store):
-    with pytest.raises(EtcdNoSpaceError) as raised:
-        Caller(store, {3: Refusal(EtcdNoSpaceError)}).try_lock()
+    with pytest.raises(StoreNoSpaceError) as raised:
+        Caller(store, {3: Refusal(StoreNoSpaceError)}).try_lock()
     assert (store.entries(), store.ours()) == ([], [])
     assert not raised.value.may_have_happened
 
 
 def test_a_slow_put_beside_a_nested_name_is_renewed_before_it_counts(store):
-    tenure = Caller(store, {3: Slow(back=4.95)}).try_lock()
-    assert tenure.deadline > store.now
+    place = Caller(store, {3: Slow(back=4.95)}).try_lock()
+    assert place.deadline > store.now

@@ -6,17 +6,17 @@ import pytest
 from faults import Caller, End, Fate, NoAnswer, Refusal
 from store import FOO, Store
 
-from microlock import flows
+from microlock.core import flows
+from microlock.core.place import Lost, Place
+from microlock.core.port import CreatedAt, Delete, Revoke, Txn
 from microlock.errors import (
-    EtcdNoSpaceError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdUnavailableError,
     LockUncertainError,
     LossReason,
+    StoreNoSpaceError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreUnavailableError,
 )
-from microlock.requests import CreatedAt, Delete, Revoke, Txn
-from microlock.tenure import Lost, Tenure
 
 DELETE, UNDO = range(2)
 
@@ -27,157 +27,157 @@ def store() -> Store:
 
 
 @pytest.fixture
-def tenure(store) -> Tenure:
+def place(store) -> Place:
     return Caller(store).try_lock()
 
 
-def test_a_release_deletes_the_entry_that_is_ours_and_no_other(store, tenure):
+def test_a_release_deletes_the_entry_that_is_ours_and_no_other(store, place):
     caller = Caller(store)
-    caller.release(tenure)
-    guards = (CreatedAt(tenure.entry, tenure.token),)
-    assert caller.requests == [Txn(guards, (Delete(tenure.entry),))]
+    caller.release(place)
+    guards = (CreatedAt(place.entry, place.token),)
+    assert caller.requests == [Txn(guards, (Delete(place.entry),))]
 
 
-def test_a_release_leaves_the_lease_for_the_next_hold(store, tenure):
-    assert Caller(store).release(tenure) == tenure.lease
+def test_a_release_leaves_the_lease_for_the_next_hold(store, place):
+    assert Caller(store).release(place) == place.lease
 
 
-def test_a_lease_of_another_ttl_is_revoked_after_the_release(store, tenure):
-    assert Caller(store).run(flows.release(FOO, tenure, ttl=7)) is None
+def test_a_lease_of_another_ttl_is_revoked_after_the_release(store, place):
+    assert Caller(store).run(flows.release(FOO, place, ttl=7)) is None
     assert store.ours() == []
 
 
-def test_a_release_hands_the_lock_to_the_next_in_line(store, tenure):
+def test_a_release_hands_the_lock_to_the_next_in_line(store, place):
     store.enter("beta")
-    Caller(store).release(tenure)
+    Caller(store).release(place)
     assert Caller(store).try_lock().holder.node_id == "beta"
 
 
-def test_a_release_of_an_entry_that_is_gone_is_a_loss(store, tenure):
-    store.remove(tenure.entry)
-    assert Caller(store).release(tenure) == Lost(LossReason.DELETED)
+def test_a_release_of_an_entry_that_is_gone_is_a_loss(store, place):
+    store.remove(place.entry)
+    assert Caller(store).release(place) == Lost(LossReason.DELETED)
 
 
-def test_a_release_leaves_a_successors_entry_alone(store, tenure):
-    store.remove(tenure.entry)
+def test_a_release_leaves_a_successors_entry_alone(store, place):
+    store.remove(place.entry)
     store.enter("beta")
     before = store.entries(b"beta")
-    Caller(store).release(tenure)
+    Caller(store).release(place)
     assert store.entries(b"beta") == before
 
 
-def test_a_release_leaves_a_later_hold_of_the_same_name_alone(store, tenure):
+def test_a_release_leaves_a_later_hold_of_the_same_name_alone(store, place):
     caller = Caller(store)
     adopted = caller.adopt()  # by another object of our node
-    again = caller.try_lock(caller.release(tenure))
+    again = caller.try_lock(caller.release(place))
     assert again.entry == adopted.entry
     caller.release(adopted)
     assert [kv.create_revision for kv in store.entries()] == [again.token]
 
 
-def test_a_lost_hold_leaves_no_lease(store, tenure):
-    store.remove(tenure.entry)
-    Caller(store).release(tenure)
+def test_a_lost_hold_leaves_no_lease(store, place):
+    store.remove(place.entry)
+    Caller(store).release(place)
     assert store.ours() == []
 
 
 @pytest.mark.parametrize("fate", Fate)
-def test_a_release_without_an_answer_is_done_by_revoking_the_lease(store, tenure, fate):
+def test_a_release_without_an_answer_is_done_by_revoking_the_lease(store, place, fate):
     caller = Caller(store, {DELETE: NoAnswer(fate)})
-    assert caller.release(tenure) is None
+    assert caller.release(place) is None
     caller.deliver()
     assert (store.entries(), store.ours()) == ([], [])
 
 
 @pytest.mark.parametrize("fate", Fate)
-def test_a_repeated_release_is_a_release(store, tenure, fate):
+def test_a_repeated_release_is_a_release(store, place, fate):
     caller = Caller(store, {DELETE: NoAnswer(fate, End.REPEAT)})
-    assert not isinstance(caller.release(tenure), Lost)
+    assert not isinstance(caller.release(place), Lost)
     assert store.entries() == []
 
 
-def test_a_late_delete_leaves_the_next_hold_alone(store, tenure):
+def test_a_late_delete_leaves_the_next_hold_alone(store, place):
     caller = Caller(store, {DELETE: NoAnswer(Fate.LATE, End.REPEAT)})
-    again = caller.try_lock(caller.release(tenure))
+    again = caller.try_lock(caller.release(place))
     caller.deliver()
     assert [kv.create_revision for kv in store.entries()] == [again.token]
 
 
-def test_a_release_is_possible_when_etcd_is_out_of_space(store, tenure):
-    caller = Caller(store, {DELETE: Refusal(EtcdNoSpaceError)})
-    assert caller.release(tenure) is None
+def test_a_release_is_possible_when_etcd_is_out_of_space(store, place):
+    caller = Caller(store, {DELETE: Refusal(StoreNoSpaceError)})
+    assert caller.release(place) is None
     assert (store.entries(), store.ours()) == ([], [])
 
 
-@pytest.mark.parametrize("error", [EtcdPermissionError, EtcdUnavailableError])
-def test_a_refused_release_leaves_the_hold(store, tenure, error):
+@pytest.mark.parametrize("error", [StorePermissionError, StoreUnavailableError])
+def test_a_refused_release_leaves_the_hold(store, place, error):
     with pytest.raises(error):
-        Caller(store, {DELETE: Refusal(error)}).release(tenure)
-    assert store.entries()[0].create_revision == tenure.token
+        Caller(store, {DELETE: Refusal(error)}).release(place)
+    assert store.entries()[0].create_revision == place.token
 
 
 @pytest.mark.parametrize(
-    "fault", [NoAnswer(Fate.NEVER), Refusal(EtcdNoSpaceError)], ids=["unanswered", "no space"]
+    "fault", [NoAnswer(Fate.NEVER), Refusal(StoreNoSpaceError)], ids=["unanswered", "no space"]
 )
-def test_a_release_that_cannot_be_confirmed_in_any_way_is_uncertain(store, tenure, fault):
+def test_a_release_that_cannot_be_confirmed_in_any_way_is_uncertain(store, place, fault):
     with pytest.raises(LockUncertainError) as raised:
-        Caller(store, {DELETE: fault, UNDO: NoAnswer(Fate.NEVER)}).release(tenure)
-    assert raised.value.lease_id == tenure.lease.id
+        Caller(store, {DELETE: fault, UNDO: NoAnswer(Fate.NEVER)}).release(place)
+    assert raised.value.lease_id == place.lease.id
 
 
-def test_an_uncertain_release_says_what_it_came_from(store, tenure):
+def test_an_uncertain_release_says_what_it_came_from(store, place):
     with pytest.raises(LockUncertainError) as raised:
-        Caller(store, {DELETE: NoAnswer(Fate.NEVER), UNDO: NoAnswer(Fate.NEVER)}).release(tenure)
-    assert isinstance(raised.value.__cause__, EtcdTimeoutError)
+        Caller(store, {DELETE: NoAnswer(Fate.NEVER), UNDO: NoAnswer(Fate.NEVER)}).release(place)
+    assert isinstance(raised.value.__cause__, StoreTimeoutError)
 
 
 @pytest.mark.parametrize("fate", Fate)
-def test_an_interrupted_release_is_done_before_the_interrupt_goes_on(store, tenure, fate):
+def test_an_interrupted_release_is_done_before_the_interrupt_goes_on(store, place, fate):
     with pytest.raises(KeyboardInterrupt):
-        Caller(store, {DELETE: NoAnswer(fate, End.INTERRUPT)}).release(tenure)
+        Caller(store, {DELETE: NoAnswer(fate, End.INTERRUPT)}).release(place)
     assert (store.entries(), store.ours()) == ([], [])
 
 
-def test_an_interrupted_release_stays_an_interrupt_without_an_answer(store, tenure):
+def test_an_interrupted_release_stays_an_interrupt_without_an_answer(store, place):
     faults = {DELETE: NoAnswer(Fate.NEVER, End.INTERRUPT), UNDO: NoAnswer(Fate.NEVER)}
     with pytest.raises(KeyboardInterrupt):
-        Caller(store, faults).release(tenure)
+        Caller(store, faults).release(place)
 
 
-def test_a_hold_of_our_node_is_released_without_revoking_its_lease(store, tenure):
+def test_a_hold_of_our_node_is_released_without_revoking_its_lease(store, place):
     caller = Caller(store)
     assert caller.release(caller.adopt()) is None
-    assert (store.entries(), store.ours()) == ([], [tenure.lease.id])
+    assert (store.entries(), store.ours()) == ([], [place.lease.id])
 
 
-def test_a_hold_of_our_node_is_released_by_its_lease_when_nothing_else_is_confirmed(store, tenure):
+def test_a_hold_of_our_node_is_released_by_its_lease_when_nothing_else_is_confirmed(store, place):
     caller = Caller(store, {1: NoAnswer(Fate.NEVER)})
     caller.release(caller.adopt())
     assert store.entries() == []
 
 
-def test_a_release_of_an_extension_in_doubt_revokes_both_leases(store, tenure):
+def test_a_release_of_an_extension_in_doubt_revokes_both_leases(store, place):
     caller = Caller(store, {1: NoAnswer(Fate.APPLIED)})
-    in_doubt, _ = caller.extend(tenure)
+    in_doubt, _ = caller.extend(place)
     assert caller.release(in_doubt) is None
     assert (store.entries(), store.ours()) == ([], [])
 
 
-def test_a_release_in_doubt_revokes_the_second_lease_where_the_first_does_not_answer(store, tenure):
+def test_a_release_in_doubt_revokes_the_second_lease_where_the_first_does_not_answer(store, place):
     caller = Caller(store, {1: NoAnswer(Fate.APPLIED)})
-    in_doubt, _ = caller.extend(tenure)
+    in_doubt, _ = caller.extend(place)
     releasing = Caller(store, {DELETE: NoAnswer(Fate.NEVER), UNDO: NoAnswer(Fate.NEVER)})
     with pytest.raises(LockUncertainError):
         releasing.release(in_doubt)
     assert releasing.requests[UNDO:] == [Revoke(lease.id) for lease in in_doubt.leases]
 
 
-def test_a_release_that_is_dropped_half_way_asks_for_nothing_more(tenure):
-    flow = flows.release(FOO, tenure, 5)
+def test_a_release_that_is_dropped_half_way_asks_for_nothing_more(place):
+    flow = flows.release(FOO, place, 5)
     next(flow)
     flow.close()  # raises RuntimeError if the flow asks on
 
 
-def test_nobody_else_of_the_node_loses_its_hold_to_a_failed_try(store, tenure):
+def test_nobody_else_of_the_node_loses_its_hold_to_a_failed_try(store, place):
     Caller(store).try_lock()
-    assert store.entries()[0].create_revision == tenure.token
+    assert store.entries()[0].create_revision == place.token

@@ -6,10 +6,10 @@ import pytest
 from faults import TTL, Caller, End, Fate, NoAnswer, Refusal
 from store import FOO, Store
 
-from microlock.errors import EtcdPermissionError, EtcdTimeoutError, LockUncertainError, LossReason
-from microlock.queue import Holder
-from microlock.requests import Get, KeepAlive, Put, Revoke, Txn
-from microlock.tenure import Lost, Tenure
+from microlock.core.place import Lost, Place
+from microlock.core.port import Get, KeepAlive, Put, Revoke, Txn
+from microlock.core.queue import Holder
+from microlock.errors import LockUncertainError, LossReason, StorePermissionError, StoreTimeoutError
 
 
 @pytest.fixture
@@ -18,129 +18,129 @@ def store() -> Store:
 
 
 @pytest.fixture
-def tenure(store) -> Tenure:
-    tenure = Caller(store).try_lock()
+def place(store) -> Place:
+    place = Caller(store).try_lock()
     store.pass_time(1)
-    return tenure
+    return place
 
 
-def under_another_lease(store: Store, tenure: Tenure) -> None:
+def under_another_lease(store: Store, place: Place) -> None:
     other = Caller(store)
     other.extend(other.adopt())
 
 
-def recreated(store: Store, tenure: Tenure) -> None:
+def recreated(store: Store, place: Place) -> None:
     """Somebody deletes the entry and puts it again."""
-    store.remove(tenure.entry)
-    store.apply(Txn((), (Put(tenure.entry, FOO.value, tenure.lease.id),)))
+    store.remove(place.entry)
+    store.apply(Txn((), (Put(place.entry, FOO.value, place.lease.id),)))
 
 
-def test_a_renewal_looks_at_the_entry_after_the_keep_alive(store, tenure):
+def test_a_renewal_looks_at_the_entry_after_the_keep_alive(store, place):
     caller = Caller(store)
-    caller.renew(tenure)
-    assert caller.requests == [KeepAlive(tenure.lease.id), Get(tenure.entry)]
+    caller.renew(place)
+    assert caller.requests == [KeepAlive(place.lease.id), Get(place.entry)]
 
 
-def test_a_renewal_counts_from_when_it_was_sent(store, tenure):
+def test_a_renewal_counts_from_when_it_was_sent(store, place):
     sent = store.now
-    assert Caller(store).renew(tenure).lease.sent == sent
+    assert Caller(store).renew(place).lease.sent == sent
 
 
-def test_a_renewal_keeps_the_token(store, tenure):
-    assert Caller(store).renew(tenure).token == tenure.token
+def test_a_renewal_keeps_the_token(store, place):
+    assert Caller(store).renew(place).token == place.token
 
 
-def test_a_renewal_changes_no_key(store, tenure):
+def test_a_renewal_changes_no_key(store, place):
     before = store.revision
-    Caller(store).renew(tenure)
+    Caller(store).renew(place)
     assert store.revision == before
 
 
 def test_a_renewal_keeps_the_doubt_on_the_lease(store):
-    tenure = Caller(store, {2: NoAnswer(Fate.LATE, End.REPEAT)}).try_lock()
-    assert Caller(store).renew(tenure).lease.doubtful
+    place = Caller(store, {2: NoAnswer(Fate.LATE, End.REPEAT)}).try_lock()
+    assert Caller(store).renew(place).lease.doubtful
 
 
-def test_a_lease_that_ended_is_a_loss(store, tenure):
-    store.apply(Revoke(tenure.lease.id))
-    assert isinstance(Caller(store).renew(tenure), Lost)
+def test_a_lease_that_ended_is_a_loss(store, place):
+    store.apply(Revoke(place.lease.id))
+    assert isinstance(Caller(store).renew(place), Lost)
 
 
-def test_a_lease_that_ended_before_its_entry_is_a_loss(store, tenure):
-    del store.leases[tenure.lease.id]  # etcd ends the lease first, and then deletes its keys
-    assert Caller(store).renew(tenure) == Lost(LossReason.LEASE_GONE)
+def test_a_lease_that_ended_before_its_entry_is_a_loss(store, place):
+    del store.leases[place.lease.id]  # etcd ends the lease first, and then deletes its keys
+    assert Caller(store).renew(place) == Lost(LossReason.LEASE_GONE)
 
 
-def test_an_entry_that_is_gone_is_a_loss(store, tenure):
-    store.remove(tenure.entry)
-    assert Caller(store).renew(tenure) == Lost(LossReason.DELETED)
+def test_an_entry_that_is_gone_is_a_loss(store, place):
+    store.remove(place.entry)
+    assert Caller(store).renew(place) == Lost(LossReason.DELETED)
 
 
-def test_an_entry_that_was_put_again_by_somebody_is_a_loss(store, tenure):
-    recreated(store, tenure)
-    assert Caller(store).renew(tenure) == Lost(LossReason.DELETED)
+def test_an_entry_that_was_put_again_by_somebody_is_a_loss(store, place):
+    recreated(store, place)
+    assert Caller(store).renew(place) == Lost(LossReason.DELETED)
 
 
-def test_an_entry_that_another_object_has_moved_to_its_lease_is_a_loss(store, tenure):
-    under_another_lease(store, tenure)
-    assert Caller(store).renew(tenure) == Lost(LossReason.LEASE_GONE)
+def test_an_entry_that_another_object_has_moved_to_its_lease_is_a_loss(store, place):
+    under_another_lease(store, place)
+    assert Caller(store).renew(place) == Lost(LossReason.LEASE_GONE)
 
 
-def test_a_loss_to_another_object_of_our_node_leaves_its_entry_alone(store, tenure):
-    under_another_lease(store, tenure)
-    Caller(store).renew(tenure)
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+def test_a_loss_to_another_object_of_our_node_leaves_its_entry_alone(store, place):
+    under_another_lease(store, place)
+    Caller(store).renew(place)
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
-def test_a_lost_hold_leaves_no_lease(store, tenure):
-    store.remove(tenure.entry)
-    Caller(store).renew(tenure)
+def test_a_lost_hold_leaves_no_lease(store, place):
+    store.remove(place.entry)
+    Caller(store).renew(place)
     assert store.ours() == []
 
 
-def test_a_loss_is_told_also_where_its_lease_cannot_be_revoked(store, tenure):
-    store.remove(tenure.entry)
-    assert isinstance(Caller(store, {2: NoAnswer(Fate.NEVER)}).renew(tenure), Lost)
+def test_a_loss_is_told_also_where_its_lease_cannot_be_revoked(store, place):
+    store.remove(place.entry)
+    assert isinstance(Caller(store, {2: NoAnswer(Fate.NEVER)}).renew(place), Lost)
 
 
 def test_a_loss_with_a_doubtful_put_is_uncertain_where_its_lease_cannot_be_revoked(store):
     caller = Caller(store, {2: NoAnswer(Fate.LATE, End.REPEAT), 5: NoAnswer(Fate.NEVER)})
-    tenure = caller.try_lock()  # its put may come late
-    store.remove(tenure.entry)
+    place = caller.try_lock()  # its put may come late
+    store.remove(place.entry)
     with pytest.raises(LockUncertainError):
-        caller.renew(tenure)
+        caller.renew(place)
 
 
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        (NoAnswer(Fate.APPLIED), EtcdTimeoutError),
-        (Refusal(EtcdPermissionError), EtcdPermissionError),
+        (NoAnswer(Fate.APPLIED), StoreTimeoutError),
+        (Refusal(StorePermissionError), StorePermissionError),
         (NoAnswer(Fate.APPLIED, End.INTERRUPT), KeyboardInterrupt),
     ],
     ids=["unanswered", "refused", "interrupted"],
 )
-def test_a_renewal_that_fails_leaves_the_hold(store, tenure, fault, error):
+def test_a_renewal_that_fails_leaves_the_hold(store, place, fault, error):
     with pytest.raises(error):
-        Caller(store, {0: fault}).renew(tenure)
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+        Caller(store, {0: fault}).renew(place)
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 # A hold of our node, taken by an object that is no more.
 
 
-def test_the_hold_of_our_node_is_adopted_with_its_token(store, tenure):
+def test_the_hold_of_our_node_is_adopted_with_its_token(store, place):
     adopted = Caller(store).adopt()
-    assert (adopted.entry, adopted.token) == (tenure.entry, tenure.token)
+    assert (adopted.entry, adopted.token) == (place.entry, place.token)
 
 
-def test_an_adopted_hold_is_held_from_its_first_renewal_on(store, tenure):
+def test_an_adopted_hold_is_held_from_its_first_renewal_on(store, place):
     caller = Caller(store)
     adopted = caller.adopt()
     assert adopted.deadline < store.now < caller.renew(adopted).deadline
 
 
-def test_an_adopted_lease_lives_as_long_as_etcd_says(store, tenure):
+def test_an_adopted_lease_lives_as_long_as_etcd_says(store, place):
     caller = Caller(store)
     assert caller.renew(caller.adopt()).lease.ttl == TTL
 
@@ -161,9 +161,9 @@ def test_there_is_nothing_to_adopt_where_nobody_holds(store):
     assert Caller(store).adopt() is None
 
 
-def test_a_loss_does_not_end_the_lease_of_an_adopted_hold(store, tenure):
+def test_a_loss_does_not_end_the_lease_of_an_adopted_hold(store, place):
     caller = Caller(store)
     adopted = caller.adopt()
-    store.remove(tenure.entry)
+    store.remove(place.entry)
     caller.renew(adopted)
-    assert store.ours() == [tenure.lease.id]
+    assert store.ours() == [place.lease.id]

@@ -8,11 +8,12 @@ import pytest
 from faults import Caller, End, Fate, NoAnswer, Refusal
 from store import FOO, Store
 
-from microlock import flows
-from microlock.errors import EtcdPermissionError, EtcdTimeoutError
-from microlock.queue import Holder
-from microlock.requests import Put, Read, Revoke, Txn
-from microlock.tenure import Names, Tenure
+from microlock.core import flows
+from microlock.core.keys import Names
+from microlock.core.place import Place
+from microlock.core.port import Put, Read, Revoke, Txn
+from microlock.core.queue import Holder
+from microlock.errors import StorePermissionError, StoreTimeoutError
 
 GAMMA = Names.of("foo", "gamma")
 
@@ -35,8 +36,8 @@ def seek(store: Store, token: int) -> Any:
 
 def extended(store: Store, entry: bytes) -> Any:
     """The hold of this entry, extended by somebody else."""
-    names, tenure = seek(store, store.keys[entry].create_revision)
-    flow = flows.extend(names, tenure, 30, lease_ids=store.lease_ids)
+    names, place = seek(store, store.keys[entry].create_revision)
+    flow = flows.extend(names, place, 30, lease_ids=store.lease_ids)
     left, _ = Caller(store).run(flow)
     return left
 
@@ -50,8 +51,8 @@ def remove(store: Store, entry: bytes, token: int, *faults: Any) -> bool:
 
 
 def test_a_hold_is_found_by_its_token(store, beta):
-    _, tenure = seek(store, store.keys[beta].create_revision)
-    assert (tenure.entry, tenure.token) == (beta, store.keys[beta].create_revision)
+    _, place = seek(store, store.keys[beta].create_revision)
+    assert (place.entry, place.token) == (beta, store.keys[beta].create_revision)
 
 
 def test_a_hold_is_found_under_the_name_of_who_took_it(store, beta):
@@ -60,8 +61,8 @@ def test_a_hold_is_found_under_the_name_of_who_took_it(store, beta):
 
 
 def test_a_hold_that_was_found_counts_for_nothing_until_it_is_renewed(store, beta):
-    _, tenure = seek(store, store.keys[beta].create_revision)
-    assert tenure.deadline <= store.now
+    _, place = seek(store, store.keys[beta].create_revision)
+    assert place.deadline <= store.now
 
 
 @pytest.mark.parametrize("token", [1, 99])
@@ -103,7 +104,7 @@ def test_the_lease_of_a_hold_may_serve_other_locks_and_is_left(store):
     entry = store.enter("")
     old = store.keys[entry].lease_id
     store.apply(Txn((), (Put(b"other/f00", b"", old),)))
-    assert isinstance(extended(store, entry), Tenure)
+    assert isinstance(extended(store, entry), Place)
     assert store.keys[b"other/f00"].lease_id == old
 
 
@@ -140,12 +141,12 @@ def test_a_removal_that_had_to_be_repeated_is_one(store, beta, fate):
 
 
 def test_a_removal_without_an_answer_may_have_happened(store, beta):
-    with pytest.raises(EtcdTimeoutError) as raised:
+    with pytest.raises(StoreTimeoutError) as raised:
         remove(store, beta, 2, NoAnswer(Fate.APPLIED))
     assert raised.value.may_have_happened
 
 
 def test_a_removal_that_etcd_refuses_has_not_happened(store, beta):
-    with pytest.raises(EtcdPermissionError) as raised:
-        remove(store, beta, 2, Refusal(EtcdPermissionError))
+    with pytest.raises(StorePermissionError) as raised:
+        remove(store, beta, 2, Refusal(StorePermissionError))
     assert not raised.value.may_have_happened

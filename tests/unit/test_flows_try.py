@@ -6,11 +6,12 @@ import pytest
 from faults import TTL, Caller, End, Fate, NoAnswer, Slow
 from store import FOO, Store
 
-from microlock.errors import EtcdTimeoutError
-from microlock.flows import OLDEST
-from microlock.queue import Holder
-from microlock.requests import Grant, KeepAlive, Read, Revoke, Txn
-from microlock.tenure import Lease, Refused, Tenure
+from microlock.core.flows import OLDEST
+from microlock.core.lease import Lease
+from microlock.core.place import Contended, Place
+from microlock.core.port import Grant, KeepAlive, Read, Revoke, Txn
+from microlock.core.queue import Holder
+from microlock.errors import StoreTimeoutError
 
 
 @pytest.fixture
@@ -29,19 +30,19 @@ def kinds(caller: Caller) -> list[type]:
 
 
 def test_a_free_lock_is_taken_with_the_revision_of_its_entry_as_token(store):
-    tenure = Caller(store).try_lock()
+    place = Caller(store).try_lock()
     (entry,) = store.entries()
-    assert (tenure.entry, tenure.token) == (entry.name, entry.create_revision)
+    assert (place.entry, place.token) == (entry.name, entry.create_revision)
 
 
 def test_the_entry_is_named_after_its_lease(store):
-    tenure = Caller(store).try_lock()
-    assert tenure.entry == b"foo/%x" % tenure.lease.id
+    place = Caller(store).try_lock()
+    assert place.entry == b"foo/%x" % place.lease.id
 
 
 def test_the_entry_is_bound_to_its_lease(store):
-    tenure = Caller(store).try_lock()
-    assert store.entries()[0].lease_id == tenure.lease.id
+    place = Caller(store).try_lock()
+    assert store.entries()[0].lease_id == place.lease.id
 
 
 def test_the_granted_ttl_counts_and_not_the_asked_one(store):
@@ -52,8 +53,8 @@ def test_the_granted_ttl_counts_and_not_the_asked_one(store):
 def test_the_deadline_counts_from_before_the_grant_was_sent(store):
     store.latency = 0.5
     before = store.now
-    tenure = Caller(store).try_lock()
-    assert tenure.deadline < before + 1.0 + TTL  # one second was the look before the grant
+    place = Caller(store).try_lock()
+    assert place.deadline < before + 1.0 + TTL  # one second was the look before the grant
 
 
 def test_a_cold_try_on_a_held_lock_only_reads(store):
@@ -66,7 +67,7 @@ def test_a_cold_try_on_a_held_lock_only_reads(store):
 def test_a_refusal_tells_who_holds(store):
     store.enter("beta")
     refused = Caller(store).try_lock()
-    assert refused == Refused(Holder("beta", store.revision, 0xF00), None)
+    assert refused == Contended(Holder("beta", store.revision, 0xF00), None)
 
 
 @pytest.mark.parametrize("with_lease", [False, True], ids=["cold", "warm"])
@@ -128,7 +129,7 @@ def test_the_keep_alive_before_a_try_moves_the_deadline(store):
 def test_a_keep_alive_without_an_answer_is_a_try_that_did_not_happen(store):
     lease = left_lease(store)
     store.pass_time(1)
-    with pytest.raises(EtcdTimeoutError) as raised:
+    with pytest.raises(StoreTimeoutError) as raised:
         Caller(store, {0: NoAnswer(Fate.NEVER)}).try_lock(lease)
     assert not raised.value.may_have_happened
 
@@ -152,8 +153,8 @@ def test_a_lease_that_ended_early_is_replaced(store, age):
     lease = left_lease(store)
     store.pass_time(age)
     store.apply(Revoke(lease.id))
-    tenure = Caller(store).try_lock(lease)
-    assert store.entries()[0].lease_id == tenure.lease.id
+    place = Caller(store).try_lock(lease)
+    assert store.entries()[0].lease_id == place.lease.id
 
 
 def test_a_warm_try_on_a_held_lock_keeps_its_lease_for_the_next(store):
@@ -170,15 +171,15 @@ def test_a_try_that_comes_second_leaves_no_lease(store):
             return reply
 
     caller = Caller(store, {0: Meanwhile()})
-    assert isinstance(caller.try_lock(), Refused)
+    assert isinstance(caller.try_lock(), Contended)
     assert store.ours() == []
 
 
 def test_an_expired_hold_whose_entry_still_stands_is_given_up_for_a_new_one(store):
     lost = Caller(store).try_lock()
     caller = Caller(store)
-    tenure = caller.try_lock(lost=lost)
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    place = caller.try_lock(lost=lost)
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 def test_an_expired_hold_is_not_given_up_where_another_holds(store):
@@ -199,27 +200,27 @@ def test_a_lease_of_another_object_is_not_revoked_for_a_new_hold(store):
 
 def test_a_hold_that_etcd_took_longer_to_confirm_than_the_ttl_is_renewed_before_it_counts(store):
     caller = Caller(store, {2: Slow(back=TTL - 0.05)})
-    tenure = caller.try_lock()
-    assert tenure.deadline > store.now
+    place = caller.try_lock()
+    assert place.deadline > store.now
 
 
 def test_a_hold_that_ended_before_etcd_confirmed_it_is_tried_anew(store):
     caller = Caller(store, {2: Slow(back=TTL + 1)})
-    tenure = caller.try_lock()
+    place = caller.try_lock()
     assert kinds(caller) == [Read, Grant, Txn, KeepAlive, Read, Grant, Txn]
-    assert store.entries()[0].lease_id == tenure.lease.id
+    assert store.entries()[0].lease_id == place.lease.id
 
 
 def test_a_put_that_arrives_after_its_lease_has_ended_is_tried_anew(store):
     caller = Caller(store, {2: Slow(there=TTL + 1)})
-    tenure = caller.try_lock()
-    assert store.entries()[0].lease_id == tenure.lease.id
+    place = caller.try_lock()
+    assert store.entries()[0].lease_id == place.lease.id
 
 
 def test_a_tenure_is_under_the_lease_it_names(store):
-    tenure = Caller(store).try_lock()
-    assert isinstance(tenure, Tenure)
-    assert tenure.leases == (tenure.lease,)
+    place = Caller(store).try_lock()
+    assert isinstance(place, Place)
+    assert place.leases == (place.lease,)
 
 
 def test_what_a_lost_hold_may_yet_put_is_ended_before_another_try(store):

@@ -20,18 +20,19 @@ from course import (
 from faults import TTL, Caller, End, Fate, NoAnswer, Refusal, Slow
 from store import FOO, Store
 
-from microlock import flows
+from microlock.core import flows
+from microlock.core.flows.taking import NEAR
+from microlock.core.lease import Lease
+from microlock.core.place import AwaitTurn, Contended, Place
+from microlock.core.port import CreatedAt, Grant, KeepAlive, KeyValue, Put, Read, Revoke, Txn
+from microlock.core.queue import Holder
 from microlock.errors import (
     DestroyedError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdUnavailableError,
     LockUncertainError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreUnavailableError,
 )
-from microlock.flows.taking import NEAR
-from microlock.queue import Holder
-from microlock.requests import CreatedAt, Grant, KeepAlive, KeyValue, Put, Read, Revoke, Txn
-from microlock.tenure import Await, Lease, Refused, Tenure
 
 GRANT, JOIN, STAND, UNDO = range(4)
 
@@ -78,7 +79,7 @@ def test_who_waits_joins_with_one_transaction_that_puts_its_entry_once(store, be
 def test_who_waits_asks_etcd_for_nothing_but_a_lease_and_a_place(store, beta):
     caller = Caller(store)
     caller.wait(course=[the_first_leaves])
-    assert kinds(caller) == [Grant, Txn, Await]
+    assert kinds(caller) == [Grant, Txn, AwaitTurn]
 
 
 def test_a_lease_left_by_an_earlier_cycle_makes_waiting_one_transaction(store):
@@ -86,7 +87,7 @@ def test_a_lease_left_by_an_earlier_cycle_makes_waiting_one_transaction(store):
     store.enter("beta")
     caller = Caller(store)
     caller.wait(lease, course=[the_first_leaves])
-    assert kinds(caller) == [Txn, Await]
+    assert kinds(caller) == [Txn, AwaitTurn]
 
 
 def test_a_lease_past_its_deadline_is_not_used_to_wait_though_etcd_may_still_have_it(store):
@@ -100,14 +101,14 @@ def test_a_lease_that_ended_early_is_replaced_to_wait_with(store):
     lease = left_lease(store)
     store.apply(Revoke(lease.id))
     store.enter("beta")
-    tenure = Caller(store).wait(lease, course=[the_first_leaves])
-    assert store.entries()[0].lease_id == tenure.lease.id
+    place = Caller(store).wait(lease, course=[the_first_leaves])
+    assert store.entries()[0].lease_id == place.lease.id
 
 
 def test_the_place_is_told_with_who_holds_the_lock(store, beta):
     caller = Caller(store)
-    tenure = caller.wait(course=[the_first_leaves])
-    assert caller.requests[STAND] == Await(tenure, Holder("beta", 2, 0xF00))
+    place = caller.wait(course=[the_first_leaves])
+    assert caller.requests[STAND] == AwaitTurn(place, Holder("beta", 2, 0xF00))
 
 
 def test_a_free_lock_is_held_without_waiting(store):
@@ -124,9 +125,9 @@ def test_a_nested_name_is_not_waited_for(store):
 
 
 def test_who_waits_for_a_free_lock_has_its_revision_as_token(store):
-    tenure = Caller(store).wait()
+    place = Caller(store).wait()
     (entry,) = store.entries()
-    assert (tenure.entry, tenure.token) == (entry.name, entry.create_revision)
+    assert (place.entry, place.token) == (entry.name, entry.create_revision)
 
 
 # The turn.
@@ -135,8 +136,8 @@ def test_who_waits_for_a_free_lock_has_its_revision_as_token(store):
 def test_the_lock_is_held_when_the_last_of_those_ahead_has_left(store, beta):
     gamma = store.enter("gamma")
     caller = Caller(store)
-    tenure = caller.wait(course=[leaves(gamma), leaves(beta)])
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    place = caller.wait(course=[leaves(gamma), leaves(beta)])
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 def test_the_lock_is_not_held_while_one_of_those_ahead_is_there(store, beta):
@@ -145,8 +146,8 @@ def test_the_lock_is_not_held_while_one_of_those_ahead_is_there(store, beta):
 
 
 def test_who_comes_later_is_not_waited_for(store, beta):
-    tenure = Caller(store).wait(course=[enters("gamma"), leaves(beta)])
-    assert isinstance(tenure, Tenure)
+    place = Caller(store).wait(course=[enters("gamma"), leaves(beta)])
+    assert isinstance(place, Place)
 
 
 def test_two_who_wait_hold_in_the_order_of_their_coming(store, beta):
@@ -161,8 +162,8 @@ def test_two_who_wait_hold_in_the_order_of_their_coming(store, beta):
 def test_the_token_is_that_of_the_place_that_was_taken(store, beta):
     store_at_join = []
     course = [lambda stay: store_at_join.append(stay.place.token), the_first_leaves]
-    tenure = Caller(store).wait(course=course)
-    assert store_at_join == [tenure.token]
+    place = Caller(store).wait(course=course)
+    assert store_at_join == [place.token]
 
 
 # The ttl.
@@ -170,16 +171,16 @@ def test_the_token_is_that_of_the_place_that_was_taken(store, beta):
 
 def test_a_hold_that_was_waited_for_has_its_whole_ttl_ahead(store, beta):
     caller = Caller(store)
-    tenure = caller.wait(course=[passes(TTL / 2), the_first_leaves])
-    assert kinds(caller) == [Grant, Txn, Await, KeepAlive]
-    assert tenure.lease.sent == store.now - 2 * store.latency
+    place = caller.wait(course=[passes(TTL / 2), the_first_leaves])
+    assert kinds(caller) == [Grant, Txn, AwaitTurn, KeepAlive]
+    assert place.lease.sent == store.now - 2 * store.latency
 
 
 def test_a_lease_that_was_renewed_a_moment_ago_needs_no_keep_alive(store, beta):
     course = [passes(TTL / 2), the_lease_is_renewed, the_first_leaves]
     caller = Caller(store)
     caller.wait(course=course)
-    assert kinds(caller)[-1] is Await
+    assert kinds(caller)[-1] is AwaitTurn
 
 
 def test_a_renewal_while_it_waited_counts_for_the_hold(store, beta):
@@ -197,16 +198,16 @@ def test_a_free_lock_is_held_for_a_whole_ttl_with_a_lease_of_before(store):
     lease = left_lease(store)
     store.pass_time(TTL / 2)
     caller = Caller(store)
-    tenure = caller.wait(lease)
+    place = caller.wait(lease)
     assert kinds(caller) == [Txn, KeepAlive]
-    assert tenure.lease.sent == store.now - 2 * store.latency
+    assert place.lease.sent == store.now - 2 * store.latency
 
 
 def test_who_joins_with_a_lease_that_ends_before_the_answer_joins_again(store):
     caller = Caller(store, {JOIN: Slow(back=TTL + 1)})
-    tenure = caller.wait()
+    place = caller.wait()
     assert kinds(caller).count(Txn) == 2
-    assert store.entries()[0].lease_id == tenure.lease.id
+    assert store.entries()[0].lease_id == place.lease.id
 
 
 def test_a_lease_that_ended_when_the_turn_came_is_no_hold(store, beta):
@@ -214,13 +215,13 @@ def test_a_lease_that_ended_when_the_turn_came_is_no_hold(store, beta):
 
     class TurnOfTheDead:
         def meet(self, request, caller):
-            stood = caller.ask(request)
-            store.apply(Revoke(stood.lease.id))
-            return stood
+            result = caller.ask(request)
+            store.apply(Revoke(result.lease.id))
+            return result
 
     caller = Caller(store, {STAND: TurnOfTheDead()})
-    tenure = caller.wait(course=[passes(TTL / 2), the_first_leaves])
-    assert store.entries()[0].create_revision == tenure.token
+    place = caller.wait(course=[passes(TTL / 2), the_first_leaves])
+    assert store.entries()[0].create_revision == place.token
 
 
 # The place is lost.
@@ -230,8 +231,8 @@ LOSSES = pytest.mark.parametrize("loss", [the_place_is_deleted, the_lease_is_rev
 
 @LOSSES
 def test_who_has_lost_its_place_joins_again_and_holds_in_turn(store, beta, loss):
-    tenure = Caller(store).wait(course=[loss, the_first_leaves])
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    place = Caller(store).wait(course=[loss, the_first_leaves])
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 @LOSSES
@@ -244,14 +245,14 @@ def test_who_has_lost_its_place_joins_again_at_the_end(store, beta, loss):
 def test_who_has_lost_its_place_has_a_higher_token_at_the_next(store, beta, loss):
     caller = Caller(store)
     caller.wait(course=[loss, the_first_leaves])
-    first, second = (each.place.token for each in caller.requests if isinstance(each, Await))
+    first, second = (each.place.token for each in caller.requests if isinstance(each, AwaitTurn))
     assert first < second
 
 
 @LOSSES
 def test_the_lease_of_a_lost_place_is_revoked(store, beta, loss):
-    tenure = Caller(store).wait(course=[loss, the_first_leaves])
-    assert store.ours() == [tenure.lease.id]
+    place = Caller(store).wait(course=[loss, the_first_leaves])
+    assert store.ours() == [place.lease.id]
 
 
 def test_a_lease_that_a_renewal_finds_gone_is_a_lost_place(store, beta):
@@ -284,7 +285,7 @@ def test_a_place_can_be_lost_any_number_of_times(store, beta):
 def test_who_waited_in_vain_is_told_who_holds_by_then(store, beta):
     gamma = store.enter("gamma")
     refused = Caller(store).wait(course=[leaves(beta)])
-    assert refused == Refused(Holder("gamma", 3, store.keys[gamma].lease_id), None)
+    assert refused == Contended(Holder("gamma", 3, store.keys[gamma].lease_id), None)
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
@@ -307,13 +308,13 @@ def test_who_waited_in_vain_and_cannot_be_withdrawn_is_uncertain(store, beta):
 def test_a_lease_is_renewed_before_a_place_is_given_up_after_silence(store, beta):
     caller = Caller(store)
     caller.wait(course=[silence, the_first_leaves])
-    assert kinds(caller) == [Grant, Txn, Await, KeepAlive, Await]
+    assert kinds(caller) == [Grant, Txn, AwaitTurn, KeepAlive, AwaitTurn]
 
 
 def test_a_place_whose_lease_lives_is_kept_after_silence(store, beta):
     caller = Caller(store)
-    tenure = caller.wait(course=[enters("gamma"), silence, leaves(beta)])
-    assert tenure.token == caller.requests[STAND].place.token
+    place = caller.wait(course=[enters("gamma"), silence, leaves(beta)])
+    assert place.token == caller.requests[STAND].place.token
 
 
 def test_who_waits_on_after_silence_does_so_with_the_renewed_lease(store, beta):
@@ -325,18 +326,18 @@ def test_who_waits_on_after_silence_does_so_with_the_renewed_lease(store, beta):
 def test_a_place_whose_lease_has_ended_in_the_silence_is_taken_anew(store, beta):
     caller = Caller(store)
     assert caller.wait(course=[long_silence, the_first_leaves]).lease.id == 2
-    assert kinds(caller)[STAND : UNDO + 1] == [Await, KeepAlive]
+    assert kinds(caller)[STAND : UNDO + 1] == [AwaitTurn, KeepAlive]
 
 
 def test_a_silence_that_goes_on_is_told(store, beta):
-    caller = Caller(store, {KeepAlive: Refusal(EtcdUnavailableError)})
-    with pytest.raises(EtcdUnavailableError):
+    caller = Caller(store, {KeepAlive: Refusal(StoreUnavailableError)})
+    with pytest.raises(StoreUnavailableError):
         caller.wait(course=[silence])
     assert left(store) == ([], [])
 
 
 def test_a_silence_that_goes_on_until_the_end_leaves_a_doubt(store, beta):
-    silent = Refusal(EtcdUnavailableError)
+    silent = Refusal(StoreUnavailableError)
     with pytest.raises(LockUncertainError):
         Caller(store, {KeepAlive: silent, Revoke: silent}).wait(course=[silence])
 
@@ -345,7 +346,7 @@ def test_a_silence_that_goes_on_until_the_end_leaves_a_doubt(store, beta):
 
 ENDS = pytest.mark.parametrize(
     "error",
-    [EtcdPermissionError("no watch"), DestroyedError("destroyed"), KeyboardInterrupt()],
+    [StorePermissionError("no watch"), DestroyedError("destroyed"), KeyboardInterrupt()],
     ids=lambda error: type(error).__name__,
 )
 
@@ -372,12 +373,12 @@ def test_what_ends_a_later_wait_leaves_nothing(store, beta, error):
 
 
 def test_a_watch_that_is_refused_and_undone_did_not_happen(store, beta):
-    with pytest.raises(EtcdPermissionError) as raised:
-        Caller(store).wait(course=[fails(EtcdPermissionError("no watch"))])
+    with pytest.raises(StorePermissionError) as raised:
+        Caller(store).wait(course=[fails(StorePermissionError("no watch"))])
     assert not raised.value.may_have_happened
 
 
-@pytest.mark.parametrize("error", [EtcdPermissionError("no watch"), DestroyedError("destroyed")])
+@pytest.mark.parametrize("error", [StorePermissionError("no watch"), DestroyedError("destroyed")])
 def test_a_wait_that_ends_and_cannot_be_withdrawn_is_uncertain(store, beta, error):
     with pytest.raises(LockUncertainError) as raised:
         Caller(store, {UNDO: NoAnswer(Fate.NEVER)}).wait(course=[fails(error)])
@@ -410,9 +411,9 @@ def test_a_wait_that_is_dropped_half_way_asks_for_nothing_more(store, beta, requ
 @pytest.mark.parametrize("fate", Fate)
 def test_a_repeated_join_takes_one_place(store, beta, fate):
     caller = Caller(store, {JOIN: NoAnswer(fate, End.REPEAT)})
-    tenure = caller.wait(course=[the_first_leaves])
+    place = caller.wait(course=[the_first_leaves])
     caller.deliver()
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 @pytest.mark.parametrize(
@@ -440,7 +441,7 @@ def test_a_free_lock_with_a_repeated_join_stays_doubtful_until_it_is_released(st
 @pytest.mark.parametrize("fate", Fate)
 def test_a_join_without_an_answer_is_undone_before_it_is_reported(store, beta, fate):
     caller = Caller(store, {JOIN: NoAnswer(fate)})
-    with pytest.raises(EtcdTimeoutError) as raised:
+    with pytest.raises(StoreTimeoutError) as raised:
         caller.wait()
     caller.deliver()
     assert left(store) == ([], [])
@@ -448,8 +449,8 @@ def test_a_join_without_an_answer_is_undone_before_it_is_reported(store, beta, f
 
 
 def test_a_refused_join_whose_empty_lease_cannot_be_revoked_is_a_plain_refusal(store, beta):
-    faults = {JOIN: Refusal(EtcdPermissionError), JOIN + 1: NoAnswer(Fate.NEVER)}
-    with pytest.raises(EtcdPermissionError):
+    faults = {JOIN: Refusal(StorePermissionError), JOIN + 1: NoAnswer(Fate.NEVER)}
+    with pytest.raises(StorePermissionError):
         Caller(store, faults).wait()
 
 
@@ -466,17 +467,17 @@ def test_a_doubtful_place_that_was_deleted_and_cannot_be_revoked_is_uncertain(st
 def test_what_is_left_of_a_lost_hold_is_ended_before_the_queue_is_joined(store):
     lost = Caller(store).try_lock()
     caller = Caller(store)
-    tenure = caller.wait(lost=lost)
+    place = caller.wait(lost=lost)
     assert kinds(caller) == [Revoke, Grant, Txn]
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 def test_both_leases_of_a_lost_hold_are_ended_whose_extension_was_in_doubt(store):
     caller = Caller(store, {Txn: NoAnswer(Fate.LATE)})
     lost, _ = caller.extend(Caller(store).try_lock())
-    tenure = Caller(store).wait(lost=lost)
+    place = Caller(store).wait(lost=lost)
     caller.deliver()
-    assert store.ours() == [tenure.lease.id]
+    assert store.ours() == [place.lease.id]
 
 
 def test_who_lost_its_hold_joins_behind_those_who_came_meanwhile(store):
@@ -489,15 +490,15 @@ def test_a_lost_hold_of_another_object_of_the_node_is_waited_for(store):
     Caller(store).try_lock()
     caller = Caller(store)
     adopted = caller.adopt()
-    tenure = caller.wait(lost=adopted, course=[the_first_leaves])
-    assert tenure.token > adopted.token
+    place = caller.wait(lost=adopted, course=[the_first_leaves])
+    assert place.token > adopted.token
 
 
 def test_a_lost_hold_that_cannot_be_ended_is_waited_for(store):
     lost = Caller(store).try_lock()
     caller = Caller(store, {0: NoAnswer(Fate.NEVER)})
-    tenure = caller.wait(lost=lost, course=[passes(TTL / 2), the_lease_is_renewed, passes(TTL / 2)])
-    assert [kv.create_revision for kv in store.entries()] == [tenure.token]
+    place = caller.wait(lost=lost, course=[passes(TTL / 2), the_lease_is_renewed, passes(TTL / 2)])
+    assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 def test_a_lost_hold_in_doubt_that_cannot_be_ended_is_uncertain(store):

@@ -8,17 +8,18 @@ from collections.abc import Callable
 
 import pytest
 
+from microlock.core.hold import Hold, State
+from microlock.core.lease import Lease
+from microlock.core.place import Place
+from microlock.core.port import Lifetime
 from microlock.errors import LossReason
-from microlock.hold import Hold, State
 from microlock.holding import Holding
-from microlock.requests import Lifetime
-from microlock.tenure import Lease, Tenure
 
 SENT, TTL = 1000.0, 10
 LEASE, NEXT = Lease(1, asked=TTL, ttl=TTL, sent=SENT), Lease(2, asked=4, ttl=4, sent=SENT + 1)
-TENURE = Tenure(b"foo/1", 5, LEASE)
-MOVED = Tenure(b"foo/1", 5, NEXT)
-IN_DOUBT = Tenure(b"foo/1", 5, LEASE, NEXT)
+TENURE = Place(b"foo/1", 5, LEASE)
+MOVED = Place(b"foo/1", 5, NEXT)
+IN_DOUBT = Place(b"foo/1", 5, LEASE, NEXT)
 NOW = SENT + 1.5
 LATE = SENT + TTL
 
@@ -121,9 +122,9 @@ def test_a_renewal_whose_reply_comes_after_the_deadline_counts_if_nobody_was_tol
 def test_a_hold_whose_extension_is_in_doubt_lasts_until_the_earlier_deadline(earlier):
     other = Lease(3, asked=60, ttl=60, sent=SENT)
     holding = Holding(TENURE, now=SENT)
-    holding.moved(Tenure(b"foo/1", 5, earlier, other))
+    holding.moved(Place(b"foo/1", 5, earlier, other))
     assert holding.remaining(NOW) == earlier.deadline - NOW
-    holding.moved(Tenure(b"foo/1", 5, other, earlier))
+    holding.moved(Place(b"foo/1", 5, other, earlier))
     assert holding.remaining(NOW) == earlier.deadline - NOW
 
 
@@ -146,7 +147,7 @@ def test_a_renewal_of_a_foreign_lease_is_no_news(holding):
 def test_a_renewal_of_a_foreign_lease_changes_nothing(holding):
     holding.suspend()
     holding.renewed(2, lifetime(NOW))
-    assert (holding.tenure, holding.state(NOW)) == (TENURE, State.SUSPENDED)
+    assert (holding.place, holding.state(NOW)) == (TENURE, State.SUSPENDED)
 
 
 def test_a_renewal_that_was_overtaken_does_not_shorten_the_hold(holding):
@@ -176,7 +177,7 @@ def test_a_renewal_of_the_lease_before_an_extension_is_no_news(holding):
 
 def test_a_renewal_by_a_call_counts(holding):
     holding.moved(MOVED)
-    assert (holding.tenure, holding.remaining(NOW)) == (MOVED, MOVED.deadline - NOW)
+    assert (holding.place, holding.remaining(NOW)) == (MOVED, MOVED.deadline - NOW)
 
 
 # Suspension.

@@ -11,13 +11,7 @@ from typing import Any
 
 import pytest
 
-from microlock.errors import (
-    InvalidArgumentError,
-    InvalidTtlError,
-    KeyRequiredError,
-    NodeIdRequiredError,
-)
-from microlock.keys import (
+from microlock.core.keys import (
     MAX_NAME_BYTES,
     MAX_WAIT,
     check_bool,
@@ -38,6 +32,12 @@ from microlock.keys import (
     lock_of,
     range_end,
     range_start,
+)
+from microlock.errors import (
+    InvalidArgumentError,
+    InvalidTtlError,
+    KeyRequiredError,
+    NodeIdRequiredError,
 )
 
 # What is refused by which error, by the argument: a word after its name tells those apart that

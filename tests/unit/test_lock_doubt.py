@@ -11,14 +11,14 @@ from simulated import Client
 from store import Store
 
 from microlock import Microlock, State
+from microlock.core.port import KeepAlive, Read, Revoke, Txn
 from microlock.errors import (
     DestroyedError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
     LockLostError,
     LockUncertainError,
+    StorePermissionError,
+    StoreTimeoutError,
 )
-from microlock.requests import KeepAlive, Read, Revoke, Txn
 
 
 def lose_in_doubt(foo: Microlock, client: Client, store: Store) -> None:
@@ -55,7 +55,7 @@ def test_a_try_without_an_answer_does_not_forget_an_expired_hold(foo, client, st
     store.pass_time(4.955)  # past our deadline, not yet past etcd's
     assert not foo.held
     client.faults[Read] = NoAnswer(Fate.NEVER)
-    with pytest.raises(EtcdTimeoutError):
+    with pytest.raises(StoreTimeoutError):
         foo.lock()
     client.faults.clear()
     store.latency = 0.001
@@ -83,8 +83,8 @@ def test_nothing_is_held_while_it_is_given_back(foo, client):
 
 def test_a_hold_that_etcd_refuses_to_give_back_is_held_again(foo, client):
     foo.lock()
-    client.faults[Txn] = Refusal(EtcdPermissionError)
-    with pytest.raises(EtcdPermissionError):
+    client.faults[Txn] = Refusal(StorePermissionError)
+    with pytest.raises(StorePermissionError):
         foo.unlock()
     assert foo.held
 

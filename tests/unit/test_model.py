@@ -28,11 +28,13 @@ from hypothesis.stateful import (
 )
 from model import Model, Violation
 
-from microlock import flows
-from microlock.flows import keeping, taking
-from microlock.flows.taking import NEAR
-from microlock.requests import Get, Lifetime, Read, Revoke, Txn
-from microlock.tenure import Await, Lease, Names, Tenure
+from microlock.core import flows
+from microlock.core.flows import keeping, taking
+from microlock.core.flows.taking import NEAR
+from microlock.core.keys import Names
+from microlock.core.lease import Lease
+from microlock.core.place import AwaitTurn, Place
+from microlock.core.port import Get, Lifetime, Read, Revoke, Txn
 
 LONGER = int(os.environ.get("MODEL_EXAMPLES", "0"))
 STEPS = 60
@@ -236,9 +238,9 @@ def counts_from_the_reply(patch: pytest.MonkeyPatch) -> None:
 
 
 def keeps_a_doubtful_lease(patch: pytest.MonkeyPatch) -> None:
-    def release(names: Names, tenure: Tenure, ttl: int) -> Any:
-        lease = replace(tenure.lease, doubtful=False)
-        return (yield from keeping.release(names, replace(tenure, lease=lease), ttl))
+    def release(names: Names, place: Place, ttl: int) -> Any:
+        lease = replace(place.lease, doubtful=False)
+        return (yield from keeping.release(names, replace(place, lease=lease), ttl))
 
     patch.setattr(flows, "release", release)
 
@@ -265,7 +267,7 @@ def reads_no_more_than_its_own_entry(patch: pytest.MonkeyPatch) -> None:
 
 def waits_behind_itself(patch: pytest.MonkeyPatch) -> None:
     def waits(request: Any) -> Any:
-        if not isinstance(request, Await):
+        if not isinstance(request, AwaitTurn):
             return request
         return replace(request, after=(request.place.entry, request.place.token))
 

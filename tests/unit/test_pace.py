@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from microlock.requests import Lifetime
-from microlock.tenure import Lease, Tenure
+from microlock.core.lease import Lease
+from microlock.core.place import Place
+from microlock.core.port import Lifetime
 
 SENT = 1000.0
 
@@ -98,8 +99,8 @@ def test_a_renewal_that_was_overtaken_by_a_later_one_changes_nothing():
     assert lease().renewed(lifetime(SENT - 1, ttl=9)) == lease()
 
 
-PLACE = Tenure(b"foo/1", 5, lease(1))
-IN_DOUBT = Tenure(b"foo/1", 5, lease(1), lease(2, ttl=4))
+PLACE = Place(b"foo/1", 5, lease(1))
+IN_DOUBT = Place(b"foo/1", 5, lease(1), lease(2, ttl=4))
 
 
 def test_a_place_has_one_lease():
@@ -115,7 +116,7 @@ def test_a_place_lasts_until_the_earlier_deadline_of_its_leases():
 
 
 def test_a_place_is_renewed_by_its_lease():
-    assert PLACE.renewed(1, lifetime(SENT + 2)) == Tenure(b"foo/1", 5, lease(1, sent=SENT + 2))
+    assert PLACE.renewed(1, lifetime(SENT + 2)) == Place(b"foo/1", 5, lease(1, sent=SENT + 2))
 
 
 def test_a_place_in_doubt_is_renewed_by_its_first_lease():

@@ -10,21 +10,22 @@ from simulated import Client
 from store import FOO, Store
 
 from microlock import LossReason, Microlock, State
+from microlock.core.hold import Guard
+from microlock.core.lease import Lease
+from microlock.core.place import Place
+from microlock.core.port import Found, Get, Lifetime, Revoke, Txn
+from microlock.core.queue import Change, Holder, Standing
+from microlock.core.view import View
 from microlock.errors import (
     DestroyedError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdUnavailableError,
     LockLostError,
     LockNotOwnedError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreUnavailableError,
 )
 from microlock.events import LockEvent
-from microlock.feed import Feed
-from microlock.hold import Guard
 from microlock.holding import Holding
-from microlock.queue import Change, Holder, Standing
-from microlock.requests import Found, Get, Lifetime, Revoke, Txn
-from microlock.tenure import Lease, Tenure
 
 
 @pytest.fixture
@@ -92,12 +93,12 @@ def test_there_is_no_guard_of_what_is_not_held(foo):
 # What the watch tells.
 
 
-def watched(foo: Microlock, store: Store) -> Feed:
+def watched(foo: Microlock, store: Store) -> View:
     """Has the lock told of what is there, as the watch does."""
-    feed = Feed(FOO.prefix)
-    feed.rebase(Found(store.revision, tuple(store.keys.values())))
-    foo.on_watch(feed, [], synthesised=False)
-    return feed
+    view = View(FOO.prefix)
+    view.rebase(Found(store.revision, tuple(store.keys.values())))
+    foo.on_watch(view, [], synthesised=False)
+    return view
 
 
 def test_a_hold_whose_entry_is_there_is_not_lost_by_the_watch(foo, hold, store):
@@ -114,9 +115,9 @@ def test_a_hold_whose_entry_was_deleted_is_lost_by_the_watch(foo, hold, told, st
 def test_a_hold_that_the_watch_has_not_come_to_is_not_lost(foo, store):
     before = Found(store.revision, ())
     foo.lock()
-    feed = Feed(FOO.prefix)
-    feed.rebase(before)
-    foo.on_watch(feed, [], synthesised=False)
+    view = View(FOO.prefix)
+    view.rebase(before)
+    foo.on_watch(view, [], synthesised=False)
     assert foo.held
 
 
@@ -145,19 +146,19 @@ def test_a_deletion_after_its_end_is_no_loss(foo, hold, told, store, event):
 def test_a_change_of_the_key_is_told_with_its_holder(foo, taken, name):
     told: list[LockEvent] = []
     foo.on(name, told.append)
-    foo.on_watch(Feed(FOO.prefix), [Change(taken, Holder("beta", 7, 2))], synthesised=True)
+    foo.on_watch(View(FOO.prefix), [Change(taken, Holder("beta", 7, 2))], synthesised=True)
     assert told == [LockEvent(name, "foo", "beta", token=7, synthesised=True)]
 
 
 def test_a_lock_that_was_found_free_is_told_without_a_holder(foo):
     told: list[LockEvent] = []
     foo.on("unlocked", told.append)
-    foo.on_watch(Feed(FOO.prefix), [Change(False, None)], synthesised=True)
+    foo.on_watch(View(FOO.prefix), [Change(False, None)], synthesised=True)
     assert told == [LockEvent("unlocked", "foo", synthesised=True)]
 
 
 def test_an_error_of_the_watch_is_told(foo, told):
-    error = EtcdUnavailableError("down")
+    error = StoreUnavailableError("down")
     foo.on_watch_error(error, final=False)
     assert [(event.name, event.error) for event in told] == [("error", error)]
 
@@ -210,7 +211,7 @@ def test_a_renewal_whose_answer_comes_too_late_is_a_loss(foo, hold, told, store)
 
 
 def test_silence_suspends_the_hold_and_is_told_once(foo, hold, told, store):
-    error = EtcdTimeoutError("silence")
+    error = StoreTimeoutError("silence")
     foo.on_silence(hold.lease_id, error, sent=store.now)
     foo.on_silence(hold.lease_id, error, sent=store.now)
     assert foo.state is State.SUSPENDED
@@ -219,12 +220,12 @@ def test_silence_suspends_the_hold_and_is_told_once(foo, hold, told, store):
 
 def test_silence_past_the_deadline_is_a_loss(foo, hold, told, store):
     store.pass_time(60)
-    foo.on_silence(hold.lease_id, EtcdTimeoutError("silence"), sent=store.now)
+    foo.on_silence(hold.lease_id, StoreTimeoutError("silence"), sent=store.now)
     assert names(told) == ["lost"]
 
 
 def test_silence_before_the_first_hold_is_passed_over(foo, told, store):
-    foo.on_silence(1, EtcdTimeoutError("silence"), sent=store.now)
+    foo.on_silence(1, StoreTimeoutError("silence"), sent=store.now)
     assert told == []
 
 
@@ -233,7 +234,7 @@ def test_a_later_hold_is_not_suspended_by_what_was_asked_before_it(foo, hold, to
     foo.unlock()
     assert foo.lock().lease_id == hold.lease_id
     told.clear()
-    foo.on_silence(hold.lease_id, EtcdTimeoutError("silence"), sent=asked)
+    foo.on_silence(hold.lease_id, StoreTimeoutError("silence"), sent=asked)
     assert (foo.state, told) == (State.HELD, [])
 
 
@@ -290,7 +291,7 @@ def test_a_deletion_that_another_objects_watch_told_is_found_when_watching_begin
 def test_a_watch_that_has_ended_is_tried_again_and_not_at_once(foo, hold, client, store):
     store.pass_time(1)
     foo.tend(store.now)
-    client.background.watching[0].on_watch_error(EtcdPermissionError("no"), final=True)
+    client.background.watching[0].on_watch_error(StorePermissionError("no"), final=True)
     foo.tend(store.now)
     assert len(client.background.watching) == 1
     store.pass_time(3)
@@ -325,8 +326,8 @@ def test_a_hold_that_was_given_back_has_nothing_to_give_back_at_exit(foo, hold, 
 
 
 def test_a_call_that_is_not_answered_suspends_the_hold_too(foo, hold, client, told):
-    client.faults[Txn] = Refusal(EtcdUnavailableError)
-    with pytest.raises(EtcdUnavailableError):
+    client.faults[Txn] = Refusal(StoreUnavailableError)
+    with pytest.raises(StoreUnavailableError):
         foo.extend(9)
     assert (foo.state, names(told)) == (State.SUSPENDED, ["suspended"])
 
@@ -392,7 +393,7 @@ def test_a_renewed_hold_is_due_within_a_third_of_its_ttl(renewed, store):
     store.pass_time(1)  # watched from here on
     renewed.tend(store.now)
     store.pass_time(renewed.tend_at() - store.now)
-    assert renewed.tend(store.now) == renewed._holding.tenure.leases
+    assert renewed.tend(store.now) == renewed._holding.place.leases
     assert store.now <= 1000 + 5 / 3 + 1
 
 
@@ -403,11 +404,11 @@ def test_a_renewed_hold_is_not_renewed_before_it_is_due(renewed, store):
 def test_a_renewal_that_failed_is_tried_again_before_the_deadline(renewed, store):
     store.pass_time(2)
     renewed.tend(store.now)
-    renewed.on_silence(renewed.hold.lease_id, EtcdTimeoutError("silence"), sent=store.now)
+    renewed.on_silence(renewed.hold.lease_id, StoreTimeoutError("silence"), sent=store.now)
     assert renewed.tend(store.now) == ()
     store.pass_time(renewed.tend_at() - store.now)
     assert renewed.held
-    assert renewed.tend(store.now) == renewed._holding.tenure.leases
+    assert renewed.tend(store.now) == renewed._holding.place.leases
 
 
 def test_a_hold_is_not_renewed_past_the_most_that_it_may_last(client, store):
@@ -440,8 +441,8 @@ def test_nobody_listens_to_what_was_destroyed(foo):
 def test_a_release_that_is_refused_while_the_entry_is_deleted_is_a_loss(foo, hold, client, told):
     """The watch has told of the deletion while the hold was being given back."""
     client.background.standing = Standing.GONE
-    client.faults[Txn] = Refusal(EtcdPermissionError)
-    with pytest.raises(EtcdPermissionError):
+    client.faults[Txn] = Refusal(StorePermissionError)
+    with pytest.raises(StorePermissionError):
         foo.unlock()
     assert (foo.lost_reason, names(told)) == (LossReason.DELETED, ["lost"])
 
@@ -450,7 +451,7 @@ def test_a_release_that_is_refused_while_the_entry_is_deleted_is_a_loss(foo, hol
 
 
 def a_hold(of: type[Holding] = Holding) -> Holding:
-    return of(Tenure(b"foo/1", 7, Lease(1, asked=5, ttl=5, sent=1000.0)), now=1000.0)
+    return of(Place(b"foo/1", 7, Lease(1, asked=5, ttl=5, sent=1000.0)), now=1000.0)
 
 
 def test_who_holds_is_told_of_its_own_entry_alone(foo):
@@ -469,10 +470,10 @@ def test_who_listens_from_the_moment_on_that_a_hold_begins_is_told_of_every_entr
 
     class Interrupted(Holding):
         @property
-        def tenure(self) -> Tenure:
+        def place(self) -> Place:
             if not foo.listeners("unlocked"):
                 foo.on("unlocked", print)
-            return super().tenure
+            return super().place
 
     foo._begin(a_hold(Interrupted))
     assert foo.concern is None
@@ -481,10 +482,10 @@ def test_who_listens_from_the_moment_on_that_a_hold_begins_is_told_of_every_entr
 # Who hears of its entry alone.
 
 
-def gone(store: Store) -> Feed:
-    feed = Feed(FOO.prefix)
-    feed.rebase(Found(store.revision, ()))
-    return feed
+def gone(store: Store) -> View:
+    view = View(FOO.prefix)
+    view.rebase(Found(store.revision, ()))
+    return view
 
 
 def test_what_is_told_of_the_entry_of_an_earlier_hold_is_not_of_the_present_one(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from microlock.queue import (
+from microlock.core.port import KeyValue
+from microlock.core.queue import (
     Change,
     Holder,
     Queue,
@@ -14,7 +15,6 @@ from microlock.queue import (
     holders,
     places,
 )
-from microlock.requests import KeyValue
 
 PREFIX = b"foo/"
 

@@ -14,12 +14,13 @@ from weakref import ref
 import pytest
 from watching import eventually
 
-from microlock import clock, renewal
-from microlock.errors import DestroyedError, EtcdUnavailableError, MicrolockError
+from microlock import renewal
+from microlock.core.lease import Lease
+from microlock.core.port import KeepAlives, Lifetime, Revoke
+from microlock.engine import clock
+from microlock.errors import DestroyedError, MicrolockError, StoreUnavailableError
 from microlock.etcd.client import Budget
 from microlock.renewal import Keeper, early
-from microlock.requests import KeepAlives, Lifetime, Revoke
-from microlock.tenure import Lease
 
 SOON = 0.1
 FAR = 1000.0
@@ -158,7 +159,7 @@ def test_many_are_renewed_by_batches_in_the_order_they_are_due(keeper, client, m
 def test_all_are_told_of_a_silence_after_the_first_batch(keeper, client, monkeypatch):
     monkeypatch.setattr(renewal, "_BATCH", 10)
     keeper._at_once = 10
-    client.error = EtcdUnavailableError("no")
+    client.error = StoreUnavailableError("no")
     places = [Place(clock.now() - 100 + number, number) for number in range(45)]
     with keeper._lock:
         keep(keeper, *places)
@@ -259,7 +260,7 @@ def test_a_request_takes_no_longer_than_the_client_allows_or_others_can_wait(
 
 
 def test_silence_is_told_to_each_with_the_error(keeper, client):
-    client.error = EtcdUnavailableError("down")
+    client.error = StoreUnavailableError("down")
     one, two = Place(soon(), 1), Place(soon(), 2)
     keep(keeper, one, two)
     assert eventually(lambda: one.silence and two.silence)
@@ -383,7 +384,7 @@ def test_a_place_is_held_weakly(keeper):
 
 
 def test_a_place_that_etcd_did_not_renew_is_not_held_by_the_error(keeper, client):
-    client.error = EtcdUnavailableError("down")
+    client.error = StoreUnavailableError("down")
     place = Place(soon(), 1)
     silence, left = place.silence, ref(place)
     keep(keeper, place)
@@ -582,7 +583,7 @@ def test_places_that_last_are_not_forgotten(keeper, client, farewell):
 def test_what_cannot_be_given_back_is_logged_once(keeper, client, farewell, caplog):
     for number in range(3):
         keeper.remember(Place(FAR, number))
-    client.error = EtcdUnavailableError("down")
+    client.error = StoreUnavailableError("down")
     farewell()
     (record,) = caplog.records
     assert record.getMessage() == "left to their ttl at exit: 3 places, down"

@@ -8,10 +8,10 @@ from weakref import ref
 
 import pytest
 
-from microlock.errors import EtcdUnavailableError
-from microlock.feed import Feed
-from microlock.queue import Change, Standing
-from microlock.requests import Event, Found, Get, KeyValue, Read
+from microlock.core.port import Event, Found, Get, KeyValue, Read
+from microlock.core.queue import Change, Standing
+from microlock.core.view import View
+from microlock.errors import StoreUnavailableError
 from microlock.session import Session, Watch
 
 ENTRY = b"foo/a1"
@@ -38,8 +38,8 @@ class Listener:
         self.errors: list[Exception] = []
         watch.watching[id(self)] = ref(self)
 
-    def on_watch(self, feed: Feed, changes: Sequence[Change], *, synthesised: bool) -> None:
-        self.told.append(feed.standing(ENTRY, 5))
+    def on_watch(self, view: View, changes: Sequence[Change], *, synthesised: bool) -> None:
+        self.told.append(view.standing(ENTRY, 5))
 
     def on_watch_error(self, error: Exception, *, final: bool) -> None:
         self.errors.append(error)
@@ -140,5 +140,5 @@ def test_an_interruption_does_not_end_the_watch_of_an_entry():
     watch = Watch(ENTRY)
     listener = Listener(watch)
     watch.rebase(Found(9, (KV,)))
-    watch.failed(EtcdUnavailableError("away"), final=False)
+    watch.failed(StoreUnavailableError("away"), final=False)
     assert (len(listener.errors), watch.look(ENTRY, 5)[0]) == (1, Standing.FIRST)

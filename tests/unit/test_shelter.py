@@ -9,34 +9,34 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from microlock.errors import EtcdTimeoutError
-from microlock.etcd.shelter import Shelter
+from microlock.errors import StoreTimeoutError
+from microlock.etcd.off_main_thread import OffMainThread
 
 
 def test_a_call_of_the_main_thread_is_made_on_another():
-    assert Shelter().run(threading.current_thread) is not threading.main_thread()
+    assert OffMainThread().run(threading.current_thread) is not threading.main_thread()
 
 
 def test_a_call_of_another_thread_is_made_where_it_is():
     with ThreadPoolExecutor() as pool:
         caller, made = pool.submit(
-            lambda: (threading.current_thread(), Shelter().run(threading.current_thread))
+            lambda: (threading.current_thread(), OffMainThread().run(threading.current_thread))
         ).result()
     assert made is caller
 
 
 def test_one_thread_makes_all_calls():
-    shelter = Shelter()
+    shelter = OffMainThread()
     assert len({shelter.run(threading.current_thread) for _ in range(20)}) == 1
 
 
 def test_what_the_call_raises_is_raised():
     with pytest.raises(LookupError, match="that one"):
-        Shelter().run(lambda: {}["that one"])
+        OffMainThread().run(lambda: {}["that one"])
 
 
 def test_an_interrupt_ends_the_wait_and_the_next_call_need_not_wait_for_the_first():
-    shelter, leave = Shelter(), threading.Event()
+    shelter, leave = OffMainThread(), threading.Event()
     main = threading.main_thread().ident
     assert main
 
@@ -52,14 +52,14 @@ def test_an_interrupt_ends_the_wait_and_the_next_call_need_not_wait_for_the_firs
 
 def test_a_call_that_overruns_its_time_is_given_up():
     leave = threading.Event()
-    with pytest.raises(EtcdTimeoutError) as raised:
-        Shelter().run(lambda: leave.wait(20), patience=0.01)
+    with pytest.raises(StoreTimeoutError) as raised:
+        OffMainThread().run(lambda: leave.wait(20), patience=0.01)
     leave.set()
     assert raised.value.may_have_happened
 
 
 def test_its_thread_ends_when_it_is_dropped():
-    shelter = Shelter()
+    shelter = OffMainThread()
     thread = shelter.run(threading.current_thread)
     del shelter
     gc.collect()
@@ -72,4 +72,4 @@ def test_a_call_is_made_where_it_is_when_no_thread_can_be_started(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", fail)
-    assert Shelter().run(threading.current_thread) is threading.main_thread()
+    assert OffMainThread().run(threading.current_thread) is threading.main_thread()

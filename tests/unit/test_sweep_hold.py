@@ -9,11 +9,12 @@ from faults import Caller, End, Fate, NoAnswer
 from stage import Stage, plays
 from store import Store
 
-from microlock.errors import EtcdError, LockUncertainError
-from microlock.requests import Revoke, Txn
-from microlock.tenure import Lease, Lost, Tenure
+from microlock.core.lease import Lease
+from microlock.core.place import Lost, Place
+from microlock.core.port import Revoke, Txn
+from microlock.errors import LockUncertainError, StoreError
 
-Given = tuple[Tenure, Caller]
+Given = tuple[Place, Caller]
 
 
 def held(store: Store) -> Given:
@@ -34,10 +35,10 @@ def held_in_doubt(store: Store) -> Given:
 
 
 def extended_in_doubt(store: Store, fate: Fate) -> Given:
-    tenure, _ = held(store)
+    place, _ = held(store)
     caller = Caller(store, {Txn: NoAnswer(fate)})
-    tenure, _ = caller.extend(tenure)
-    return tenure, caller
+    place, _ = caller.extend(place)
+    return place, caller
 
 
 def extended_and_not_told(store: Store) -> Given:
@@ -53,21 +54,21 @@ def extended_later(store: Store) -> Given:
 
 
 def deleted(store: Store) -> Given:
-    tenure, caller = held(store)
-    store.remove(tenure.entry)
-    return tenure, caller
+    place, caller = held(store)
+    store.remove(place.entry)
+    return place, caller
 
 
 def deleted_in_doubt(store: Store) -> Given:
-    tenure, caller = held_in_doubt(store)
-    store.remove(tenure.entry)
-    return tenure, caller
+    place, caller = held_in_doubt(store)
+    store.remove(place.entry)
+    return place, caller
 
 
 def deleted_while_extended(store: Store) -> Given:
-    tenure, caller = extended_later(store)
-    store.remove(tenure.entry)
-    return tenure, caller
+    place, caller = extended_later(store)
+    store.remove(place.entry)
+    return place, caller
 
 
 def taken_over(store: Store) -> Given:
@@ -77,9 +78,9 @@ def taken_over(store: Store) -> Given:
 
 
 def without_its_lease(store: Store) -> Given:
-    tenure, caller = held(store)
-    store.apply(Revoke(tenure.lease.id))
-    return tenure, caller
+    place, caller = held(store)
+    store.apply(Revoke(place.lease.id))
+    return place, caller
 
 
 SCENES = [
@@ -98,29 +99,29 @@ SCENES = [
 in_each_scene = pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 
 
-def a_release(caller: Caller, tenure: Tenure) -> Any:
-    return caller.release(tenure)
+def a_release(caller: Caller, place: Place) -> Any:
+    return caller.release(place)
 
 
-def a_renewal(caller: Caller, tenure: Tenure) -> Any:
-    return caller.renew(tenure)
+def a_renewal(caller: Caller, place: Place) -> Any:
+    return caller.renew(place)
 
 
-def an_extension(caller: Caller, tenure: Tenure) -> Any:
-    left, _ = caller.extend(tenure)
+def an_extension(caller: Caller, place: Place) -> Any:
+    left, _ = caller.extend(place)
     return left
 
 
 keeping = pytest.mark.parametrize("act", [a_renewal, an_extension])
 
 
-def kept(stage: Stage) -> Tenure | None:
+def kept(stage: Stage) -> Place | None:
     """What is still held: what the flow returned, or as before if it raised."""
     if not stage.before.tokens:
         return None  # it was lost before; who gets no answer can't know yet
-    if isinstance(stage.verdict, EtcdError | KeyboardInterrupt):
+    if isinstance(stage.verdict, StoreError | KeyboardInterrupt):
         return stage.given
-    return stage.verdict if isinstance(stage.verdict, Tenure) else None
+    return stage.verdict if isinstance(stage.verdict, Place) else None
 
 
 @in_each_scene
@@ -140,7 +141,7 @@ def test_a_lease_that_a_release_leaves_is_there(scene):
 @in_each_scene
 def test_a_release_that_etcd_refused_leaves_the_hold_as_it_was(scene):
     for stage in plays(scene, a_release):
-        if isinstance(stage.verdict, EtcdError):
+        if isinstance(stage.verdict, StoreError):
             assert stage.reported.entries == stage.before.entries, stage
 
 
@@ -162,46 +163,46 @@ def test_an_interrupted_release_leaves_an_entry_only_where_a_revocation_failed(s
 @in_each_scene
 def test_a_hold_that_was_kept_has_its_entry(act, scene):
     for stage in plays(scene, act):
-        if tenure := kept(stage):
-            assert stage.settled.tokens == [tenure.token], stage
+        if place := kept(stage):
+            assert stage.settled.tokens == [place.token], stage
 
 
 @keeping
 @in_each_scene
 def test_a_hold_that_was_kept_is_under_one_of_its_leases(act, scene):
     for stage in plays(scene, act):
-        if tenure := kept(stage):
+        if place := kept(stage):
             under = stage.settled.entries[0].lease_id
-            assert under in [lease.id for lease in tenure.leases], stage
+            assert under in [lease.id for lease in place.leases], stage
 
 
 @keeping
 @in_each_scene
 def test_a_hold_that_was_kept_knows_no_later_deadline_than_etcd(act, scene):
     for stage in plays(scene, act):
-        if tenure := kept(stage):
-            assert tenure.deadline <= stage.settled.leases[stage.settled.entries[0].lease_id], stage
+        if place := kept(stage):
+            assert place.deadline <= stage.settled.leases[stage.settled.entries[0].lease_id], stage
 
 
 @keeping
 @in_each_scene
 def test_a_hold_that_was_kept_can_be_renewed(act, scene):
     for stage in plays(scene, act):
-        if tenure := kept(stage):
-            assert isinstance(Caller(stage.store).renew(tenure), Tenure), stage
+        if place := kept(stage):
+            assert isinstance(Caller(stage.store).renew(place), Place), stage
 
 
 @keeping
 @in_each_scene
 def test_a_hold_that_was_kept_is_gone_once_released(act, scene):
-    def and_a_release(caller: Caller, tenure: Tenure) -> Any:
-        left = act(caller, tenure)
-        if isinstance(left, Tenure):
+    def and_a_release(caller: Caller, place: Place) -> Any:
+        left = act(caller, place)
+        if isinstance(left, Place):
             Caller(caller.store).release(left)
         return left
 
     for stage in plays(scene, and_a_release):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             assert stage.settled.tokens == [], stage
 
 

@@ -9,10 +9,10 @@ from faults import TTL, Caller
 from stage import plays
 from store import Store
 
-from microlock.errors import EtcdError, LockUncertainError
-from microlock.flows import OLDEST
-from microlock.requests import Grant, Revoke, Txn
-from microlock.tenure import Refused, Tenure
+from microlock.core.flows import OLDEST
+from microlock.core.place import Contended, Place
+from microlock.core.port import Grant, Revoke, Txn
+from microlock.errors import LockUncertainError, StoreError
 
 Given = tuple[tuple[Any, Any], Caller]  # the lease of an earlier cycle, a hold that was lost
 
@@ -126,7 +126,7 @@ def a_try(caller: Caller, given: tuple[Any, Any]) -> Any:
 
 def a_try_and_a_release(caller: Caller, given: tuple[Any, Any]) -> Any:
     verdict = a_try(caller, given)
-    if isinstance(verdict, Tenure):
+    if isinstance(verdict, Place):
         Caller(caller.store).release(verdict)
     return verdict
 
@@ -134,21 +134,21 @@ def a_try_and_a_release(caller: Caller, given: tuple[Any, Any]) -> Any:
 @in_each_scene
 def test_who_is_told_that_it_holds_is_the_holder(scene):
     for stage in plays(scene, a_try):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             assert stage.settled.holder.token == stage.verdict.token, stage
 
 
 @in_each_scene
 def test_who_is_told_that_it_holds_has_one_entry(scene):
     for stage in plays(scene, a_try):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             assert stage.settled.tokens == [stage.verdict.token], stage
 
 
 @in_each_scene
 def test_who_holds_knows_no_later_deadline_than_etcd(scene):
     for stage in plays(scene, a_try):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             lease = stage.verdict.lease
             assert lease.deadline <= stage.reported.leases[lease.id], stage
 
@@ -156,14 +156,14 @@ def test_who_holds_knows_no_later_deadline_than_etcd(scene):
 @in_each_scene
 def test_nothing_comes_back_after_the_release(scene):
     for stage in plays(scene, a_try_and_a_release):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             assert stage.settled.tokens == [], stage
 
 
 @in_each_scene
 def test_who_is_told_that_it_does_not_hold_has_no_entry(scene):
     for stage in plays(scene, a_try):
-        if isinstance(stage.verdict, Refused | EtcdError):
+        if isinstance(stage.verdict, Contended | StoreError):
             # An expired hold that could not be revoked ends by itself.
             assert set(stage.settled.tokens) <= set(stage.before.tokens), stage
 
@@ -185,12 +185,12 @@ def test_a_try_is_uncertain_only_where_a_revocation_failed(scene):
 @in_each_scene
 def test_a_failed_try_leaves_no_lease_but_those_of_before(scene):
     for stage in plays(scene, a_try):
-        if not isinstance(stage.verdict, Tenure) and not stage.met(Revoke, Grant):
+        if not isinstance(stage.verdict, Place) and not stage.met(Revoke, Grant):
             assert stage.settled.leases.keys() <= stage.before.leases.keys(), stage
 
 
 @in_each_scene
 def test_a_lease_for_the_next_try_has_no_put_under_way(scene):
     for stage in plays(scene, a_try):
-        if isinstance(stage.verdict, Refused) and stage.verdict.lease:
+        if isinstance(stage.verdict, Contended) and stage.verdict.lease:
             assert not any(isinstance(each, Txn) for each in stage.under_way), stage

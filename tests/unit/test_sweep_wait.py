@@ -21,9 +21,9 @@ from faults import TTL, Caller, End, Fate, NoAnswer, Refusal
 from stage import Stage, plays
 from store import Store
 
-from microlock.errors import DestroyedError, EtcdError, LockUncertainError
-from microlock.requests import Grant, Revoke, Txn
-from microlock.tenure import Refused, Tenure
+from microlock.core.place import Contended, Place
+from microlock.core.port import Grant, Revoke, Txn
+from microlock.errors import DestroyedError, LockUncertainError, StoreError
 
 # The lease of an earlier cycle, a hold that was lost, what happens meanwhile.
 Given = tuple[tuple[Any, Any, Sequence[Happening]], Caller]
@@ -198,7 +198,7 @@ def a_wait(caller: Caller, given: tuple[Any, Any, Any]) -> Any:
 
 def a_wait_and_a_release(caller: Caller, given: tuple[Any, Any, Any]) -> Any:
     verdict = a_wait(caller, given)
-    if isinstance(verdict, Tenure):
+    if isinstance(verdict, Place):
         Caller(caller.store).release(verdict)
     return verdict
 
@@ -211,28 +211,28 @@ def left(stage: Stage) -> set[int]:
 @in_each_scene
 def test_who_is_told_that_its_turn_has_come_is_the_holder(scene):
     for stage in plays(scene, a_wait, DESTROYED):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             assert stage.reported.holder.token == stage.verdict.token, stage
 
 
 @in_each_scene
 def test_who_is_told_that_its_turn_has_come_stays_the_holder(scene):
     for stage in plays(scene, a_wait, DESTROYED):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             assert stage.settled.holder.token == stage.verdict.token, stage
 
 
 @in_each_scene
 def test_who_is_told_that_its_turn_has_come_has_one_entry(scene):
     for stage in plays(scene, a_wait, DESTROYED):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             assert stage.settled.tokens == [stage.verdict.token], stage
 
 
 @in_each_scene
 def test_who_is_told_that_its_turn_has_come_knows_no_later_deadline_than_etcd(scene):
     for stage in plays(scene, a_wait, DESTROYED):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             lease = stage.verdict.lease
             assert lease.deadline <= stage.reported.leases[lease.id], stage
 
@@ -240,21 +240,21 @@ def test_who_is_told_that_its_turn_has_come_knows_no_later_deadline_than_etcd(sc
 @in_each_scene
 def test_who_is_told_that_its_turn_has_come_has_the_whole_ttl_ahead(scene):
     for stage in plays(scene, a_wait, DESTROYED):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             assert stage.verdict.deadline - stage.store.now > 0.85 * TTL, stage
 
 
 @in_each_scene
 def test_nothing_comes_back_after_the_release(scene):
     for stage in plays(scene, a_wait_and_a_release, DESTROYED):
-        if isinstance(stage.verdict, Tenure):
+        if isinstance(stage.verdict, Place):
             assert stage.settled.tokens == [], stage
 
 
 @in_each_scene
 def test_who_is_told_that_it_waited_in_vain_has_no_entry(scene):
     for stage in plays(scene, a_wait, DESTROYED):
-        if isinstance(stage.verdict, Refused | EtcdError | DestroyedError):
+        if isinstance(stage.verdict, Contended | StoreError | DestroyedError):
             assert not left(stage), stage
 
 
@@ -285,21 +285,21 @@ def test_an_uncertain_wait_names_the_lease_of_the_entry_that_may_be_left(scene):
 @in_each_scene
 def test_waiting_in_vain_leaves_no_lease_but_those_of_before(scene):
     for stage in plays(scene, a_wait, DESTROYED):
-        if not isinstance(stage.verdict, Tenure) and not stage.met(Revoke, Grant):
+        if not isinstance(stage.verdict, Place) and not stage.met(Revoke, Grant):
             assert stage.settled.leases.keys() <= stage.before.leases.keys(), stage
 
 
 @in_each_scene
 def test_waiting_in_vain_leaves_no_lease_for_the_next_try(scene):
     for stage in plays(scene, a_wait, DESTROYED):
-        if isinstance(stage.verdict, Refused):
+        if isinstance(stage.verdict, Contended):
             assert stage.verdict.lease is None, stage
 
 
 @in_each_scene
 def test_a_lease_with_a_join_under_way_is_known_to_be_doubtful(scene):
     for stage in plays(scene, a_wait, DESTROYED):
-        if isinstance(stage.verdict, Tenure) and any(isinstance(e, Txn) for e in stage.under_way):
+        if isinstance(stage.verdict, Place) and any(isinstance(e, Txn) for e in stage.under_way):
             puts = [
                 put.lease_id for e in stage.under_way if isinstance(e, Txn) for put in e.then[:1]
             ]

@@ -8,15 +8,15 @@ from grpc import StatusCode
 
 from microlock.errors import (
     DestroyedError,
-    EtcdAuthenticationError,
-    EtcdError,
-    EtcdNoSpaceError,
-    EtcdPermissionError,
-    EtcdTimeoutError,
-    EtcdTlsError,
-    EtcdUnavailableError,
     LeaseNotFoundError,
-    NotEtcdError,
+    StoreAuthenticationError,
+    StoreError,
+    StoreNoSpaceError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreTlsError,
+    StoreUnavailableError,
+    WrongServerError,
 )
 from microlock.etcd.translate import translate
 
@@ -37,104 +37,104 @@ NO_CONNECTION = "failed to connect to all addresses; last error: UNKNOWN: ipv4:1
 # What etcd and gRPC say, the error, whether the request may have happened.
 TABLE = [
     (StatusCode.NOT_FOUND, "etcdserver: requested lease not found", LeaseNotFoundError, False),
-    (StatusCode.FAILED_PRECONDITION, "etcdserver: lease already exists", EtcdError, False),
+    (StatusCode.FAILED_PRECONDITION, "etcdserver: lease already exists", StoreError, False),
     (
         StatusCode.RESOURCE_EXHAUSTED,
         "etcdserver: mvcc: database space exceeded",
-        EtcdNoSpaceError,
+        StoreNoSpaceError,
         False,
     ),
-    (StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests", EtcdUnavailableError, False),
+    (StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests", StoreUnavailableError, False),
     (
         StatusCode.INVALID_ARGUMENT,
         "etcdserver: user name is empty",
-        EtcdAuthenticationError,
+        StoreAuthenticationError,
         False,
     ),
     (
         StatusCode.INVALID_ARGUMENT,
         "etcdserver: authentication failed, invalid user ID or password",
-        EtcdAuthenticationError,
+        StoreAuthenticationError,
         False,
     ),
     (
         StatusCode.FAILED_PRECONDITION,
         "etcdserver: authentication is not enabled",
-        EtcdAuthenticationError,
+        StoreAuthenticationError,
         False,
     ),
     (
         StatusCode.UNAUTHENTICATED,
         "etcdserver: invalid auth token",
-        EtcdAuthenticationError,
+        StoreAuthenticationError,
         False,
     ),
     (
         StatusCode.INVALID_ARGUMENT,
         "etcdserver: revision of auth store is old",
-        EtcdAuthenticationError,
+        StoreAuthenticationError,
         False,
     ),
     (
         StatusCode.INVALID_ARGUMENT,
         "etcdserver: revision in header is old",
-        EtcdAuthenticationError,
+        StoreAuthenticationError,
         False,
     ),
-    (StatusCode.UNAUTHENTICATED, "no", EtcdAuthenticationError, False),
+    (StatusCode.UNAUTHENTICATED, "no", StoreAuthenticationError, False),
     (
         StatusCode.PERMISSION_DENIED,
         "etcdserver: permission denied",
-        EtcdPermissionError,
+        StorePermissionError,
         False,
     ),
-    (StatusCode.UNKNOWN, "etcdserver: permission denied", EtcdPermissionError, False),
-    (StatusCode.PERMISSION_DENIED, "by a proxy", EtcdPermissionError, False),
-    (StatusCode.UNAVAILABLE, "etcdserver: no leader", EtcdUnavailableError, True),
-    (StatusCode.UNAVAILABLE, "etcdserver: leader changed", EtcdUnavailableError, True),
-    (StatusCode.UNAVAILABLE, "etcdserver: request timed out", EtcdUnavailableError, True),
-    (StatusCode.UNAVAILABLE, "Socket closed", EtcdUnavailableError, True),
-    (StatusCode.UNAVAILABLE, None, EtcdUnavailableError, True),
+    (StatusCode.UNKNOWN, "etcdserver: permission denied", StorePermissionError, False),
+    (StatusCode.PERMISSION_DENIED, "by a proxy", StorePermissionError, False),
+    (StatusCode.UNAVAILABLE, "etcdserver: no leader", StoreUnavailableError, True),
+    (StatusCode.UNAVAILABLE, "etcdserver: leader changed", StoreUnavailableError, True),
+    (StatusCode.UNAVAILABLE, "etcdserver: request timed out", StoreUnavailableError, True),
+    (StatusCode.UNAVAILABLE, "Socket closed", StoreUnavailableError, True),
+    (StatusCode.UNAVAILABLE, None, StoreUnavailableError, True),
     (
         StatusCode.UNAVAILABLE,
         NO_CONNECTION + "Failed to connect to remote host: Connection refused",
-        EtcdUnavailableError,
+        StoreUnavailableError,
         False,
     ),
     (
         StatusCode.UNAVAILABLE,
         NO_CONNECTION + "connection attempt timed out before receiving SETTINGS frame",
-        EtcdTimeoutError,
+        StoreTimeoutError,
         False,
     ),
     (
         StatusCode.UNAVAILABLE,
         "DNS resolution failed for nowhere:2379: C-ares status is not ARES_SUCCESS",
-        EtcdUnavailableError,
+        StoreUnavailableError,
         False,
     ),
     (
         StatusCode.UNAVAILABLE,
         NO_CONNECTION + "Ssl handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED",
-        EtcdTlsError,
+        StoreTlsError,
         False,
     ),
-    (StatusCode.UNAVAILABLE, NO_CONNECTION + "Socket closed", EtcdTlsError, False),
+    (StatusCode.UNAVAILABLE, NO_CONNECTION + "Socket closed", StoreTlsError, False),
     (
         StatusCode.UNAVAILABLE,
         NO_CONNECTION + "Failed parsing HTTP/2",
-        NotEtcdError,
+        WrongServerError,
         False,
     ),
-    (StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", EtcdTimeoutError, True),
-    (StatusCode.UNKNOWN, "context deadline exceeded", EtcdTimeoutError, True),
-    (StatusCode.UNIMPLEMENTED, "unknown service etcdserverpb.KV", NotEtcdError, False),
+    (StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", StoreTimeoutError, True),
+    (StatusCode.UNKNOWN, "context deadline exceeded", StoreTimeoutError, True),
+    (StatusCode.UNIMPLEMENTED, "unknown service etcdserverpb.KV", WrongServerError, False),
     (StatusCode.CANCELLED, "Channel closed!", DestroyedError, None),
-    (StatusCode.INTERNAL, "stream reset", EtcdUnavailableError, True),
-    (StatusCode.UNKNOWN, "whatever", EtcdError, True),
-    (StatusCode.DATA_LOSS, "whatever", EtcdError, True),
-    (StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision", EtcdError, False),
-    (StatusCode.INVALID_ARGUMENT, "etcdserver: key is not provided", EtcdError, False),
+    (StatusCode.INTERNAL, "stream reset", StoreUnavailableError, True),
+    (StatusCode.UNKNOWN, "whatever", StoreError, True),
+    (StatusCode.DATA_LOSS, "whatever", StoreError, True),
+    (StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision", StoreError, False),
+    (StatusCode.INVALID_ARGUMENT, "etcdserver: key is not provided", StoreError, False),
 ]
 each = pytest.mark.parametrize(
     ("code", "details", "kind", "doubt"),
@@ -162,9 +162,9 @@ def test_a_failure_names_the_member(code, details, kind, doubt):
 @pytest.mark.parametrize("text", ["Socket closed", "Connection reset", "Handshake read failed"])
 def test_a_member_that_has_answered_before_is_down_and_has_no_wrong_tls(text):
     failure = Failure(StatusCode.UNAVAILABLE, NO_CONNECTION + text)
-    assert type(translate(failure, "etcd0:2379", answered=True)) is EtcdUnavailableError
+    assert type(translate(failure, "etcd0:2379", answered=True)) is StoreUnavailableError
 
 
 def test_a_wrong_certificate_is_told_also_by_a_member_that_has_answered_before():
     failure = Failure(StatusCode.UNAVAILABLE, NO_CONNECTION + "SSL_ERROR_SSL")
-    assert type(translate(failure, "etcd0:2379", answered=True)) is EtcdTlsError
+    assert type(translate(failure, "etcd0:2379", answered=True)) is StoreTlsError

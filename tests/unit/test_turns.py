@@ -8,8 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import pytest
 
-from microlock.flag import Flag
-from microlock.turns import Turn, Turns
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.engine.turns import Turn, Turns
 
 # Seconds after which a thread that hangs is a failure.
 PATIENCE = 20.0
@@ -18,7 +18,7 @@ PATIENCE = 20.0
 waited_for = threading.Event()
 
 
-class Noting(Flag):
+class Noting(ReentrantEvent):
     """One that tells when somebody waits for it."""
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -28,7 +28,7 @@ class Noting(Flag):
 
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
-    monkeypatch.setattr("microlock.turns.Flag", Noting)
+    monkeypatch.setattr("microlock.engine.turns.ReentrantEvent", Noting)
     return Turns()
 
 

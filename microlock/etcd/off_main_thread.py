@@ -12,12 +12,12 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import finalize
 
-from microlock.errors import EtcdTimeoutError
+from microlock.errors import StoreTimeoutError
 
 T = TypeVar("T")
 
 
-class Shelter:
+class OffMainThread:
     """Threads that make calls for the main thread; they start when they are needed, and end when
     this is dropped."""
 
@@ -31,7 +31,7 @@ class Shelter:
     def run(self, call: Callable[[], T], *, patience: float = 60) -> T:
         """What the call returns or raises. An interrupt ends the wait for it, and not the call.
 
-        A call that is not back after `patience` seconds has overrun its own time: EtcdTimeoutError.
+        A call that is not back after `patience` seconds has overrun its time: StoreTimeoutError.
         """
         if threading.get_ident() != threading.main_thread().ident:
             return call()
@@ -50,7 +50,7 @@ class Shelter:
         try:
             result, error = outcome.get(timeout=patience)
         except Empty:
-            raise EtcdTimeoutError("the call did not come back", may_have_happened=True) from None
+            raise StoreTimeoutError("the call did not come back", may_have_happened=True) from None
         if error is None:
             return result  # type: ignore[return-value]
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from dataclasses import dataclass
 
 from microlock.errors import (
     InvalidArgumentError,
@@ -184,3 +185,20 @@ def lock_of(name: bytes) -> bytes | None:
 def is_entry(prefix: bytes, name: bytes) -> bool:
     """Whether the name is an entry of this lock, and not of one nested in it."""
     return name.startswith(prefix) and _LEASE_ID.fullmatch(name, len(prefix)) is not None
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a lock is called, and by whom."""
+
+    key: str
+    node_id: str
+    prefix: bytes
+    value: bytes
+
+    @classmethod
+    def of(cls, key: object, node_id: object) -> Names:
+        """Checks both; raises KeyRequiredError or NodeIdRequiredError."""
+        name, value = check_key(key), check_node_id(node_id)
+        # Not str(): that of an enum's member is its name.
+        return cls(name.decode(), value.decode(), entries_prefix(name), value)

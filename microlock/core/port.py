@@ -1,6 +1,6 @@
 """What a flow may ask of etcd, and what it is told: the vocabulary between the decisions and I/O.
 
-Any request may fail with an `EtcdError`. Passing faults have been waited out by then, so an error
+Any request may fail with an `StoreError`. Passing faults have been waited out by then, so an error
 means that the caller's time is over or that trying again is of no use.
 """
 

@@ -14,7 +14,7 @@ from microlock.etcd.client import EtcdClient
 log = logging.getLogger("microlock")
 
 
-class Dispatcher:
+class Handlers:
     """The thread that runs handlers; it starts with the first one."""
 
     def __init__(self, client: EtcdClient) -> None:

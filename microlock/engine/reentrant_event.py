@@ -18,7 +18,7 @@ _NAP = 0.5
 _DAY = 86_400.0
 
 
-class Flag:
+class ReentrantEvent:
     """As `threading.Event`, whose lock is not reentrant: a handler that runs in the middle of
     `wait()` and calls `set()`, on the same thread, would wait for itself for ever."""
 

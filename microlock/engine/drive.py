@@ -6,14 +6,14 @@ from collections.abc import Callable
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, TypeVar
 
-from microlock.flows import Flow
-from microlock.tenure import Keep, Tenure
+from microlock.core.flows import Flow
+from microlock.core.place import Keep, Place
 
 T = TypeVar("T")
 
 
 def run(
-    flow: Flow[T], perform: Callable[[Any], Any], keep: Callable[[Tenure], None] | None = None
+    flow: Flow[T], perform: Callable[[Any], Any], keep: Callable[[Place], None] | None = None
 ) -> T:
     """Has all performed that the flow asks for until it has decided; returns or raises that.
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from time import monotonic
 from weakref import ref
 
-from microlock.flag import Flag
+from microlock.engine.reentrant_event import ReentrantEvent
 
 
 class Turn(enum.Enum):
@@ -28,7 +28,9 @@ class _Call:
     def __init__(self, *, patient: bool) -> None:
         self.thread = threading.get_ident()
         self.patient = patient
-        self.woken = Flag()  # set when it is its turn, or the owner begins to stand in the queue
+        self.woken = (
+            ReentrantEvent()
+        )  # set when it is its turn, or the owner begins to stand in the queue
 
 
 class Turns:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from microlock.errors import EtcdError, LeaseNotFoundError, LockUncertainError
-from microlock.flows.settling import Flow, discard, find, grant, keep_alive
-from microlock.keys import entry_name
-from microlock.queue import Standing, holder_of, places
-from microlock.requests import CreatedAt, Empty, Found, Outcome, Put, Read, Txn
-from microlock.tenure import Await, Lease, Names, Refused, Stood, Tenure
+from microlock.core.flows.settling import Flow, discard, find, grant, keep_alive
+from microlock.core.keys import Names, entry_name
+from microlock.core.lease import Lease
+from microlock.core.place import AwaitTurn, Contended, Place, TurnResult
+from microlock.core.port import CreatedAt, Empty, Found, Outcome, Put, Read, Txn
+from microlock.core.queue import Standing, holder_of, places
+from microlock.errors import LeaseNotFoundError, LockUncertainError, StoreError
 
 # Enough to find the holder, unless this many nested names are older: then `_join` reads them all.
 OLDEST = 16
@@ -25,10 +26,10 @@ def try_lock(
     ttl: int,
     lease: Lease | None,
     *,
-    lost: Tenure | None = None,
+    lost: Place | None = None,
     now: float,
     lease_ids: Iterator[int],
-) -> Flow[Tenure | Refused]:
+) -> Flow[Place | Contended]:
     """One try: takes the lock if nobody holds it.
 
     `lease` is what an earlier cycle left, `lost` a hold of this object whose deadline has passed:
@@ -51,7 +52,7 @@ def try_lock(
                 lost = None
                 continue
             if holder:
-                return Refused(holder, None)
+                return Contended(holder, None)
             lease = yield from grant(names, ttl, lease_ids)
             granted = True
         try:
@@ -61,25 +62,25 @@ def try_lock(
             # though it was renewed (etcd before 3.4.31 and 3.5.13).
             lease = None
             continue
-        if granted and isinstance(entered, Refused) and entered.lease:
+        if granted and isinstance(entered, Contended) and entered.lease:
             yield from discard(names, entered.lease)
-            return Refused(entered.holder, None)
+            return Contended(entered.holder, None)
         return entered
 
 
-def _enter(names: Names, lease: Lease, putting: Flow[Tenure | Refused]) -> Flow[Tenure | Refused]:
+def _enter(names: Names, lease: Lease, putting: Flow[Place | Contended]) -> Flow[Place | Contended]:
     """Puts our entry under a lease that exists; undoes what is in doubt."""
     try:
         entered = yield from putting
     except (LeaseNotFoundError, LockUncertainError):
         raise  # nothing is under it, and nothing can be any more; or nobody can be asked
     except BaseException as error:  # KeyboardInterrupt leaves the same doubt as a lost reply
-        doubtful = not isinstance(error, EtcdError) or error.may_have_happened
+        doubtful = not isinstance(error, StoreError) or error.may_have_happened
         yield from discard(names, replace(lease, doubtful=doubtful), after=error)
         raise
-    if isinstance(entered, Refused) and entered.lease and entered.lease.doubtful:
+    if isinstance(entered, Contended) and entered.lease and entered.lease.doubtful:
         yield from discard(names, entered.lease)
-        return Refused(entered.holder, None)
+        return Contended(entered.holder, None)
     return entered
 
 
@@ -88,14 +89,14 @@ def wait(
     ttl: int,
     lease: Lease | None,
     *,
-    lost: Tenure | None = None,
+    lost: Place | None = None,
     now: float,
     lease_ids: Iterator[int],
-) -> Flow[Tenure | Refused]:
+) -> Flow[Place | Contended]:
     """Joins the queue and waits for its turn; if the place is lost, joins again at the end.
 
     The arguments are those of `try_lock`, and so is what is left in etcd when this raises, or
-    returns Refused because the time was over.
+    returns Contended because the time was over.
     """
     if lost:  # its entry may still be there, before ours
         yield from discard(names, *lost.leases)
@@ -110,7 +111,7 @@ def wait(
             lease = None
 
 
-def _put(names: Names, lease: Lease, now: float) -> Flow[Tenure | Refused]:
+def _put(names: Names, lease: Lease, now: float) -> Flow[Place | Contended]:
     entry = entry_name(names.prefix, lease.id)
     txn = Txn(
         guards=(Empty(names.prefix),),
@@ -126,50 +127,50 @@ def _put(names: Names, lease: Lease, now: float) -> Flow[Tenure | Refused]:
     if not outcome.succeeded and not mine:
         holder = holder_of(names.prefix, outcome.keys)
         if holder:
-            return Refused(holder, lease)
+            return Contended(holder, lease)
     try:
         if outcome.succeeded or mine:  # by this copy of the transaction or by an earlier one
             token = mine.create_revision if mine else outcome.revision
-            return Tenure(entry, token, (yield from _alive(lease, outcome.at)))
+            return Place(entry, token, (yield from _alive(lease, outcome.at)))
         return (yield from _look(names, entry, lease))
-    except EtcdError as error:
+    except StoreError as error:
         error.may_have_happened = True  # whatever became of the last request, the entry may stand
         raise
 
 
-def _look(names: Names, entry: bytes, lease: Lease) -> Flow[Tenure | Refused]:
+def _look(names: Names, entry: bytes, lease: Lease) -> Flow[Place | Contended]:
     """Only nested names are in the way: puts our entry, and looks who is older."""
     place, wait, at = yield from _join(names, entry, lease)
     if wait:
         # Our entry is there, to be undone.
-        return Refused(wait.holder, replace(lease, doubtful=True))
+        return Contended(wait.holder, replace(lease, doubtful=True))
     return place.under((yield from _alive(place.lease, at)))
 
 
-def _queue_up(names: Names, lease: Lease) -> Flow[Tenure | Refused]:
+def _queue_up(names: Names, lease: Lease) -> Flow[Place | Contended]:
     """Puts our entry, and waits until no older one is there."""
     place, wait, at = yield from _join(names, entry_name(names.prefix, lease.id), lease)
     try:
         while wait:
-            stood: Stood = yield wait
-            place, at = place.under(stood.lease), stood.at
-            if stood.standing is Standing.FIRST:
+            result: TurnResult = yield wait
+            place, at = place.under(result.lease), result.at
+            if result.standing is Standing.FIRST:
                 break
-            if stood.standing is Standing.WAITS:
-                return Refused(stood.holder, replace(place.lease, doubtful=True))  # to be undone
-            if stood.standing is Standing.GONE:
+            if result.standing is Standing.WAITS:
+                return Contended(result.holder, replace(place.lease, doubtful=True))  # to be undone
+            if result.standing is Standing.GONE:
                 yield from discard(names, place.lease)
                 raise LeaseNotFoundError(f"the place of {names.node_id!r} in the queue is gone")
             # Nobody answered for a ttl. Maybe the lease has not ended all the same.
             place = place.under((yield from _whole(place.lease, at)))
-            wait = Await(place, stood.holder)
+            wait = AwaitTurn(place, result.holder)
         return place.under((yield from _whole(place.lease, at)))
-    except EtcdError as error:
+    except StoreError as error:
         error.may_have_happened = True  # our entry may be there
         raise
 
 
-def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Tenure, Await | None, float]]:
+def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Place, AwaitTurn | None, float]]:
     """Puts our entry at the end of the queue. Returns our place, what to wait for if it is not
     the first, and the moment."""
     everything, oldest = Read(names.prefix), Read(names.prefix, 1)
@@ -187,7 +188,7 @@ def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Tenure, Await 
     if far and not places(names.prefix, keys[:1]):  # a nested name is the oldest
         try:
             found: Found = yield everything
-        except EtcdError as error:
+        except StoreError as error:
             error.may_have_happened = True  # our entry is there
             raise
         keys, far = found.keys, False
@@ -197,7 +198,7 @@ def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Tenure, Await 
         yield from discard(names, lease)
         raise LeaseNotFoundError(f"the entry {entry!r} is gone, or a user's own key")
     mine = entries[entry]
-    place = Tenure(entry, mine.token, lease)
+    place = Place(entry, mine.token, lease)
     before = [(name, each) for name, each in entries.items() if each.token < mine.token]
     if not before:
         return place, None, at
@@ -205,7 +206,7 @@ def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Tenure, Await 
     if far and len(before) > NEAR:
         name, each = before[-NEAR]
         after = name, each.token
-    return place, Await(place, before[0][1], after), at
+    return place, AwaitTurn(place, before[0][1], after), at
 
 
 def _whole(lease: Lease, at: float) -> Flow[Lease]:

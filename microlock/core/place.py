@@ -1,77 +1,17 @@
-"""What is known of a place in the queue: what it is called, the leases it lives by, until when."""
+"""What is ours in etcd: a place in the queue of a lock, and the leases it lives by."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from microlock.core.lease import Lease
+from microlock.core.port import Lifetime
+from microlock.core.queue import Holder, Standing
 from microlock.errors import LossReason
-from microlock.keys import check_key, check_node_id, entries_prefix
-from microlock.queue import Holder, Standing
-from microlock.requests import Lifetime
 
 
 @dataclass(frozen=True)
-class Names:
-    """What a lock is called, and by whom."""
-
-    key: str
-    node_id: str
-    prefix: bytes
-    value: bytes
-
-    @classmethod
-    def of(cls, key: object, node_id: object) -> Names:
-        """Checks both; raises KeyRequiredError or NodeIdRequiredError."""
-        name, value = check_key(key), check_node_id(node_id)
-        # Not str(): that of an enum's member is its name.
-        return cls(name.decode(), value.decode(), entries_prefix(name), value)
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A lease, as far as we know.
-
-    Attributes:
-        asked: the ttl that we asked for, in seconds; None for a lease found in etcd, granted to
-            another object of our node.
-        ttl: the ttl that was granted; etcd may grant more.
-        sent: when the last grant or keep-alive that had an answer left, by the monotonic clock.
-        doubtful: a put under it may still be on its way.
-    """
-
-    id: int
-    asked: int | None
-    ttl: int
-    sent: float
-    doubtful: bool = False
-
-    @property
-    def deadline(self) -> float:
-        # The margin is for clocks that run at different speeds.
-        return self.sent + self.ttl - max(0.05, self.ttl / 100)
-
-    def fresh(self, now: float) -> bool:
-        """Whether a keep-alive can be spared."""
-        return now - self.sent <= self.ttl / 10
-
-    def due(self, *, early: float, tried: float) -> float:
-        """When to renew it: a third of the ttl after the last time; soon after a failure.
-
-        `early`: how much of that time to take, in 0 to 1, so that not all come at once; though
-        those that come within a thirtieth of the ttl come together. `tried`: when a renewal
-        failed last.
-        """
-        due = self.sent + early * self.ttl / 3
-        return max(due - due % (self.ttl / 30), tried + early * min(0.5, self.ttl / 20))
-
-    def renewed(self, lifetime: Lifetime) -> Lease:
-        if lifetime.sent < self.sent:  # overtaken by a later renewal
-            return self
-        return replace(self, ttl=lifetime.ttl, sent=lifetime.sent)
-
-
-@dataclass(frozen=True)
-class Tenure:
+class Place:
     """A place in the queue: the entry, its fencing token, and the lease it lives by. The first
     place is a hold.
 
@@ -93,11 +33,11 @@ class Tenure:
         deadline = self.lease.deadline
         return min(deadline, self.next_lease.deadline) if self.next_lease else deadline
 
-    def under(self, lease: Lease) -> Tenure:
+    def under(self, lease: Lease) -> Place:
         """With its lease as it is now."""
         return self if lease is self.lease else replace(self, lease=lease)
 
-    def renewed(self, lease_id: int, lifetime: Lifetime) -> Tenure:
+    def renewed(self, lease_id: int, lifetime: Lifetime) -> Place:
         """With a lease of this id renewed; itself, if that changes nothing."""
         lease, next_lease = self.lease, self.next_lease
         if lease_id == lease.id:
@@ -110,9 +50,9 @@ class Tenure:
 
 
 @dataclass(frozen=True)
-class Await:
+class AwaitTurn:
     """What a flow asks of whoever drives it: wait until this place is the first, or is gone, or
-    the time is over; and renew its lease meanwhile. Reply: `Stood`.
+    the time is over; and renew its lease meanwhile. Reply: `TurnResult`.
 
     Attributes:
         holder: who held the lock when the place was taken.
@@ -120,7 +60,7 @@ class Await:
             that nothing else needs to be heard. None: the turn is near.
     """
 
-    place: Tenure
+    place: Place
     holder: Holder
     after: tuple[bytes, int] | None = None
 
@@ -130,11 +70,11 @@ class Keep:
     """What a flow tells whoever drives it: from here on the place is this, and lives as long as
     all of its leases do. No reply."""
 
-    place: Tenure
+    place: Place
 
 
 @dataclass(frozen=True)
-class Stood:
+class TurnResult:
     """How waiting ended.
 
     Attributes:
@@ -151,7 +91,7 @@ class Stood:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Contended:
     """Somebody else holds the lock. `lease` is what is left for the next try."""
 
     holder: Holder

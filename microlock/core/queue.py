@@ -10,8 +10,8 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from microlock.keys import is_entry, lock_of
-from microlock.requests import KeyValue
+from microlock.core.keys import is_entry, lock_of
+from microlock.core.port import KeyValue
 
 _MAX_SHOWN = 120
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from microlock.queue import Change, Holder, Queue, Standing, changes
-from microlock.requests import Event, Found
+from microlock.core.port import Event, Found
+from microlock.core.queue import Change, Holder, Queue, Standing, changes
 
 
-class Feed:
+class View:
     """Turns a read and the events after it into changes of the lock, each told once."""
 
     __slots__ = ("_owed", "_prefix", "_queue", "next_revision")
@@ -33,7 +33,7 @@ class Feed:
         return self._queue.first if self._queue else None
 
     def standing(self, entry: bytes, token: int) -> Standing:
-        """Where the entry stands that was put at revision `token`, as far as the feed has come."""
+        """Where the entry stands that was put at revision `token`, as far as the view has come."""
         if self._queue is None or self.next_revision is None or self.next_revision <= token:
             return Standing.UNKNOWN
         return self._queue.standing(entry, token)

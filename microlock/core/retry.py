@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from microlock.errors import (
-    EtcdAuthenticationError,
-    EtcdError,
-    EtcdTimeoutError,
-    EtcdTlsError,
-    EtcdUnavailableError,
-    NotEtcdError,
+    StoreAuthenticationError,
+    StoreError,
+    StoreTimeoutError,
+    StoreTlsError,
+    StoreUnavailableError,
+    WrongServerError,
 )
 
 
@@ -22,8 +22,8 @@ class Trial:
     def __init__(self, members: int) -> None:
         self.doubt = False
         self._members = members
-        self._failed: dict[str, EtcdError] = {}  # the last failure at each member's address
-        self._last: EtcdError | None = None
+        self._failed: dict[str, StoreError] = {}  # the last failure at each member's address
+        self._last: StoreError | None = None
         self._logins = 0
         self._log_in_again = False
 
@@ -32,7 +32,7 @@ class Trial:
         """Every member has failed once, so the next try is to wait a little."""
         return len(self._failed) >= self._members
 
-    def failed(self, address: str, error: EtcdError, *, login_again: bool) -> bool:
+    def failed(self, address: str, error: StoreError, *, login_again: bool) -> bool:
         """Notes a failure. Returns whether another member may do better.
 
         `login_again`: it was the token that was refused, and another can be had.
@@ -42,14 +42,14 @@ class Trial:
         # Tokens expire; but a new one that is refused is no good.
         self._log_in_again = login_again and self._logins == 0
         self._logins += login_again
-        elsewhere = isinstance(error, EtcdUnavailableError | EtcdTlsError | NotEtcdError)
+        elsewhere = isinstance(error, StoreUnavailableError | StoreTlsError | WrongServerError)
         if elsewhere:
             self._failed[address] = error
         return elsewhere
 
     def worth_another_try(self, *, ever_answered: bool) -> bool:
         """Whether the last failure is one to try again after."""
-        if isinstance(self._last, EtcdAuthenticationError):
+        if isinstance(self._last, StoreAuthenticationError):
             return self._log_in_again
         if self._last not in self._failed.values():
             return False
@@ -57,10 +57,10 @@ class Trial:
             return True
         # Whom every member turns away, and none ever answered, has a wrong address rather than
         # bad luck.
-        slow = any(isinstance(each, EtcdTimeoutError) for each in self._failed.values())
+        slow = any(isinstance(each, StoreTimeoutError) for each in self._failed.values())
         return (ever_answered or slow) and any(map(_passing, self._failed.values()))
 
-    def verdict(self) -> EtcdError:
+    def verdict(self) -> StoreError:
         """The error to raise: of several members' the one that says most."""
         assert self._last
         verdict = self._last
@@ -70,5 +70,5 @@ class Trial:
         return verdict
 
 
-def _passing(error: EtcdError) -> bool:
-    return isinstance(error, EtcdUnavailableError)
+def _passing(error: StoreError) -> bool:
+    return isinstance(error, StoreUnavailableError)

@@ -6,33 +6,35 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from microlock.core.keys import Names
+from microlock.core.lease import Lease
+from microlock.core.place import AwaitTurn, Keep
+from microlock.core.port import Grant, KeepAlive, KeyValue, Lifetime, Request, Revoke
 from microlock.errors import (
     DestroyedError,
-    EtcdError,
     LeaseNotFoundError,
     LockUncertainError,
     MicrolockError,
+    StoreError,
 )
-from microlock.requests import Grant, KeepAlive, KeyValue, Lifetime, Request, Revoke
-from microlock.tenure import Await, Keep, Lease, Names
 
 T = TypeVar("T")
-Flow = Generator[Request | Await | Keep, Any, T]
+Flow = Generator[Request | AwaitTurn | Keep, Any, T]
 
 
 def grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:
     """A new lease; after a lost reply one with another id, since a late copy of the first grant
     would bring a revoked lease back."""
-    first: EtcdError | None = None
+    first: StoreError | None = None
     while True:
         lease = Lease(next(lease_ids), asked=ttl, ttl=ttl, sent=0.0)
         try:
             lifetime: Lifetime = yield Grant(lease.id, ttl)
         except BaseException as error:
-            refused = isinstance(error, EtcdError) and not error.may_have_happened
+            refused = isinstance(error, StoreError) and not error.may_have_happened
             if not refused:
                 yield from discard(names, lease, after=error)
-            if not isinstance(error, EtcdError):
+            if not isinstance(error, StoreError):
                 raise
             first = first or error  # later ones tell that the time is over
             if refused:
@@ -62,13 +64,13 @@ def discard(names: Names, *leases: Lease, after: BaseException | None = None) ->
             continue  # another object's, to end or to keep
         try:
             yield Revoke(lease.id)
-        except (EtcdError, DestroyedError) as error:  # the client may be closed meanwhile
+        except (StoreError, DestroyedError) as error:  # the client may be closed meanwhile
             if lease.doubtful:
                 uncertain = LockUncertainError(names.key, names.node_id, lease.id)
                 uncertain.__cause__ = after or error
     if uncertain and (after is None or isinstance(after, MicrolockError)):
         raise uncertain
-    if isinstance(after, EtcdError):
+    if isinstance(after, StoreError):
         after.may_have_happened = False
 
 

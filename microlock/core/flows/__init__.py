@@ -9,9 +9,9 @@ did not see it. So nothing is reported as not done before its lease is revoked, 
 doubt on it is never used for another hold.
 """
 
-from microlock.flows.keeping import adopt, extend, release, remove, renew, seek
-from microlock.flows.settling import Flow, discard
-from microlock.flows.taking import OLDEST, try_lock, wait
+from microlock.core.flows.keeping import adopt, extend, release, remove, renew, seek
+from microlock.core.flows.settling import Flow, discard
+from microlock.core.flows.taking import OLDEST, try_lock, wait
 
 __all__ = [
     "OLDEST",

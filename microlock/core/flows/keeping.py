@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from microlock.errors import (
-    EtcdError,
-    EtcdNoSpaceError,
-    LeaseNotFoundError,
-    LockUncertainError,
-    LossReason,
-)
-from microlock.flows.settling import Flow, discard, doubtful, find, grant, keep_alive
-from microlock.queue import Holder, places
-from microlock.requests import (
+from microlock.core.flows.settling import Flow, discard, doubtful, find, grant, keep_alive
+from microlock.core.keys import Names
+from microlock.core.lease import Lease
+from microlock.core.place import Keep, Lost, Place
+from microlock.core.port import (
     CreatedAt,
     Delete,
     Found,
@@ -27,126 +22,133 @@ from microlock.requests import (
     Txn,
     UnderLease,
 )
-from microlock.tenure import Keep, Lease, Lost, Names, Tenure
+from microlock.core.queue import Holder, places
+from microlock.errors import (
+    LeaseNotFoundError,
+    LockUncertainError,
+    LossReason,
+    StoreError,
+    StoreNoSpaceError,
+)
 
 
-def release(names: Names, tenure: Tenure, ttl: int) -> Flow[Lease | Lost | None]:
+def release(names: Names, place: Place, ttl: int) -> Flow[Lease | Lost | None]:
     """Gives the lock back. Returns the lease if it can serve the next hold of `ttl` seconds.
 
-    An EtcdError leaves the hold as it was; after LockUncertainError or an interrupt it is not to
+    An StoreError leaves the hold as it was; after LockUncertainError or an interrupt it is not to
     be counted on.
     """
     try:
         outcome: Outcome = yield Txn(
-            guards=(CreatedAt(tenure.entry, tenure.token),), then=(Delete(tenure.entry),)
+            guards=(CreatedAt(place.entry, place.token),), then=(Delete(place.entry),)
         )
-    except EtcdError as error:
+    except StoreError as error:
         # Out of space, etcd 3.5.1 refuses the delete in a transaction, but no revocation.
-        if not error.may_have_happened and not isinstance(error, EtcdNoSpaceError):
+        if not error.may_have_happened and not isinstance(error, StoreNoSpaceError):
             raise
-        yield from discard(names, *doubtful(tenure.leases), after=error)
+        yield from discard(names, *doubtful(place.leases), after=error)
         return None
     except BaseException as error:
-        yield from discard(names, *doubtful(tenure.leases), after=error)
+        yield from discard(names, *doubtful(place.leases), after=error)
         raise
-    lease = tenure.lease
-    if outcome.succeeded and lease.asked == ttl and not lease.doubtful and not tenure.next_lease:
+    lease = place.lease
+    if outcome.succeeded and lease.asked == ttl and not lease.doubtful and not place.next_lease:
         return lease
-    yield from discard(names, *tenure.leases)
+    yield from discard(names, *place.leases)
     # A repeated delete that finds nothing has most likely been done by its first copy.
     return None if outcome.succeeded or outcome.repeated else Lost(LossReason.DELETED)
 
 
-def renew(names: Names, tenure: Tenure) -> Flow[Tenure | Lost]:
+def renew(names: Names, place: Place) -> Flow[Place | Lost]:
     """Puts the whole ttl back, and looks whether the entry is still there: a keep-alive alone may
     succeed for an entry that was deleted, or a lease that was revoked (etcd before 3.5.23)."""
-    if tenure.next_lease:
+    if place.next_lease:
         try:
-            moved = yield from _move(names, tenure, tenure.next_lease)
+            moved = yield from _move(names, place, place.next_lease)
         except LeaseNotFoundError:
-            moved = replace(tenure, next_lease=None)
+            moved = replace(place, next_lease=None)
         if isinstance(moved, Lost):
             return moved
-        tenure = moved
+        place = moved
     try:
-        lifetime = yield from keep_alive(tenure.lease)
-        found: Found = yield Get(tenure.entry)
-        lost = _lost(tenure, found.keys)
+        lifetime = yield from keep_alive(place.lease)
+        found: Found = yield Get(place.entry)
+        lost = _lost(place, found.keys)
     except LeaseNotFoundError:
         lost = Lost(LossReason.LEASE_GONE)
     if lost:
-        yield from discard(names, *tenure.leases)
+        yield from discard(names, *place.leases)
         return lost
-    return replace(tenure, lease=tenure.lease.renewed(lifetime))
+    return replace(place, lease=place.lease.renewed(lifetime))
 
 
 def extend(
-    names: Names, tenure: Tenure, ttl: int, *, lease_ids: Iterator[int]
-) -> Flow[tuple[Tenure | Lost, BaseException | None]]:
+    names: Names, place: Place, ttl: int, *, lease_ids: Iterator[int]
+) -> Flow[tuple[Place | Lost, BaseException | None]]:
     """Puts the entry under a new lease. It keeps its place and its token.
 
     Returns what there is now, and the error that leaves the extension in doubt, to be raised:
     the hold then stands with `next_lease`, and the next renewal finishes what was begun.
     """
-    if tenure.next_lease or not tenure.lease.ttl:  # in doubt, or found in etcd a moment ago
-        renewed = yield from renew(names, tenure)
+    if place.next_lease or not place.lease.ttl:  # in doubt, or found in etcd a moment ago
+        renewed = yield from renew(names, place)
         if isinstance(renewed, Lost):
             return renewed, None
-        tenure = renewed
+        place = renewed
     lease = yield from grant(names, ttl, lease_ids)
-    between = replace(tenure, next_lease=lease)
+    between = replace(place, next_lease=lease)
     try:
         yield Keep(between)  # from the moment that it is moved, which is long before the reply
-        return (yield from _move(names, tenure, lease)), None
+        return (yield from _move(names, place, lease)), None
     except LockUncertainError:
         raise
     except BaseException as error:
-        if isinstance(error, EtcdError) and not error.may_have_happened:
-            yield Keep(tenure)
+        if isinstance(error, StoreError) and not error.may_have_happened:
+            yield Keep(place)
             yield from discard(names, lease)
             raise
         return between, error
 
 
-def _move(names: Names, tenure: Tenure, lease: Lease) -> Flow[Tenure | Lost]:
+def _move(names: Names, place: Place, lease: Lease) -> Flow[Place | Lost]:
     """Puts the entry under another lease, once, however often it is repeated."""
     outcome: Outcome = yield Txn(
         # The old lease is part of the guard: a copy that arrives after a later extension must
         # not move the entry back.
         guards=(
-            CreatedAt(tenure.entry, tenure.token),
-            UnderLease(tenure.entry, tenure.lease.id),
+            CreatedAt(place.entry, place.token),
+            UnderLease(place.entry, place.lease.id),
         ),
-        then=(Put(tenure.entry, names.value, lease.id),),
-        otherwise=(Get(tenure.entry),),
+        then=(Put(place.entry, names.value, lease.id),),
+        otherwise=(Get(place.entry),),
     )
-    moved = replace(tenure, lease=lease, next_lease=None)
+    moved = replace(place, lease=lease, next_lease=None)
     lost = None if outcome.succeeded else _lost(moved, outcome.keys)
     if lost:
-        yield from discard(names, tenure.lease, lease)
+        yield from discard(names, place.lease, lease)
         return lost
-    if tenure.lease.doubtful:
+    if place.lease.doubtful:
         try:
-            yield Revoke(tenure.lease.id)
-        except EtcdError as error:
+            yield Revoke(place.lease.id)
+        except StoreError as error:
             error.may_have_happened = True  # moved, but not done with the old lease
             raise
     else:
-        yield from discard(names, tenure.lease)
+        yield from discard(names, place.lease)
     return moved
 
 
-def _lost(tenure: Tenure, found: tuple[KeyValue, ...]) -> Lost | None:
+def _lost(place: Place, found: tuple[KeyValue, ...]) -> Lost | None:
     """What the entry, as it was read, says of the hold."""
-    mine = find(tenure.entry, found)
-    if mine is None or mine.create_revision != tenure.token:
+    mine = find(place.entry, found)
+    if mine is None or mine.create_revision != place.token:
         return Lost(LossReason.DELETED)
-    if mine.lease_id != tenure.lease.id:
+    if mine.lease_id != place.lease.id:
         return Lost(LossReason.LEASE_GONE)
     return None
 
 
-def adopt(names: Names, *, now: float) -> Flow[Tenure | Holder | None]:
+def adopt(names: Names, *, now: float) -> Flow[Place | Holder | None]:
     """The hold of our node, whichever object took it; else who holds the lock."""
     found: Found = yield Read(names.prefix)
     entries = places(names.prefix, found.keys)
@@ -155,10 +157,10 @@ def adopt(names: Names, *, now: float) -> Flow[Tenure | Holder | None]:
     (entry, holder), *_ = entries
     if not any(kv.name == entry and kv.value == names.value for kv in found.keys):
         return holder
-    return Tenure(entry, holder.token, Lease(holder.lease_id, asked=None, ttl=0, sent=now))
+    return Place(entry, holder.token, Lease(holder.lease_id, asked=None, ttl=0, sent=now))
 
 
-def seek(names: Names, token: int, *, now: float) -> Flow[tuple[Names, Tenure] | Holder | None]:
+def seek(names: Names, token: int, *, now: float) -> Flow[tuple[Names, Place] | Holder | None]:
     """The hold with this token, whoever has it; else who holds the lock."""
     found: Found = yield Read(names.prefix)
     entries = places(names.prefix, found.keys)
@@ -170,7 +172,7 @@ def seek(names: Names, token: int, *, now: float) -> Flow[tuple[Names, Tenure] |
     kv = find(entry, found.keys)
     assert kv
     lease = Lease(kv.lease_id, asked=None, ttl=0, sent=now)
-    return replace(names, value=kv.value), Tenure(entry, token, lease)
+    return replace(names, value=kv.value), Place(entry, token, lease)
 
 
 def remove(entry: bytes, token: int) -> Flow[bool]:

@@ -1,0 +1,1 @@
+"""The decisions of a lock: no thread, no clock, no I/O."""

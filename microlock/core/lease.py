@@ -1,0 +1,50 @@
+"""A lease as far as we know: what was granted, until when, when to renew it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from microlock.core.port import Lifetime
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease, as far as we know.
+
+    Attributes:
+        asked: the ttl that we asked for, in seconds; None for a lease found in etcd, granted to
+            another object of our node.
+        ttl: the ttl that was granted; etcd may grant more.
+        sent: when the last grant or keep-alive that had an answer left, by the monotonic clock.
+        doubtful: a put under it may still be on its way.
+    """
+
+    id: int
+    asked: int | None
+    ttl: int
+    sent: float
+    doubtful: bool = False
+
+    @property
+    def deadline(self) -> float:
+        # The margin is for clocks that run at different speeds.
+        return self.sent + self.ttl - max(0.05, self.ttl / 100)
+
+    def fresh(self, now: float) -> bool:
+        """Whether a keep-alive can be spared."""
+        return now - self.sent <= self.ttl / 10
+
+    def due(self, *, early: float, tried: float) -> float:
+        """When to renew it: a third of the ttl after the last time; soon after a failure.
+
+        `early`: how much of that time to take, in 0 to 1, so that not all come at once; though
+        those that come within a thirtieth of the ttl come together. `tried`: when a renewal
+        failed last.
+        """
+        due = self.sent + early * self.ttl / 3
+        return max(due - due % (self.ttl / 30), tried + early * min(0.5, self.ttl / 20))
+
+    def renewed(self, lifetime: Lifetime) -> Lease:
+        if lifetime.sent < self.sent:  # overtaken by a later renewal
+            return self
+        return replace(self, ttl=lifetime.ttl, sent=lifetime.sent)
