@@ -428,9 +428,11 @@ class Microlock(ContextDecorator, Calling):
         seconds = check_ttl(ttl)
         with self._call() as budget:
             holding = self._own(budget)
-            flow = flows.extend(self._names, holding.place, seconds, lease_ids=lease_ids())
+            flow = flows.extend(
+                self._names, holding.place, seconds, lease_ids=lease_ids(), keep=holding.moved
+            )
             with self._renewing(holding):
-                left, error = run(flow, self._performing(budget), keep=holding.moved)
+                left, error = run(flow, self._performing(budget))
                 self._settle(holding, left)
             if error:
                 raise error

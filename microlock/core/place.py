@@ -66,14 +66,6 @@ class AwaitTurn:
 
 
 @dataclass(frozen=True)
-class Keep:
-    """What a flow tells whoever drives it: from here on the place is this, and lives as long as
-    all of its leases do. No reply."""
-
-    place: Place
-
-
-@dataclass(frozen=True)
 class TurnResult:
     """How waiting ended.
 

@@ -7,17 +7,12 @@ from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, TypeVar
 
 from microlock.core.flows import Flow
-from microlock.core.place import Keep, Place
 
 T = TypeVar("T")
 
 
-def run(
-    flow: Flow[T], perform: Callable[[Any], Any], keep: Callable[[Place], None] | None = None
-) -> T:
+def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
     """Has all performed that the flow asks for until it has decided; returns or raises that.
-
-    `keep` is told what the flow tells of the place on the way.
 
     An interrupt goes to the flow too, which cleans up and raises it again.
     """
@@ -26,11 +21,7 @@ def run(
     while True:
         try:
             while True:  # in the `try`: Python looks for signals where a loop begins again
-                request = resume(reply)
-                if isinstance(request, Keep):
-                    reply = keep(request.place) if keep else None
-                else:
-                    reply = perform(request)
+                reply = perform(resume(reply))
                 resume = flow.send
         except StopIteration as decided:
             result: T = decided.value

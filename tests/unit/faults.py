@@ -19,7 +19,7 @@ from store import FOO, Store, timed
 from microlock.core import flows
 from microlock.core.flows import Flow
 from microlock.core.lease import Lease
-from microlock.core.place import AwaitTurn, Keep, Place
+from microlock.core.place import AwaitTurn, Place
 from microlock.core.port import Get, Grant, KeepAlive, Outcome, Read, Request
 from microlock.errors import (
     DestroyedError,
@@ -67,7 +67,7 @@ class Caller:
             except StopIteration as decided:
                 return decided.value
             try:
-                reply = None if isinstance(request, Keep) else self.perform(request)
+                reply = self.perform(request)
             except BaseException as error:  # noqa: BLE001  it is the flow's to judge
                 resume = partial(flow.throw, error)
             else:

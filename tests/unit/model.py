@@ -22,7 +22,7 @@ from store import Memory, timed
 from microlock.core import flows
 from microlock.core.keys import Names, entry_name
 from microlock.core.lease import Lease
-from microlock.core.place import AwaitTurn, Contended, Keep, Lost, Place, TurnResult
+from microlock.core.place import AwaitTurn, Contended, Lost, Place, TurnResult
 from microlock.core.port import (
     Delete,
     Found,
@@ -110,7 +110,7 @@ class Call:
     """
 
     op: str
-    make: Callable[[], Generator[Any, Any, Any]]
+    make: Callable[[Callable[[Place], None]], Generator[Any, Any, Any]]
     leases: frozenset[int]
     first_id: int
     sent: float = 0.0
@@ -122,6 +122,7 @@ class Call:
     ended: bool = False
     log: tuple[Any, ...] = ()
     flow: Generator[Any, Any, Any] | None = None
+    kept: list[Place] = field(default_factory=list)
 
     def state(self) -> tuple[Any, ...]:
         return (
@@ -132,10 +133,11 @@ class Call:
     def resume(self, how: Any) -> Any:
         """Gives it an answer, or throws an error; returns its next request."""
         if self.flow is None:
-            self.flow = self.make()
+            self.flow = self.make(lambda place: self.kept.append(place))
             for each in self.log:
                 _give(self.flow, each)
         self.log += (how,)
+        self.kept.clear()
         return _give(self.flow, how)
 
 
@@ -183,7 +185,7 @@ class Client:
         other = copy.copy(self)
         if self.call:
             other.call = copy.copy(self.call)
-            other.call.flow = None
+            other.call.flow, other.call.kept = None, []
         return other
 
     def state(self) -> tuple[Any, ...]:
@@ -430,24 +432,28 @@ class Model:
         lost = place if self._noticed(client) else None
         lease_ids = lambda: count(first)  # noqa: E731
 
-        def taking(flow: Any) -> Callable[[], Any]:
-            return lambda: flow(names, TTL, lease, lost=lost, now=now, lease_ids=lease_ids())
+        def taking(flow: Any) -> Callable[[Any], Any]:
+            return lambda _: flow(names, TTL, lease, lost=lost, now=now, lease_ids=lease_ids())
 
         def adopting(act: Callable[[Place], Any]) -> Any:
             found = yield from flows.adopt(names, now=now)
             return (found, (yield from act(found))) if isinstance(found, Place) else None
 
-        makes: dict[str, Callable[[], Any]] = {
+        makes: dict[str, Callable[[Callable[[Place], None]], Any]] = {
             "lock": taking(flows.try_lock),
             "wait": taking(flows.wait),
-            "unlock": lambda: flows.release(names, place, TTL),
-            "renew": lambda: flows.renew(names, place),
-            "extend": lambda: flows.extend(names, place, LONGER, lease_ids=lease_ids()),
-            "shorten": lambda: flows.extend(names, place, SHORTER, lease_ids=lease_ids()),
-            "withdraw": lambda: flows.release(names, place, 0),
-            "adopt and unlock": lambda: adopting(lambda each: flows.release(names, each, TTL)),
-            "adopt and renew": lambda: adopting(lambda each: flows.renew(names, each)),
-            "destroy": lambda: flows.discard(names, *_leases(place, lease)),
+            "unlock": lambda _: flows.release(names, place, TTL),
+            "renew": lambda _: flows.renew(names, place),
+            "extend": lambda keep: flows.extend(
+                names, place, LONGER, lease_ids=lease_ids(), keep=keep
+            ),
+            "shorten": lambda keep: flows.extend(
+                names, place, SHORTER, lease_ids=lease_ids(), keep=keep
+            ),
+            "withdraw": lambda _: flows.release(names, place, 0),
+            "adopt and unlock": lambda _: adopting(lambda each: flows.release(names, each, TTL)),
+            "adopt and renew": lambda _: adopting(lambda each: flows.renew(names, each)),
+            "destroy": lambda _: flows.discard(names, *_leases(place, lease)),
         }
         if op == "destroy" and self.believes(client):
             makes[op] = makes["withdraw"]
@@ -466,11 +472,12 @@ class Model:
         call = client.call
         assert call
         try:
-            call.request = call.resume(how)
-            while isinstance(call.request, Keep):
-                if client.hold:
-                    client.hold = client.hold.moved(call.request.place)
-                call.request = call.resume(None)
+            try:
+                call.request = call.resume(how)
+            finally:
+                for place in call.kept:
+                    if client.hold:
+                        client.hold = client.hold.moved(place)
         except StopIteration as decided:
             client.call = None
             self._ended(client, call, decided.value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from microlock.core.flows.settling import Flow, discard, doubtful, find, grant, keep_alive
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
-from microlock.core.place import Keep, Lost, Place
+from microlock.core.place import Lost, Place
 from microlock.core.port import (
     CreatedAt,
     Delete,
@@ -83,9 +83,16 @@ def renew(names: Names, place: Place) -> Flow[Place | Lost]:
 
 
 def extend(
-    names: Names, place: Place, ttl: int, *, lease_ids: Iterator[int]
+    names: Names,
+    place: Place,
+    ttl: int,
+    *,
+    lease_ids: Iterator[int],
+    keep: Callable[[Place], None] = lambda _: None,
 ) -> Flow[tuple[Place | Lost, BaseException | None]]:
     """Puts the entry under a new lease. It keeps its place and its token.
+
+    `keep` learns the place as it is from that moment on: it lives as long as all its leases do.
 
     Returns what there is now, and the error that leaves the extension in doubt, to be raised:
     the hold then stands with `next_lease`, and the next renewal finishes what was begun.
@@ -98,13 +105,13 @@ def extend(
     lease = yield from grant(names, ttl, lease_ids)
     between = replace(place, next_lease=lease)
     try:
-        yield Keep(between)  # from the moment that it is moved, which is long before the reply
+        keep(between)  # from the moment that it is moved, which is long before the reply
         return (yield from _move(names, place, lease)), None
     except LockUncertainError:
         raise
     except BaseException as error:
         if isinstance(error, StoreError) and not error.may_have_happened:
-            yield Keep(place)
+            keep(place)
             yield from discard(names, lease)
             raise
         return between, error

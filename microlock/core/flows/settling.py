@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
-from microlock.core.place import AwaitTurn, Keep
+from microlock.core.place import AwaitTurn
 from microlock.core.port import Grant, KeepAlive, KeyValue, Lifetime, Request, Revoke
 from microlock.errors import (
     DestroyedError,
@@ -19,7 +19,7 @@ from microlock.errors import (
 )
 
 T = TypeVar("T")
-Flow = Generator[Request | AwaitTurn | Keep, Any, T]
+Flow = Generator[Request | AwaitTurn, Any, T]
 
 
 def grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:

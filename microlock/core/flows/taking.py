@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from microlock.core.flows.settling import Flow, discard, find, grant, keep_alive
@@ -84,6 +84,10 @@ def _enter(names: Names, lease: Lease, putting: Flow[Place | Contended]) -> Flow
     return entered
 
 
+def _ask(request: AwaitTurn) -> Flow[TurnResult]:
+    return (yield request)  # type: ignore[no-any-return]
+
+
 def wait(
     names: Names,
     ttl: int,
@@ -92,11 +96,12 @@ def wait(
     lost: Place | None = None,
     now: float,
     lease_ids: Iterator[int],
+    await_turn: Callable[[AwaitTurn], Flow[TurnResult]] = _ask,
 ) -> Flow[Place | Contended]:
     """Joins the queue and waits for its turn; if the place is lost, joins again at the end.
 
     The arguments are those of `try_lock`, and so is what is left in etcd when this raises, or
-    returns Contended because the time was over.
+    returns Contended because the time was over. `await_turn` waits until the place is the first.
     """
     if lost:  # its entry may still be there, before ours
         yield from discard(names, *lost.leases)
@@ -106,7 +111,7 @@ def wait(
         if lease is None:
             lease = yield from grant(names, ttl, lease_ids)
         try:
-            return (yield from _enter(names, lease, _queue_up(names, lease)))
+            return (yield from _enter(names, lease, _queue_up(names, lease, await_turn)))
         except LeaseNotFoundError:  # and the place is gone
             lease = None
 
@@ -147,12 +152,14 @@ def _look(names: Names, entry: bytes, lease: Lease) -> Flow[Place | Contended]:
     return place.under((yield from _alive(place.lease, at)))
 
 
-def _queue_up(names: Names, lease: Lease) -> Flow[Place | Contended]:
+def _queue_up(
+    names: Names, lease: Lease, await_turn: Callable[[AwaitTurn], Flow[TurnResult]]
+) -> Flow[Place | Contended]:
     """Puts our entry, and waits until no older one is there."""
     place, wait, at = yield from _join(names, entry_name(names.prefix, lease.id), lease)
     try:
         while wait:
-            result: TurnResult = yield wait
+            result = yield from await_turn(wait)
             place, at = place.under(result.lease), result.at
             if result.standing is Standing.FIRST:
                 break
