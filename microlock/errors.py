@@ -187,7 +187,7 @@ class StorePermissionError(StoreError):
 
 
 class StoreTlsError(StoreError):
-    """TLS on one side only, an unknown CA, a missing or refused certificate. It did not happen."""
+    """An unknown CA, a missing or refused certificate. It did not happen."""
 
 
 class WrongServerError(StoreError):

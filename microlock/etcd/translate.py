@@ -41,7 +41,8 @@ _NOT_SENT = ("failed to connect to all addresses", "errors resolving", "DNS reso
 # "Unwrap failed": with TLS 1.3 a server refuses a client's certificate after the handshake.
 _TLS = ("SSL", "Tls handshake", "Unwrap failed", "Hostname Verification", "security handshaker")
 # What a server with TLS does to a client without, and the other way round; but so does a proxy
-# with nothing behind it. Taken for TLS only while the address never gave an answer.
+# with nothing behind it yet. Nobody knows which, so it is tried again for as long as there is time,
+# and TLS is named while the address never gave an answer.
 _TLS_PERHAPS = ("Socket closed", "Connection reset", "Handshake read failed")
 _NOT_ETCD = ("Failed parsing HTTP/2",)
 # A call that was under way when its channel was closed, or its stream.
@@ -73,9 +74,9 @@ def translate(error: grpc.RpcError, address: str, *, answered: bool) -> Microloc
                     f"{address} does not speak HTTP/2, so is not etcd: {details}"
                 )
             if has(_TLS_PERHAPS) and not answered:
-                return StoreTlsError(
-                    f"{address} closes the connection at once; is TLS on at one side only? "
-                    f"({details})"
+                return StoreTimeoutError(
+                    f"{address} closes each connection at once; is it starting, or is TLS on at "
+                    f"one side only? ({details})"
                 )
             kind = StoreTimeoutError if "timed out" in details else StoreUnavailableError
             return kind(f"no connection to {address}: {details}")

@@ -120,7 +120,7 @@ class Looking:
 
     def __init__(self, foo: Microlock) -> None:
         self.held_at = 0.0  # the last time that it was
-        self.woke_at = 0.0  # when this process last result still until
+        self.woke_at = 0.0  # when this process last stood still until
         self.lost_at = 0.0  # when that was told
         self._foo = foo
         foo.on("lost", self._note)

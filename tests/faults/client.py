@@ -9,8 +9,10 @@ takes a lock, says that it holds it, writes to the fenced store, renews, gives b
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -188,14 +190,30 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
+def uncaught() -> threading.Event:
+    """Set when an error has ended a thread, one of ours or one of the library's."""
+    met = threading.Event()
+    hook = threading.excepthook
+
+    def note(arguments: threading.ExceptHookArgs) -> None:
+        met.set()
+        hook(arguments)
+
+    threading.excepthook = note
+    return met
+
+
 def main() -> None:
+    faulthandler.register(signal.SIGUSR1)
+    died = uncaught()
     settings = json.loads(sys.argv[1])
     run, name, keys = Path(settings["run"]), settings["name"], settings["keys"]
     rng = Random(f"{settings['seed']} {name}")
     logging.basicConfig(filename=run / f"{name}.log", level=logging.INFO)
     history = History(run / f"{name}.jsonl")
     ended = threading.Event()
-    clock = threading.Thread(target=watch_the_clock, args=(history, ended))
+    # A daemon: a client that ends by an error is to end.
+    clock = threading.Thread(target=watch_the_clock, args=(history, ended), daemon=True)
     clock.start()
     endpoints = rng.sample(settings["endpoints"], len(settings["endpoints"]))
     with connect(endpoints, timeout=TIMEOUT) as etcd:
@@ -222,6 +240,7 @@ def main() -> None:
     clock.join()
     history.note(Ended(now()))
     history.close()
+    sys.exit(1 if died.is_set() else 0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What happened in a run under faults, as data: a file for each process, a line for each record.
 
     <process>.jsonl   what a client did and was told, in the order of its own clock
-    etcd.jsonl        every change in etcd under the prefix of the run, in the order of revisions
+    etcd.jsonl        every change in etcd under the prefix of the run, in the order of revisions,
+                      and how far etcd was in between
     store.jsonl       every write that came to the fenced store, in the order it decided on them
     faults.jsonl      what was broken on purpose
 
@@ -145,6 +146,16 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """etcd was asked for its revision at `since`, and said at `at` that it is `revision`: what has
+    a higher one happened after `since`, and all the others before `at`."""
+
+    at: float
+    since: float
+    revision: int
+
+
+@dataclass(frozen=True)
 class Written:
     """A write that came to the fenced store, with the token it carried."""
 
@@ -174,6 +185,7 @@ Record = (
     | Stalled
     | Ended
     | Changed
+    | Looked
     | Written
     | Fault
 )

@@ -80,7 +80,7 @@ def _given_back(run: Run) -> Iterator[Violation]:
                 left = run.stood_until(entry) - call.returned.at
                 if left > 0:
                     yield Violation(
-                        Rule.LEFT, str(hold), f"its entry result {left:.3f} s after {call}"
+                        Rule.LEFT, str(hold), f"its entry was there {left:.3f} s after {call}"
                     )
 
 

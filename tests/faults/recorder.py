@@ -2,6 +2,10 @@
 
 One watch through each endpoint: whichever tells of a revision first is believed, so that a member
 that is down, cut off or slow neither hides a change nor makes it look later than it was.
+
+What a watch tells may still be late, by an election or on a busy machine. So each member is also
+asked for its revision all the time, which shuts in between two answers when a change happened,
+whenever it is noted.
 """
 
 from __future__ import annotations
@@ -17,11 +21,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from history import Changed, History, now
+import requests
+from history import Changed, History, Looked, now
 
 from microlock.server import find_binary
 
 _PAUSE = 0.1  # seconds until a watch that has ended is begun again
+_LOOK = 0.15  # seconds between two looks at a member
+_PATIENCE = 1.0  # seconds for its answer
 
 
 class Recorder:
@@ -60,6 +67,10 @@ class Recorder:
         self._threads = [
             threading.Thread(target=self._record, args=each, name="recorder", daemon=True)
             for each in zip(endpoints, inside or [()] * len(endpoints), strict=True)
+        ]
+        self._threads += [
+            threading.Thread(target=self._look, args=(each,), name="looks", daemon=True)
+            for each in endpoints
         ]
         for thread in self._threads:
             thread.start()
@@ -120,6 +131,18 @@ class Recorder:
                     with suppress(json.JSONDecodeError):  # killed in the middle of a line
                         self._take(json.loads(line), now())
                 watch.kill()
+
+    def _look(self, endpoint: str) -> None:
+        with requests.Session() as session:
+            while not self._closed.wait(_LOOK):
+                since = now()
+                with suppress(requests.RequestException, KeyError, ValueError):
+                    # Linearizable, as reads are by default: it is as of now, not of this member.
+                    reply = session.post(
+                        f"http://{endpoint}/v3/kv/range", json={"key": "AA=="}, timeout=_PATIENCE
+                    ).json()
+                    revision = int(reply["header"]["revision"])
+                    self._history.note(Looked(now(), since, revision))
 
     def _take(self, reply: dict[str, Any], at: float) -> None:
         events = reply.get("Events") or ()

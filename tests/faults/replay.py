@@ -1,7 +1,7 @@
 """What happened in etcd, from its changes: which entries there were, and which of them reigned.
 
-The recorder notes a change after it happened: `at` is the latest moment at which it can have. The
-revisions, on the other hand, are exact.
+The `at` of a change is the latest moment at which it can have happened. The revisions, on the other
+hand, are exact.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Replay:
 
     Attributes:
         faults: what can't be, if the recorder has seen all.
+        last: the revision of the last change.
     """
 
     def __init__(self, changes: Iterable[Changed]) -> None:
@@ -70,11 +71,11 @@ class Replay:
         self.faults: list[str] = []
         self.count = 0
         self._queues: dict[str, dict[str, Entry]] = {}  # by lock, by name
-        last = 0
+        self.last = 0
         for revision, together in groupby(changes, key=lambda change: change.revision):
-            if revision <= last:
-                self.faults.append(f"revision {revision} was noted after {last}")
-            last = revision
+            if revision <= self.last:
+                self.faults.append(f"revision {revision} was noted after {self.last}")
+            self.last = revision
             self._apply(list(together))
 
     def older(self, entry: Entry) -> Iterator[Entry]:

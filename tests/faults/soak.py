@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from fenced import Fenced
 from history import Fault, History, now, read
 from nemesis import Ground
 from recorder import Recorder
+from verdict import Rule, Violation
 
 CLIENTS = 6
 KEYS = 20
@@ -70,7 +72,11 @@ def possible() -> Iterator[Callable[[Ground], AbstractContextManager[None]]]:
 
 
 class Clients:
-    """The processes of clients, which are started again under a new name when they were killed."""
+    """The processes of clients, which are started again under a new name when they were killed.
+
+    Attributes:
+        violations: of those that ended by themselves before or in disorder, or did not end.
+    """
 
     def __init__(self, run: Path, ground: Ground, seed: int, end: float) -> None:
         self._run = run
@@ -78,6 +84,7 @@ class Clients:
         self._seed = seed
         self._end = end
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self.violations: list[Violation] = []
 
     def start(self, name: str) -> None:
         settings = {
@@ -88,9 +95,10 @@ class Clients:
             "seed": self._seed,
             "seconds": self._end - now(),
         }
-        self._running[name] = subprocess.Popen(
-            [sys.executable, str(HERE / "client.py"), json.dumps(settings)]
-        )
+        with self._said(name).open("wb") as said:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, str(HERE / "client.py"), json.dumps(settings)], stderr=said
+            )
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
@@ -100,27 +108,42 @@ class Clients:
     def kill(self, name: str) -> None:
         process = self._running.pop(name)
         process.kill()
-        process.wait()
+        if (status := process.wait()) != -signal.SIGKILL:
+            self._ended(name, status)
         first, _, again = name.partition("-")
         self.start(f"{first}-{int(again or 1) + 1}")
 
     def any(self, rng: Random) -> str:
         return rng.choice(sorted(self._running))
 
-    def join(self) -> list[str]:
-        """Waits for their ends. Returns what went wrong with them."""
-        wrong = []
+    def join(self) -> None:
+        """Waits for their ends."""
         deadline = now() + PATIENCE
         for name, process in self._running.items():
             try:
-                status = process.wait(max(0.1, deadline - now()))
+                if status := process.wait(max(0.1, deadline - now())):
+                    self._ended(name, status)
             except subprocess.TimeoutExpired:
-                process.kill()
-                wrong.append(f"client {name} did not end within {PATIENCE:g} s")
-            else:
-                if status:
-                    wrong.append(f"client {name} ended with status {status}")
-        return wrong
+                self._stuck(name, process)
+
+    def _ended(self, name: str, status: int) -> None:
+        lines = self._said(name).read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "nothing")
+        self._note(name, f"ended with status {status}; it said last: {last}")
+
+    def _stuck(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        before = self._said(name).stat().st_size
+        process.send_signal(signal.SIGUSR1)  # which it answers with the stacks of its threads
+        sleep(1)
+        process.kill()
+        stacks = self._said(name).read_bytes()[before:].decode(errors="replace")
+        self._note(name, f"did not end within {PATIENCE:g} s; it was at\n{stacks}")
+
+    def _note(self, name: str, what: str) -> None:
+        self.violations.append(Violation(Rule.CLIENT, name, what))
+
+    def _said(self, name: str) -> Path:
+        return self._run / f"{name}.stderr"
 
     def close(self) -> None:
         for process in self._running.values():
@@ -175,7 +198,7 @@ def soak(seconds: float, seed: int, etcd: str | None, *, fast: bool, run: Path) 
         for i in range(CLIENTS):
             clients.start(f"c{i}")
         disturb(ground, clients, rng, faults, end)
-        wrong = clients.join()
+        clients.join()
         faults.close()
         recorder.finish()
         store.dump(run / "store.jsonl")
@@ -186,15 +209,14 @@ def soak(seconds: float, seed: int, etcd: str | None, *, fast: bool, run: Path) 
         if isinstance(record, Fault)
     )
     report = check(run)
+    report.violations += clients.violations
     timers = "50/250 ms" if fast else "default"
     print(
         f"\nsoak of {seconds:g} s, seed {seed}, etcd {version}, timers {timers}, ttl {TTL} s and "
         f"{2 * TTL} s\nfaults: {kinds.total()}"
     )
     print(*(f"  {kind}: {times}" for kind, times in sorted(kinds.items())), report, sep="\n")
-    for line in wrong:
-        print(line)
-    return 1 if wrong or report.violations else 0
+    return 1 if report.violations else 0
 
 
 def main() -> None:

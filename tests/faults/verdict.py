@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import enum
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 
-from history import Changed, Fault, Record, Written
+from history import Changed, Fault, Looked, Record, Written
 from journal import Call, Hold, Journal
 from replay import Entry, Replay
 
 
 class Rule(enum.Enum):
     NOTHING = "there is something to judge"
-    RECORDER = "the recorder saw all, and soon"
+    RECORDER = "the recorder saw all, and when"
+    CLIENT = "a client ends when its time is over, in good order"
     TOKEN = "tokens are unique, rise in real time, and are the create_revision of an entry"
     REIGN = "a hold's entry was the oldest when lock() returned"
     ORDER = "nobody gets the lock while an older entry is there"
@@ -53,7 +54,6 @@ class Limits:
     Attributes:
         notice: how long a hold may be claimed that was ended from outside, or by a known fault of
             etcd.
-        lag: how late the recorder may be, where it has an etcd to ask.
         slack: of calls and of notices, for a busy machine.
         grace: the last changes before a listener's end, which it may not have been told of.
         prolonged: how much later than its ttl a lease may end: etcd looks twice a second, and an
@@ -64,13 +64,11 @@ class Limits:
         outsiders: kinds of faults that delete an entry or revoke a lease: "delete <entry>" or
             "<kind> <lock>", "<kind> <lease in hex>"; without a name, any.
         compactions: kinds after which changes can't be had any more.
-        outages: kinds in which the recorder has none.
         pauses: kinds that stop a process, whose time stands still then: "pause <process>";
             without a name, any.
     """
 
     notice: float = 1.0
-    lag: float = 1.0
     slack: float = 2.0
     grace: float = 2.0
     prolonged: float = 2.0
@@ -80,7 +78,6 @@ class Limits:
     elections: frozenset[str] = etcd_faults | {"kill_near"}
     outsiders: frozenset[str] = frozenset({"delete", "revoke"})
     compactions: frozenset[str] = frozenset({"compaction"})
-    outages: frozenset[str] = frozenset({"restart_all"})
     pauses: frozenset[str] = frozenset({"pause"})
 
 
@@ -129,7 +126,10 @@ class Run:
         self.limits = limits
         self.end = max((record.at for each in files.values() for record in each), default=0.0)
         etcd = files.pop("etcd", [])
-        self.replay = Replay(each for each in etcd if isinstance(each, Changed))
+        self.looks = sorted(
+            (each for each in etcd if isinstance(each, Looked)), key=lambda look: look.revision
+        )
+        self.replay = Replay(self._dated(each) for each in etcd if isinstance(each, Changed))
         self.writes = [each for each in files.pop("store", []) if isinstance(each, Written)]
         self.faults = [each for each in files.pop("faults", []) if isinstance(each, Fault)]
         self.journals = {name: Journal(name, each) for name, each in files.items()}
@@ -147,34 +147,48 @@ class Run:
     def entry(self, hold: Hold) -> Entry | None:
         return self.replay.entries.get((hold.key, hold.token))
 
-    # When something happened in etcd. The recorder tells the latest moment at which it can have.
+    # When something happened in etcd. A change's `at` is the latest moment at which it can have.
+
+    @cached_property
+    def _ceilings(self) -> tuple[list[int], list[float]]:
+        latest = list(accumulate((look.at for look in reversed(self.looks)), min))
+        return [look.revision for look in self.looks], latest[::-1]
+
+    def _dated(self, change: Changed) -> Changed:
+        """It happened before it was noted, and before any look that saw its revision, or more."""
+        revisions, latest = self._ceilings
+        seen = bisect_left(revisions, change.revision)
+        if seen == len(revisions):
+            return change
+        return replace(change, at=min(change.at, latest[seen]))
 
     @cached_property
     def _floors(self) -> tuple[list[int], list[float]]:
-        # A revision came after the lock() that put an entry at it, or at an earlier one, began.
-        holds = self.holds
-        begins = (hold.taken.called.at for hold in holds)
-        return [hold.token for hold in holds], list(accumulate(begins, max))
+        # A revision came after the lock() that put an entry at it, or at an earlier one, began;
+        # and after the looks that did not see it.
+        begins = [(hold.token, hold.taken.called.at) for hold in self.holds]
+        begins += [(look.revision + 1, look.since) for look in self.looks]
+        begins.sort()
+        earliest = accumulate((since for _, since in begins), max)
+        return [revision for revision, _ in begins], list(earliest)
 
     def earliest(self, change: Changed) -> float:
         """The earliest moment at which it can have happened."""
-        tokens, begins = self._floors
-        known = bisect_right(tokens, change.revision)
-        floor = begins[known - 1] if known else -math.inf
-        return max(floor, self.noticeable(change))
-
-    def noticeable(self, change: Changed) -> float:
-        """Since when the recorder could have noted it."""
-        since = change.at - self.limits.lag
-        for fault in self.faults:
-            kind = fault.name.partition(" ")[0]
-            if kind in self.limits.outages and fault.at <= change.at and since <= fault.until:
-                since = min(since, fault.at - self.limits.lag)
-        return since
+        revisions, begins = self._floors
+        known = bisect_right(revisions, change.revision)
+        return begins[known - 1] if known else -math.inf
 
     def stood_until(self, entry: Entry) -> float:
-        """Until when it result for certain."""
-        return self.earliest(entry.ended) if entry.ended else self.end - self.limits.lag
+        """Until when it was there for certain."""
+        return self.earliest(entry.ended) if entry.ended else self._last_look
+
+    @cached_property
+    def _last_look(self) -> float:
+        """When the last one was that saw nothing but what is noted."""
+        return max(
+            (look.since for look in self.looks if look.revision <= self.replay.last),
+            default=-math.inf,
+        )
 
     # What was done from outside.
 
@@ -218,7 +232,7 @@ class Run:
         return any(
             fault.name.partition(" ")[0] in self.limits.compactions
             and fault.at <= until
-            and since <= fault.until + self.limits.lag
+            and since <= fault.until + self.limits.slack
             for fault in self.faults
         )
 

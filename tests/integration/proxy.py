@@ -27,6 +27,7 @@ class Proxy:
         loss: which part of what passes is lost and sent again by TCP, in 0 to 1: so much of it,
             and all behind it, takes 0.2 s longer.
         accepted: connections so far.
+        refused: those that were closed at once, as there was nobody at the endpoint.
     """
 
     def __init__(self, endpoint: str, *, delay: float = 0) -> None:
@@ -43,6 +44,7 @@ class Proxy:
         self._lock = threading.Lock()
         # Under the lock:
         self.accepted = 0
+        self.refused = 0
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._listener = self._bound(0)
         self._port = self._listener.getsockname()[1]
@@ -123,6 +125,7 @@ class Proxy:
             try:
                 server = socket.create_connection(self._target)
             except OSError:
+                self.refused += 1
                 _end(client)
                 continue
             with self._lock:

@@ -1,4 +1,5 @@
-"""TLS on both sides; and each way to get it, or the port, wrong: named, and at once."""
+"""TLS on both sides; and each way to get it, or the port, wrong: named, and at once, if it does not
+look like a member that is about to start."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 from certificates import Pki, tls
 from conftest import Etcd
+from proxy import Proxy
+from watching import eventually
 from witness import AT_ONCE, Witness, assert_works, at_most
 
 from microlock import (
@@ -27,6 +30,7 @@ from microlock import (
 from microlock.etcd.client import EtcdClient
 
 TIMEOUT = 20.0
+SHORT = 1.5
 OwnEtcd = Callable[..., Etcd]
 
 
@@ -53,6 +57,24 @@ def assert_named(etcd: EtcdClient, error: type[StoreError], address: str) -> Non
     assert not foo.listeners("unlocked")
     with at_most(AT_ONCE):
         foo.destroy()
+
+
+def assert_perhaps_tls(etcd: EtcdClient, address: str) -> None:
+    """lock() tries until the deadline, as a member may be about to start; the error names TLS. A
+    listener is told the same, and stays."""
+    foo = Microlock(etcd, "foo", "node-a")
+    with at_most(etcd.timeout + AT_ONCE), pytest.raises(StoreUnavailableError) as refused:
+        foo.lock()
+    assert not refused.value.may_have_happened
+    witness = Witness(foo, "error")
+    foo.on("unlocked", print)
+    assert witness.saw("error", within=AT_ONCE)
+    error = witness.errors()[0]
+    assert isinstance(error, StoreUnavailableError)
+    assert "TLS" in str(error)
+    assert address in str(error)
+    assert foo.listeners("unlocked")
+    foo.destroy()
 
 
 # TLS that works
@@ -121,21 +143,39 @@ def test_a_certificate_for_another_host_is_a_tls_error(own_etcd: OwnEtcd, pki: P
         assert_named(etcd, StoreTlsError, server.endpoint)
 
 
-def test_plaintext_against_tls_is_a_tls_error(own_etcd: OwnEtcd, pki: Pki) -> None:
+def test_plaintext_against_tls_is_unavailable_and_names_tls(own_etcd: OwnEtcd, pki: Pki) -> None:
     server = own_etcd(flags=tls(pki.server))
-    with connect(server.endpoint, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, StoreTlsError, server.endpoint)
+    with connect(server.endpoint, timeout=SHORT) as etcd:
+        assert_perhaps_tls(etcd, server.endpoint)
 
 
-def test_plaintext_against_mutual_tls_is_a_tls_error(own_etcd: OwnEtcd, pki: Pki) -> None:
+def test_plaintext_against_mutual_tls_is_unavailable_and_names_tls(
+    own_etcd: OwnEtcd, pki: Pki
+) -> None:
     server = own_etcd(flags=tls(pki.server, client_ca=pki.ca))
-    with connect(server.endpoint, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, StoreTlsError, server.endpoint)
+    with connect(server.endpoint, timeout=SHORT) as etcd:
+        assert_perhaps_tls(etcd, server.endpoint)
 
 
-def test_tls_against_plaintext_is_a_tls_error(etcd_server: Etcd, pki: Pki) -> None:
-    with connect(etcd_server.endpoint, ca_cert=pki.ca, timeout=TIMEOUT) as etcd:
-        assert_named(etcd, StoreTlsError, etcd_server.endpoint)
+def test_tls_against_plaintext_is_unavailable_and_names_tls(etcd_server: Etcd, pki: Pki) -> None:
+    with connect(etcd_server.endpoint, ca_cert=pki.ca, timeout=SHORT) as etcd:
+        assert_perhaps_tls(etcd, etcd_server.endpoint)
+
+
+def test_lock_is_tried_until_what_closes_each_connection_has_an_etcd_behind_it(
+    own_etcd: OwnEtcd,
+) -> None:
+    server = own_etcd()
+    server.kill()
+    with (
+        closing(Proxy(server.endpoint)) as proxy,
+        connect(proxy.endpoint, timeout=TIMEOUT) as etcd,
+        ThreadPoolExecutor() as pool,
+    ):
+        taken = pool.submit(Microlock(etcd, "foo", "node-a").lock)
+        assert eventually(lambda: proxy.refused > 1)
+        server.start()
+        assert taken.result(TIMEOUT)
 
 
 def test_a_wrong_certificate_at_one_member_of_two_hinders_nobody(

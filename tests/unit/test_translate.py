@@ -119,7 +119,8 @@ TABLE = [
         StoreTlsError,
         False,
     ),
-    (StatusCode.UNAVAILABLE, NO_CONNECTION + "Socket closed", StoreTlsError, False),
+    (StatusCode.UNAVAILABLE, NO_CONNECTION + "Socket closed", StoreTimeoutError, False),
+    (StatusCode.UNAVAILABLE, NO_CONNECTION + "Handshake read failed", StoreTimeoutError, False),
     (
         StatusCode.UNAVAILABLE,
         NO_CONNECTION + "Failed parsing HTTP/2",
@@ -160,9 +161,12 @@ def test_a_failure_names_the_member(code, details, kind, doubt):
 
 
 @pytest.mark.parametrize("text", ["Socket closed", "Connection reset", "Handshake read failed"])
-def test_a_member_that_has_answered_before_is_down_and_has_no_wrong_tls(text):
+def test_a_connection_closed_at_once_may_be_tls_on_one_side_until_there_was_an_answer(text):
     failure = Failure(StatusCode.UNAVAILABLE, NO_CONNECTION + text)
-    assert type(translate(failure, "etcd0:2379", answered=True)) is StoreUnavailableError
+    assert "TLS" in str(translate(failure, "etcd0:2379", answered=False))
+    answered = translate(failure, "etcd0:2379", answered=True)
+    assert type(answered) is StoreUnavailableError
+    assert "TLS" not in str(answered)
 
 
 def test_a_wrong_certificate_is_told_also_by_a_member_that_has_answered_before():
