@@ -114,7 +114,7 @@ def claims(run: Run, report: Report) -> Iterator[Violation]:
             yield Violation(Rule.CLAIM, span.who, "there never was such an entry")
         elif entry.ended and span.until > entry.ended.at:
             late = span.until - entry.ended.at
-            allowed = _allowance(run, span.hold, entry)
+            allowed = _allowance(run, span, entry)
             if late > allowed:
                 yield Violation(
                     Rule.CLAIM,
@@ -127,14 +127,18 @@ def claims(run: Run, report: Report) -> Iterator[Violation]:
     yield from _overlaps(run, report)
 
 
-def _allowance(run: Run, hold: Hold | None, entry: Entry) -> float:
+def _allowance(run: Run, span: _Span, entry: Entry) -> float:
     """Seconds that a hold may be claimed after its entry has ended."""
     assert entry.ended
-    own = hold and hold.own_end(entry.ended.at)
+    hold, ended = span.hold, entry.ended.at
+    own = hold and hold.own_end(ended)
     if own and own.worked:
         return 0.0
-    early = hold and entry.ended.at < hold.lives_until(entry.ended.at)
-    return run.limits.notice if early or run.excuse(entry) else 0.0
+    early = hold and ended < hold.lives_until(ended)
+    if not early and not run.excuse(entry):
+        return 0.0
+    process, _ = span.lock
+    return run.limits.notice + run.stood_still(process, ended, span.until)
 
 
 def _overlaps(run: Run, report: Report) -> Iterator[Violation]:
@@ -157,7 +161,7 @@ def _overlap(run: Run, report: Report, one: _Span, other: _Span) -> Iterator[Vio
         return
     older = min(one, other, key=lambda span: span.token)
     entry = run.replay.entries.get((older.key, older.token))
-    allowed = _allowance(run, older.hold, entry) if entry and entry.ended else 0.0
+    allowed = _allowance(run, older, entry) if entry and entry.ended else 0.0
     if together > allowed:
         yield Violation(
             Rule.OVERLAP, one.who, f"at the same time, for {together:.3f} s: {other.who}"

@@ -385,6 +385,17 @@ def test_held_after_an_end_from_outside_is_allowed_for_so_long(
         assert report.longest["claim after an end from outside"] == pytest.approx(late)
 
 
+def test_a_process_that_stood_still_may_claim_that_much_longer(one: Script) -> None:
+    one.fault(14.9, 15, "delete foo/a")
+    one.delete(15, 3, 0xA)
+    one.files["p"].append(Stalled(17.5, 15.2))
+    one.claim("p", 17.6, 2)
+    one.told("p", 17.7, "lost", 2)
+    assert not one.broken
+    one.claim("p", 18.4, 2)
+    assert one.broken == {Rule.CLAIM}
+
+
 def test_a_fault_of_etcd_allows_a_late_notice(one: Script) -> None:
     """The lease was lost though it had been renewed in the background."""
     one.fault(17, 22, "pause_leader")
