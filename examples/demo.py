@@ -41,8 +41,8 @@ def wait_for(event: threading.Event, what: str) -> None:
 
 def hold_until_killed(endpoint: str) -> None:
     """What the process runs that is killed with the lock in its hands."""
-    hold = Microlock(connect(endpoint), KEY, "node-c", ttl=TTL).lock()
-    print(hold.token, flush=True)
+    foo = Microlock(connect(endpoint), KEY, "node-c", ttl=TTL)
+    print(foo.lock().token, flush=True)
     time.sleep(60)
 
 

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Any
 
 from microlock import events
 from microlock.core.hold import Guard, Hold, State
@@ -25,6 +25,7 @@ from microlock.errors import (
     InvalidTtlError,
     KeyRequiredError,
     LeaseNotFoundError,
+    LockCancelledError,
     LockLostError,
     LockNotOwnedError,
     LockUncertainError,
@@ -59,6 +60,7 @@ __all__ = [
     "InvalidTtlError",
     "KeyRequiredError",
     "LeaseNotFoundError",
+    "LockCancelledError",
     "LockEvent",
     "LockLostError",
     "LockManager",
@@ -82,9 +84,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name == "etcd3":  # not imported before it is asked for: most users have no need of it
+__version__: str
+
+
+# Not imported before they are asked for: most users have no need of them.
+def __getattr__(name: str) -> Any:
+    if name == "etcd3":
         from microlock.etcd.python_etcd3 import load
 
         return load()
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("microlock")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

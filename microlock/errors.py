@@ -10,6 +10,7 @@
     ├── LockNotOwnedError               nothing of ours to act on: .holder
     │   └── LockLostError               it was ours and is no longer: .reason
     ├── LockUncertainError              nobody can say whether the lock is held
+    ├── LockCancelledError              cancel() ended the wait for the lock
     ├── DestroyedError                  the lock or its client was destroyed or closed
     ├── ForkedError                     made before os.fork(), used in the child
     └── StoreError                       etcd did not do it: .may_have_happened
@@ -118,8 +119,20 @@ class LockLostError(LockNotOwnedError):
         reason: why, as a `LossReason`.
     """
 
-    def __init__(self, key: str, node_id: str, reason: LossReason) -> None:
-        super().__init__(key, node_id, why=f"lost, {reason.value}")
+    def __init__(
+        self,
+        key: str,
+        node_id: str,
+        reason: LossReason,
+        *,
+        ttl: int | None = None,
+        auto_renew: bool = False,
+    ) -> None:
+        why = f"lost, {reason.value}"
+        if reason is LossReason.EXPIRED and ttl:
+            cure = "etcd did not answer in time" if auto_renew else "renew() it, or auto_renew=True"
+            why = f"lost, its ttl of {ttl} s passed without a renewal ({cure}, or a longer ttl)"
+        super().__init__(key, node_id, why=why)
         self.reason = reason
 
 
@@ -144,6 +157,20 @@ class LockUncertainError(MicrolockError):
         self.key = key
         self.node_id = node_id
         self.lease_id = lease_id
+
+
+class LockCancelledError(MicrolockError):
+    """`cancel()` ended the wait for the lock. Nothing is held, nothing was left behind.
+
+    Attributes:
+        key: the lock.
+        node_id: who waited.
+    """
+
+    def __init__(self, key: str, node_id: str) -> None:
+        super().__init__(f"{node_id!r} does not wait for {key!r} any more: cancelled")
+        self.key = key
+        self.node_id = node_id
 
 
 class DestroyedError(MicrolockError):

@@ -45,6 +45,8 @@ class LockEvent:
             are not known, since etcd had compacted them, or could not be reached when the first
             handler was added. In the latter case it may be no change at all.
         error: what went wrong, for `failed`, `suspended` and `error`.
+        waited: seconds it took, for `acquired`.
+        attempts: as in `Hold`, for `acquired`.
     """
 
     name: str
@@ -54,3 +56,5 @@ class LockEvent:
     reason: LossReason | None = None
     synthesised: bool = False
     error: Exception | None = None
+    waited: float | None = None
+    attempts: int | None = None

@@ -1,52 +1,34 @@
-"""Microlock: the blocking face of the lock. What it does is decided in `microlock.core.flows`."""
+"""Microlock: the blocking face of the lock. What it does is decided in `microlock.core.lock`."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-import secrets
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ContextDecorator, contextmanager
-from dataclasses import replace
-from itertools import count
+from collections.abc import Callable
+from contextlib import ContextDecorator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
-
 from microlock import events
-from microlock.calling import Calling
-from microlock.core import flows
-from microlock.core.flows import Flow
-from microlock.core.hold import Hold
+from microlock.core.hold import Guard, Hold, HoldState, State
 from microlock.core.keys import (
     Names,
     check_bool,
     check_interval,
     check_max_hold,
+    check_min_hold,
     check_retries,
     check_ttl,
     check_wait,
 )
-from microlock.core.place import AwaitTurn, Contended, Lost, Place, TurnResult
-from microlock.core.port import KeepAlive, Read, Revoke
-from microlock.core.queue import Holder, places
+from microlock.core.queue import Holder
+from microlock.core.turns import Kind
 from microlock.engine import clock
-from microlock.engine.drive import run
-from microlock.errors import (
-    AlreadyLockedError,
-    InvalidArgumentError,
-    LockLostError,
-    LockUncertainError,
-    LossReason,
-    MicrolockError,
-    StoreError,
-)
-from microlock.etcd.client import Budget
-from microlock.holding import Holding
-from microlock.renewal import Keeper
-from microlock.waiting import Waiting
+from microlock.engine.emitter import LockEmitter
+from microlock.engine.host import Host, this_thread
+from microlock.engine.loss import Loss
+from microlock.errors import DestroyedError, InvalidArgumentError, LossReason, MicrolockError
+from microlock.etcd.connect import client_of
 
 S = TypeVar("S", bound="Microlock")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,27 +36,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 log = logging.getLogger("microlock")
 
 
-def lease_ids(given: set[int] | None = None) -> Iterator[int]:
-    """New ones, which are also added to those `given`. Random, since a process that forks must not
-    share them with its children."""
-    while True:
-        lease_id = secrets.randbits(63) or 1
-        if given is not None:
-            given.add(lease_id)
-        yield lease_id
-
-
-class Microlock(ContextDecorator, Calling):
+class Microlock(ContextDecorator, LockEmitter):
     """A distributed lock: at most one object, on any machine, holds `key` at a time.
 
-    An object answers for its own hold. One that has never called `lock()` speaks for its node:
+    An object manages only its own hold. One that has never called `lock()` acts for its node:
     `unlock()`, `renew()` and `extend()` act on the hold that its `node_id` has, so that a process
     that restarts within the ttl can carry on or clean up. It can't tell a dead predecessor from a
     live one: workers that may run at the same time need different node ids.
 
-    Each call but a `lock()` that waits takes at most the client's timeout. Any thread may call;
-    calls on one object take turns. Nothing is sent before the first call or the first listener for
-    the key's events.
+    Each call that does not wait for the lock takes at most the client's timeout. Threads that share
+    an object take turns on it, as on a `threading.Lock`: `lock(timeout=...)`, `with` and `@foo`
+    wait until another thread gives its hold back. Any thread may unlock. Nothing is sent before the
+    first call or the first listener for the key's events.
 
     `with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it was
     lost meanwhile, leaving the block raises LockLostError, unless the block raises something. As a
@@ -91,6 +64,9 @@ class Microlock(ContextDecorator, Calling):
             back or lost, or this object or its process is gone.
         max_hold: seconds after which a hold is not renewed in the background any more, so that it
             ends within another ttl: for work that may hang. None: no such end.
+        min_hold: seconds that nobody else gets the lock after this object got it. Given back
+            earlier, the entry stays in etcd until then, under a lease of its own: for work that
+            must not run again on a machine whose clock is late. Rounded up as a ttl is.
         timeout: seconds that `with` waits for its turn. None: as long as it takes.
 
     Raises:
@@ -109,27 +85,114 @@ class Microlock(ContextDecorator, Calling):
         *,
         auto_renew: bool = False,
         max_hold: float | None = None,
+        min_hold: float = 0,
         timeout: float | None = None,
     ) -> None:
         self._timeout = check_wait(timeout)
         if max_hold is not None and auto_renew is False:
             raise InvalidArgumentError(f"max_hold={max_hold!r} needs auto_renew=True")
-        super().__init__(
-            etcd,
-            Names.of(key, node_id),
+        client = client_of(etcd)
+        names = Names.of(key, node_id)
+        super().__init__(client, names.key)
+        self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
+        self._host = Host(
+            client,
+            self,
+            names,
             check_ttl(ttl),
             auto_renew=check_bool("auto_renew", auto_renew),
             max_hold=check_max_hold(max_hold),
+            min_hold=check_min_hold(min_hold),
         )
-        self._entered: list[tuple[int, Holding]] = []  # the threads that are in a `with`
+        self._core = self._host.core
+        self._entered: list[tuple[int, HoldState]] = []  # the threads that are in a `with`
 
     def __repr__(self) -> str:
         return f"<Microlock {self.key!r} of {self.node_id!r}: {self.state.name}>"
 
     @property
+    def key(self) -> str:
+        """The name of the lock."""
+        return self._core.names.key
+
+    @property
+    def node_id(self) -> str:
+        """Who takes the lock."""
+        return self._core.names.node_id
+
+    @property
     def ttl(self) -> int:
         """Seconds that `lock()` asks for."""
-        return self._ttl
+        return self._core.ttl
+
+    # What it knows, without asking etcd.
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock. Never True past the deadline of the hold."""
+        return self.remaining > 0
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline of the hold; 0.0 when nothing is held."""
+        now = clock.now()
+        hold = self._core.present(now, self._host.owner())
+        return hold.remaining(now) if hold else 0.0
+
+    @property
+    def token(self) -> int | None:
+        """The fencing token of the hold; None when nothing is held."""
+        hold = self._core.present(clock.now(), self._host.owner())
+        return hold.token if hold else None
+
+    @property
+    def hold(self) -> Hold | None:
+        """What `lock()` returned; None when nothing is held, or it was taken over by `renew()`."""
+        hold = self._core.present(clock.now(), self._host.owner())
+        return hold.hold if hold else None
+
+    @property
+    def state(self) -> State:
+        """What this object knows of its hold, without asking etcd."""
+        return self._core.state(clock.now(), self._host.owner())
+
+    @property
+    def lost_reason(self) -> LossReason | None:
+        """Why the hold was lost; None when none was."""
+        return self._core.reason(self._core.hold_of(self._host.owner()), clock.now())
+
+    @property
+    def lost(self) -> Loss:
+        """The loss of the present hold, to wait for: `foo.lost.wait(timeout)`.
+
+        Before the next `lock()` it is that of the last hold.
+        """
+        return Loss(self._core, self._core.hold_of(self._host.owner()))
+
+    def check(self) -> None:
+        """Makes sure that this object holds the lock, as far as it knows without asking etcd.
+
+        Raises:
+            LockLostError: the hold has ended.
+            LockNotOwnedError: nothing is held.
+            DestroyedError: the object was destroyed.
+        """
+        try:
+            self._core.check(clock.now(), self._host.owner())
+        except MicrolockError:
+            self._notice()
+            raise
+
+    def guard(self) -> Guard:
+        """What a transaction of your own has to compare, for etcd to refuse it once the hold has
+        ended: that the key `guard.key` was created at the revision `guard.revision`.
+
+        Raises as `check()`.
+        """
+        self.check()
+        return self._core.guard(clock.now(), self._host.owner())
+
+    # Taking it.
 
     def lock(self, *, timeout: float | None = 0, retries: int = 0, interval: float = 1) -> Hold:
         """Takes the lock.
@@ -137,7 +200,8 @@ class Microlock(ContextDecorator, Calling):
         Args:
             timeout: 0 for a try that never waits. Otherwise it waits its turn, in the order of
                 arrival, for that many seconds at most; None: as long as it takes. This includes
-                connecting, and cleaning up when the time is over.
+                the turns of other threads on this object, connecting, and cleaning up when the
+                time is over.
             retries: for those who don't want to queue: how often to try again while somebody else
                 holds it. Not together with `timeout`.
             interval: seconds between two tries, on average; it varies by half.
@@ -147,8 +211,9 @@ class Microlock(ContextDecorator, Calling):
 
         Raises:
             AlreadyLockedError: somebody holds it, maybe this object; or did when the time was
-                over; or this object waits for it already. Nothing was changed, or what was is
+                over; or this thread holds it by this object. Nothing was changed, or what was is
                 undone.
+            LockCancelledError: `cancel()` ended the wait. What was changed is undone.
             LockLostError: the hold was over before this could return.
             LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl.
             StoreError: etcd refused or can't be reached. Nothing is held, nothing was left behind.
@@ -156,12 +221,14 @@ class Microlock(ContextDecorator, Calling):
                 client's timeout.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
             InvalidArgumentError: an argument is wrong.
+
+        Keep the object: when it is garbage its lock is given back.
         """
         hold = self._acquire(timeout, retries, interval).hold
         assert hold
         return hold
 
-    def _acquire(self, timeout: float | None, retries: int = 0, interval: float = 1) -> Holding:
+    def _acquire(self, timeout: float | None, retries: int = 0, interval: float = 1) -> HoldState:
         seconds, tries = check_wait(timeout), check_retries(retries) + 1
         pause = check_interval(interval)
         if tries > 1 and seconds != 0:
@@ -169,167 +236,33 @@ class Microlock(ContextDecorator, Calling):
                 f"retries is for tries that don't wait: timeout={timeout!r} and "
                 f"retries={retries!r} exclude each other"
             )
-        started, before = clock.now(), self._holding
         self._check()
+        host, core, before = self._host, self._core, self._core.hold
+        call = host.call(
+            Kind.ACT if seconds == 0 else Kind.HOLD,
+            wait=seconds,
+            queued=core.is_queued,
+            waits=seconds != 0 or tries > 1,
+        )
         try:
-            if seconds == 0:
-                return self._try(started, tries, pause)
-            return self._wait(started, seconds)
-        except Exception as error:
-            self._tell(events.failed, node_id=self.node_id, error=error)
-            raise
-        except BaseException:  # an interrupt; if it came on the way out, nobody will know
-            taken = self._holding
-            if taken and taken is not before and taken.thread == threading.get_ident():
+            return host.run(call, core.lock(call, tries=tries, pause=pause))
+        except BaseException as error:  # an interrupt may have come on its way out
+            taken = core.hold
+            mine = taken is not before and taken is not None and taken.owner == call.owner
+            if mine and not isinstance(error, Exception):
                 self._abandon(taken)
             raise
 
-    def _try(self, started: float, tries: int, pause: float) -> Holding:
-        if tries == 1:
-            return self._once(started)
-        numbers = count(1)
-        return Retrying(
-            retry=retry_if_exception(
-                lambda error: isinstance(error, AlreadyLockedError) and not self.held
-            ),
-            stop=stop_after_attempt(tries),
-            wait=wait_random(pause * 0.5, pause * 1.5),
-            sleep=self._destroyed.sleep,
-            reraise=True,
-        )(lambda: self._once(started, next(numbers)))
+    def cancel(self) -> None:
+        """Ends the waits of this object for the lock: its `lock()` raises LockCancelledError.
 
-    def _once(self, started: float, number: int = 1) -> Holding:
-        with self._call(self._queues) as budget:
-            perform = self._performing(budget)
-            return self._take(flows.try_lock, perform, started, lambda _: number)
+        Nothing stays behind, and the object can be used again. Without a wait it does nothing. Any
+        thread may call it, a handler of an event or of a signal too.
+        """
+        if not self._host.client.forked:
+            self._host.step(self._core.cancel)
 
-    def _wait(self, started: float, seconds: float | None) -> Holding:
-        client = self._client
-        until = None
-        if seconds is not None:
-            end = started + seconds
-            # The rest is for cleaning up.
-            until = end - min(0.25, max(seconds / 10, min(0.05, seconds / 2)))
-
-        budget: Budget | None = None
-
-        def perform(request: Any) -> Any:
-            nonlocal budget
-            if isinstance(request, AwaitTurn):
-                budget = None  # what follows has a time of its own
-                return self._stand(waiting, request)
-            if until is not None:
-                # What is kept back for cleaning up is also for the one whose turn comes then.
-                work = end if isinstance(request, KeepAlive) else until
-                undone = min(end, clock.now() + client.timeout)
-                budget = Budget(work, undone, self._destroyed)
-            elif budget is None:
-                budget = Budget.of(client.timeout, self._destroyed)
-            return client.perform(request, budget)
-
-        turn = started + (client.timeout if seconds is None else min(seconds, client.timeout))
-        with self._turn(Budget(turn, turn), self._queues):
-            waiting = self._waiting = Waiting(client, self._names, until)
-            try:
-                return self._take(
-                    flows.wait,
-                    perform,
-                    started,
-                    lambda entered: len(waiting.tokens | {entered.token}),
-                )
-            finally:
-                self._waiting = None
-
-    def _stand(self, waiting: Waiting, request: AwaitTurn) -> TurnResult:
-        self._check()
-        # Among threads that wait for the same lock one watch of all of it is the cheapest.
-        if request.after is None or not self._rest():
-            request = replace(request, after=None)
-            self._watch()  # it goes on for the waits to come
-        if request.place.token not in waiting.tokens:
-            self._tell(events.waiting, node_id=self.node_id, token=request.place.token)
-        waiting.holder = request.holder
-        with self._turns.stand():
-            return waiting.stand(request)
-
-    def _take(
-        self,
-        taking: Callable[..., Flow[Place | Contended]],
-        perform: Callable[[Any], Any],
-        started: float,
-        attempts: Callable[[Place], int],
-    ) -> Holding:
-        lost = self._holding
-        if lost and self.held:
-            place = lost.place
-            holder = Holder(self.node_id, place.token, place.lease.id)
-            raise AlreadyLockedError(self.key, holder, whose="this object")
-        lease, self._lease = self._lease, None  # it is the flow's to keep or to end
-        self._speaks_for_node = False
-        leftover = lost.place if lost and self._noticed() else None
-        unsettled = {lease.id} if lease else set()
-        ids = lease_ids(unsettled)
-        flow = taking(self._names, self._ttl, lease, lost=leftover, now=clock.now(), lease_ids=ids)
-        entered: Place | Contended | None = None
-
-        def noting(request: Any) -> Any:
-            if isinstance(request, Revoke):
-                unsettled.discard(request.lease_id)
-            return perform(request)
-
-        try:
-            entered = run(flow, noting)
-            self._holding = None  # not before: the entry of the lost one may still be there
-            if isinstance(entered, Place):
-                return self._taken(entered, started, attempts(entered))
-        except BaseException as error:
-            if isinstance(entered, Place):  # an interrupt, a loss, or destroy(): nobody will know
-                self._withdraw(entered)
-            elif not isinstance(error, Exception):  # it may have come where no flow could clean up
-                self._revoke(unsettled)
-            raise
-        self._lease = entered.lease
-        mine = entered.holder.node_id == self.node_id
-        whose = "another object of this node" if mine else ""
-        raise AlreadyLockedError(self.key, entered.holder, whose=whose)
-
-    def _taken(self, place: Place, started: float, attempts: int) -> Holding:
-        now = clock.now()
-        hold = Hold(
-            key=self.key,
-            node_id=self.node_id,
-            token=place.token,
-            lease_id=place.lease.id,
-            ttl=place.lease.ttl,
-            attempts=attempts,
-            waited=now - started,
-        )
-        holding = Holding(place, now=now, hold=hold)
-        self._begin(holding)
-        self._check()  # destroy() may have come meanwhile
-        if reason := self._noticed():
-            raise LockLostError(self.key, self.node_id, reason)
-        self._tell_of(events.acquired, holding)
-        return holding
-
-    def _revoke(self, leases: Iterable[int]) -> None:
-        """Ends these, and with them what is under them."""
-        budget = Budget.of(self._client.timeout)
-        try:
-            for lease_id in leases:
-                self._client.perform(Revoke(lease_id), budget)
-        except MicrolockError as error:
-            log.warning("%r is left to its ttl: %s", self.key, error)
-
-    def _withdraw(self, place: Place) -> None:
-        """Gives back what was taken a moment ago."""
-        if self._holding:
-            self._holding.end()
-        budget = Budget.of(self._client.timeout)
-        try:
-            run(flows.release(self._names, place, ttl=0), self._performing(budget))
-        except MicrolockError as error:
-            log.warning("%r is left to its ttl: %s", self.key, error)
+    # Giving it back, keeping it.
 
     def unlock(self) -> None:
         """Gives the lock back.
@@ -342,46 +275,9 @@ class Microlock(ContextDecorator, Calling):
             StoreError: etcd refused or can't be reached; the hold stands, and can be tried again.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
-        with self._call() as budget:
-            self._give_back(self._own(budget), budget)
-
-    def _give_back(self, holding: Holding, budget: Budget) -> None:
-        given = asked = False
-
-        def perform(request: Any) -> Any:
-            nonlocal asked
-            asked = True
-            return self._client.perform(request, budget)
-
-        try:
-            given = holding.give_back()
-            release = flows.release(self._names, holding.place, self._ttl)
-            left = run(release, perform) if given else self._ended(holding)
-        except BaseException as error:
-            if isinstance(error, StoreError) or not asked:
-                self._goes_on(holding)
-            else:  # an interrupt or a doubt: not to be counted on
-                holding.end()
-                self._dismiss()
-            raise
-        if isinstance(left, Lost):
-            if given:
-                holding.end(left.reason)
-                self._tell_of(events.lost, holding, reason=left.reason)
-            raise LockLostError(self.key, self.node_id, left.reason)
-        holding.end()
-        self._dismiss()
-        self._lease = left
-        self._tell_of(events.released, holding)
-
-    def _ended(self, holding: Holding) -> Lost:
-        return Lost(holding.reason(clock.now()) or LossReason.EXPIRED)
-
-    def _goes_on(self, holding: Holding) -> None:
-        """It was not given back; what the watch told meanwhile counts again."""
-        holding.stand()
-        if holding is self._holding:
-            self._look_after(holding)
+        self._check()
+        call = self._host.call()
+        self._host.run(call, self._core.unlock(call))
 
     def renew(self) -> float:
         """Puts the whole ttl back.
@@ -397,12 +293,9 @@ class Microlock(ContextDecorator, Calling):
             StoreError: etcd refused or can't be reached; the hold stands until its deadline.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
-        with self._call() as budget:
-            holding = self._own(budget)
-            with self._renewing(holding):
-                left = run(flows.renew(self._names, holding.place), self._performing(budget))
-                self._settle(holding, left)
-            return self._hold_on(holding)
+        self._check()
+        call = self._host.call()
+        return self._host.run(call, self._core.renew(call))
 
     def extend(self, ttl: float) -> float:
         """Gives the hold another ttl, longer or shorter, without losing its place or its token.
@@ -426,17 +319,42 @@ class Microlock(ContextDecorator, Calling):
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
         seconds = check_ttl(ttl)
-        with self._call() as budget:
-            holding = self._own(budget)
-            flow = flows.extend(
-                self._names, holding.place, seconds, lease_ids=lease_ids(), keep=holding.moved
-            )
-            with self._renewing(holding):
-                left, error = run(flow, self._performing(budget))
-                self._settle(holding, left)
-            if error:
-                raise error
-            return self._hold_on(holding)
+        self._check()
+        call = self._host.call()
+        return self._host.run(call, self._core.extend(call, seconds))
+
+    def destroy(self) -> None:
+        """Ends all that this object does: the watch, the waiting, the renewal, the hold, the lease,
+        the listeners.
+
+        Events until here are still told. Twice is fine. Later calls raise DestroyedError, and so
+        does a `lock()` that waits.
+
+        Raises:
+            StoreError, LockUncertainError, DestroyedError: the lock was held, and etcd did not
+                confirm that it is free, or the client was closed. It is free by the end of its
+                ttl. The object is destroyed all the same.
+        """
+        host, core = self._host, self._core
+        if core.closed or host.client.forked:
+            core.destroyed = True
+            return
+        held, started, goes_on = self.held, clock.now(), True
+        call = host.call(Kind.END)
+        try:
+            goes_on = host.step(core.begin_to_end, call.owner)
+            host.client.check()
+            if goes_on:
+                host.run(call, core.destroy(call))
+        except DestroyedError as error:
+            if held:
+                raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
+        finally:
+            if goes_on:
+                host.step(core.close)
+            self._tell_no_more(started + host.client.timeout - clock.now())
+
+    # Looking.
 
     def holder(self) -> Holder | None:
         """Who holds the lock, read from etcd; None if it is free.
@@ -453,13 +371,12 @@ class Microlock(ContextDecorator, Calling):
 
     def _places(self) -> list[Holder]:
         self._check()
-        found = self._client.perform(Read(self._names.prefix), Budget.of(self._client.timeout))
-        return [holder for _, holder in places(self._names.prefix, found.keys)]
+        return self._host.look(self._core.places())
 
     # `with`, and as a decorator.
 
     def __enter__(self: S) -> S:
-        self._entered.append((threading.get_ident(), self._acquire(self._timeout)))
+        self._entered.append((this_thread(), self._acquire(self._timeout)))
         return self
 
     def __exit__(
@@ -468,45 +385,35 @@ class Microlock(ContextDecorator, Calling):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        holding: Holding | None = None
+        hold: HoldState | None = None
         try:
-            holding = self._left()
-            self._leave(holding)
+            hold = self._left()
+            if hold and not hold.returned:
+                self._check()
+                call = self._host.call()
+                self._host.run(call, self._core.exit(call, hold))
         except MicrolockError as failure:
             if error is None:
                 raise
             log.warning("leaving `with` of %r: %s", self.key, failure)
         except BaseException:  # an interrupt: the block is left, and so must be the lock
-            self._abandon(holding or self._left())
+            self._abandon(hold or self._left())
             raise
 
-    def _left(self) -> Holding | None:
+    def _left(self) -> HoldState | None:
         """The hold of the block that is left: of this thread's the last one. A block may be left
         on another thread than it was entered on, too."""
-        here = [each for each in self._entered if each[0] == threading.get_ident()]
+        here = [each for each in self._entered if each[0] == this_thread()]
         for entered in (here or self._entered)[-1:]:
             self._entered.remove(entered)
             return entered[1]
         return None
 
-    def _abandon(self, holding: Holding | None) -> None:
+    def _abandon(self, hold: HoldState | None) -> None:
         """Gives back this hold, of a call of this thread that was interrupted between its steps."""
-        try:
-            self._turns.give()
-            self._leave(holding)
-        except MicrolockError as error:
-            log.warning("%r is left to its ttl: %s", self.key, error)
-
-    def _leave(self, holding: Holding | None) -> None:
-        """Gives back this hold, and no later one."""
-        if holding is None or holding.returned:
-            return
-        with self._call() as budget:
-            if reason := holding.reason(clock.now()):
-                self._lose(holding, reason)
-                raise LockLostError(self.key, self.node_id, reason)
-            if not holding.returned:
-                self._give_back(holding, budget)
+        call = self._host.call()
+        if hold:
+            self._host.run(call, self._core.abandon(call, hold))
 
     def __call__(self, func: F) -> F:
         for lazy in (
@@ -520,39 +427,19 @@ class Microlock(ContextDecorator, Calling):
                 )
         return super().__call__(func)
 
-    # What renewing and extending have in common.
+    # What they have in common.
 
-    @contextmanager
-    def _renewing(self, holding: Holding) -> Iterator[None]:
-        holding.in_call = True
-        try:
-            yield
-        except LockUncertainError:
-            holding.end()
-            raise
-        except StoreError as error:
-            if holding is self._holding:
-                self._unanswered(holding, error)
-            raise
-        finally:
-            holding.in_call = False
+    def _check(self) -> None:
+        if self._core.destroyed:
+            raise self._core.was_destroyed()
+        self._host.client.check()
 
-    def _hold_on(self, holding: Holding) -> float:
-        """Goes on with the hold, and returns the seconds left."""
-        self._check()  # destroy() may have come meanwhile, and waits to end it
-        remaining = holding.remaining(clock.now())
-        if not remaining:  # the reply came too late, or the loss was seen meanwhile
-            raise LockLostError(self.key, self.node_id, self._noticed() or LossReason.EXPIRED)
-        self._tell_of(events.renewed, holding)
-        return remaining
+    def _notice(self) -> None:
+        """Tells of a loss, if there is one that nobody was told of."""
+        if not self._host.client.forked:
+            self._host.step(self._core.tracker.noticed, clock.now())
 
-    def _settle(self, holding: Holding, left: Place | Lost) -> None:
-        """What a flow left of the hold; one of our node is this object's from now on."""
-        if isinstance(left, Place):
-            holding.moved(left)
-        self._holding = holding  # not before: other threads look at its deadline
-        if isinstance(left, Lost):
-            self._lose(holding, left.reason)
-            raise LockLostError(self.key, self.node_id, left.reason)
-        self._client.one(Keeper).remember(holding)
-        self._look_after(holding)
+    def _listens(self, event: str) -> None:
+        self._check()
+        if event in events.OF_THE_KEY:
+            self._host.listen()

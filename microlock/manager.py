@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
-from functools import partial
+import threading
 from typing import TypeVar
 
-from microlock.core import flows
-from microlock.core.flows import Flow
+from microlock.core import elsewhere
+from microlock.core.call import Steps
 from microlock.core.keys import (
     Names,
     check_bool,
@@ -20,15 +19,13 @@ from microlock.core.keys import (
     check_token,
     check_ttl,
 )
-from microlock.core.place import Lost, Place
-from microlock.core.port import Found, KeyValue, Read
-from microlock.core.queue import Holder, holder_of, holders, places
+from microlock.core.queue import Holder
+from microlock.core.retry import Budget
 from microlock.engine import clock
-from microlock.engine.drive import run
-from microlock.errors import LockLostError, LockNotOwnedError, LossReason
-from microlock.etcd.client import Budget
+from microlock.engine.drive import drive
+from microlock.engine.host import LEASE_IDS
 from microlock.etcd.connect import client_of
-from microlock.lock import Microlock, lease_ids
+from microlock.lock import Microlock
 
 T = TypeVar("T")
 
@@ -81,6 +78,7 @@ class LockManager:
         ttl: float | None = None,
         auto_renew: bool | None = None,
         max_hold: float | None = None,
+        min_hold: float = 0,
         timeout: float | None = None,
     ) -> Microlock:
         """A lock that is not taken yet: for `with`, or for listeners. Nothing is sent.
@@ -95,6 +93,7 @@ class LockManager:
             self._ttl if ttl is None else ttl,
             auto_renew=self._auto_renew if auto_renew is None else auto_renew,
             max_hold=max_hold,
+            min_hold=min_hold,
             timeout=timeout,
         )
 
@@ -105,6 +104,7 @@ class LockManager:
         ttl: float | None = None,
         auto_renew: bool | None = None,
         max_hold: float | None = None,
+        min_hold: float = 0,
         timeout: float | None = 0,
         retries: int | None = None,
         interval: float | None = None,
@@ -116,13 +116,15 @@ class LockManager:
         Args:
             name: the key, after the prefix.
             ttl, auto_renew: if not those of the manager.
-            max_hold: as for `Microlock`.
+            max_hold, min_hold: as for `Microlock`.
             timeout, retries, interval: as for `Microlock.lock()`; a `timeout` other than 0 takes
                 the place of the manager's retries.
 
         Raises: as `Microlock.lock()`.
         """
-        lock = self.create(name, ttl=ttl, auto_renew=auto_renew, max_hold=max_hold)
+        lock = self.create(
+            name, ttl=ttl, auto_renew=auto_renew, max_hold=max_hold, min_hold=min_hold
+        )
         if retries is None:
             retries = self._retries if timeout == 0 else 0
         lock.lock(
@@ -139,17 +141,14 @@ class LockManager:
             StoreError: etcd refused or can't be reached.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
         """
-        names = self._names(name)
-        return holder_of(names.prefix, self._read(names.prefix))
+        return self._run(elsewhere.holder(self._names(name)))
 
     def locks(self) -> dict[str, Holder]:
-        """Who holds what under the prefix, by name, in one read. Raises as `holder()`."""
-        prefix = self._prefix.encode()
-        return {
-            lock[len(prefix) : -1].decode(errors="backslashreplace"): holder
-            for lock, holder in sorted(holders(self._read(prefix)).items())
-            if len(lock) - 1 > len(prefix)  # not an entry of the lock that is above all of these
-        }
+        """Who holds what under the prefix, by name. Raises as `holder()`.
+
+        What changes meanwhile may be told as it was or as it is by then, lock by lock.
+        """
+        return self._run(elsewhere.locks(self._prefix.encode()))
 
     def release(self, name: str, token: int) -> None:
         """Gives back the hold with this token, whoever took it.
@@ -166,11 +165,7 @@ class LockManager:
             DestroyedError, ForkedError: the client can't be used any more, or not here.
             KeyRequiredError, InvalidArgumentError: an argument is wrong.
         """
-        names = self._names(name)
-        budget = Budget.of(self._client.timeout)
-        _, place = self._seek(names, check_token(token), budget)
-        if not self._run(flows.remove(place.entry, place.token), budget):
-            raise self._not_held(names, token)
+        self._run(elsewhere.release(self._names(name), check_token(token)))
 
     def extend(self, name: str, token: int, ttl: float) -> float:
         """Gives the hold with this token another ttl, whoever took it.
@@ -195,20 +190,7 @@ class LockManager:
         """
         seconds = check_ttl(ttl)
         names = self._names(name)
-        budget = Budget.of(self._client.timeout)
-        theirs, place = self._seek(names, check_token(token), budget)
-        flow = flows.extend(theirs, place, seconds, lease_ids=lease_ids())
-        left, error = self._run(flow, budget)
-        if error:
-            raise error
-        if isinstance(left, Lost):
-            raise self._not_held(names, token)
-        if theirs.value:  # a lease without a name may serve other locks too, as Go's sessions do
-            self._run(flows.discard(theirs, replace(place.lease, asked=0)), budget)
-        remaining = left.deadline - clock.now()
-        if remaining <= 0:
-            raise LockLostError(names.key, names.node_id, LossReason.EXPIRED)
-        return remaining
+        return self._run(elsewhere.extend(names, check_token(token), seconds, lease_ids=LEASE_IDS))
 
     def break_lock(self, name: str) -> Holder | None:
         """Ends the hold that a lock is under, whoever has it: for operators.
@@ -225,33 +207,17 @@ class LockManager:
             KeyRequiredError: `name` is wrong.
         """
         names = self._names(name)
-        budget = Budget.of(self._client.timeout)
-        keys = self._read(names.prefix)
-        for entry, holder in places(names.prefix, keys)[:1]:
-            if self._run(flows.remove(entry, holder.token), budget):
-                log.warning(
-                    "%r broke %r, locked by %s, token %s", self, names.key, holder, holder.token
-                )
-                return holder
-        return None
+        holder = self._run(elsewhere.break_lock(names))
+        if holder:
+            log.warning(
+                "%r broke %r, locked by %s, token %s", self, names.key, holder, holder.token
+            )
+        return holder
 
     def _names(self, name: object) -> Names:
         return Names.of(f"{self._prefix}{check_key(name).decode()}", self._node_id)
 
-    def _read(self, prefix: bytes) -> tuple[KeyValue, ...]:
-        found: Found = self._client.perform(Read(prefix), Budget.of(self._client.timeout))
-        return found.keys
-
-    def _run(self, flow: Flow[T], budget: Budget) -> T:
-        return run(flow, partial(self._client.perform, budget=budget))
-
-    def _seek(self, names: Names, token: int, budget: Budget) -> tuple[Names, Place]:
-        found = self._run(flows.seek(names, token, now=clock.now()), budget)
-        if isinstance(found, tuple):
-            return found
-        raise self._not_held(names, token, found)
-
-    def _not_held(
-        self, names: Names, token: int, holder: Holder | None = None
-    ) -> LockNotOwnedError:
-        return LockNotOwnedError(names.key, names.node_id, holder, why=f"not with token {token}")
+    def _run(self, steps: Steps[T]) -> T:
+        client = self._client
+        budget = Budget.of(clock.now(), client.timeout)
+        return drive(steps, lambda request: client.perform(request, budget), threading.RLock())

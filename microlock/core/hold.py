@@ -1,9 +1,18 @@
-"""What a user is told of a hold."""
+"""One hold, from the moment it is taken to its end: until when it lasts, and how it ended.
+
+Also what a user sees of it: `Hold`, `State`, `Guard`.
+"""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Protocol
+
+from microlock.core.lease import Lease
+from microlock.core.place import Place
+from microlock.core.port import Lifetime
+from microlock.errors import LossReason
 
 
 class State(enum.Enum):
@@ -54,3 +63,150 @@ class Guard:
     revision: int
     lock: str
     node_id: str
+
+
+class Event(Protocol):
+    """What others wait for: `threading.Event`, or one of asyncio."""
+
+    def is_set(self) -> bool: ...
+
+    def set(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+class HoldState:
+    """A hold that lives, or how it ended.
+
+    Methods that change it are called one at a time. `remaining()`, `reason()` and `state()` may be
+    called by any thread, at any moment.
+
+    Args:
+        place: the entry and its leases.
+        now: when it was taken.
+        owner: the thread or task that took it.
+        ended: set when it was given back, or its loss was noticed.
+        hold: what the user got.
+    """
+
+    __slots__ = (
+        "_expired",
+        "_giving_back",
+        "_reason",
+        "_suspended",
+        "ended",
+        "hold",
+        "in_call",
+        "owner",
+        "place",
+        "since",
+    )
+
+    def __init__(
+        self, place: Place, *, now: float, owner: object, ended: Event, hold: Hold | None = None
+    ) -> None:
+        self.place = place
+        self.since = now
+        self.owner = owner
+        self.ended = ended
+        self.hold = hold
+        self.in_call = False  # a call is about to change the lease: what etcd says of it is old
+        self._reason: LossReason | None = None  # not None  =>  ended is set
+        self._expired = False  # somebody saw that the deadline has passed
+        self._suspended = False  # etcd does not answer the renewals
+        self._giving_back = False  # from before the request until its outcome is known
+
+    @property
+    def token(self) -> int:
+        return self.place.token
+
+    @property
+    def alive(self) -> bool:
+        """Whether it counts, if its deadline is ahead."""
+        return not (self._giving_back or self.ended.is_set())
+
+    @property
+    def returned(self) -> bool:
+        """Whether it was given back."""
+        return self.ended.is_set() and self._reason is None
+
+    def remaining(self, now: float) -> float:
+        """Seconds until its deadline; 0.0 when it is over."""
+        if not self.alive or self._over(now):
+            return 0.0
+        return max(0.0, self.place.deadline - now)
+
+    def reason(self, now: float) -> LossReason | None:
+        """Why it is lost, if it is."""
+        if not self.alive:
+            return self._reason
+        return LossReason.EXPIRED if self._over(now) else None
+
+    def state(self, now: float) -> State:
+        if self.reason(now):
+            return State.LOST
+        if not self.alive:
+            return State.RELEASED
+        return State.SUSPENDED if self._suspended else State.HELD
+
+    def _over(self, now: float) -> bool:
+        """Whether the deadline has passed. Whoever saw that may have acted on it: so it stays, even
+        if the reply to a renewal comes afterwards."""
+        if now >= self.place.deadline:
+            self._expired = True
+        return self._expired
+
+    # What happens to it. Each returns whether that is news.
+
+    def renewed(self, lease_id: int, lifetime: Lifetime) -> bool:
+        """A lease of this id was renewed."""
+        if self._expired or self.ended.is_set():
+            return False
+        before, self.place = self.place, self.place.renewed(lease_id, lifetime)
+        if self.place is before:
+            return False
+        self._suspended = False
+        return self.alive  # not while it is given back; it counts if that fails
+
+    def moved(self, place: Place) -> None:
+        """A call has renewed or extended it."""
+        for lease in self.place.leases:
+            if lease.ttl:  # known; and maybe renewed in the background meanwhile
+                place = place.renewed(lease.id, Lifetime(lease.ttl, lease.sent, lease.sent))
+        self.place = place
+        self._suspended = False
+
+    def suspend(self) -> bool:
+        """etcd does not answer."""
+        news = self.alive and not self._suspended
+        self._suspended |= news
+        return news
+
+    def lose(self, reason: LossReason) -> bool:
+        """It is lost. One that was lost or given back already stays so."""
+        if not self.alive:
+            return False
+        self._reason = reason
+        self.ended.set()
+        return True
+
+    def give_back(self) -> bool:
+        """It does not count any more: the request to give it back is about to go."""
+        if not self.alive:
+            return False
+        self._giving_back = True
+        return True
+
+    def stand(self) -> None:
+        """It was not given back after all."""
+        self._giving_back = False
+
+    def end(self, reason: LossReason | None = None) -> None:
+        """It was given back, or was found lost on the way."""
+        self._reason = self._reason or reason
+        self._giving_back = True
+        self.ended.set()
+
+    @property
+    def leases(self) -> tuple[Lease, ...]:
+        return self.place.leases

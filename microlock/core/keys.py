@@ -100,6 +100,11 @@ def check_max_hold(max_hold: object) -> float | None:
     return seconds
 
 
+def check_min_hold(min_hold: object) -> float:
+    """Returns 0 to MAX_WAIT seconds, or raises InvalidArgumentError."""
+    return _not_negative("min_hold", min_hold)
+
+
 def check_retries(retries: object) -> int:
     """Returns a number >= 0, or raises InvalidArgumentError."""
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:

@@ -1,7 +1,50 @@
-"""What a flow may ask of etcd, and what it is told: the vocabulary between the decisions and I/O.
+"""The port to a store: what the lock asks, and what a store must guarantee.
 
-Any request may fail with an `StoreError`. Passing faults have been waited out by then, so an error
-means that the caller's time is over or that trying again is of no use.
+A **lock** is named by the prefix of its entries' names; `core.keys.lock_of(name)` gives it. An
+**entry** is a place in the queue of a lock: a name, a value, the lease it lives by, and the
+revision it was created at. The oldest entry holds the lock, the others wait in order. etcd is the
+first store; the following is what any other store must keep, one on PostgreSQL for example.
+
+**Atomicity.** Each request is one step: no other change falls between what it checks, what it
+writes and what it returns. A reply reflects every change that was answered before the request was
+sent (linearizability): a lagging replica or an old snapshot must not answer.
+
+**Revisions and tokens.** Each change has a revision, an integer that only rises; the changes of
+one transaction share one. The create revision of an entry is its **fencing token**: `Move` keeps
+it, and a name that is deleted and put again gets a higher one. Revisions follow the order in which
+changes become visible. A sequence alone does not give that: a transaction may take a number and
+commit after one with a higher number. No revision is used twice, not even after a crash. A restore
+to an older state should go on from a higher revision; if it cannot, old tokens are worth nothing
+afterwards.
+
+**Leases.** The caller chooses the id of a lease, and never the same twice. A lease ends its ttl (in
+seconds) after its grant or its last keep-alive, by the clock of the store alone, which must not run
+faster than real time. It may end later (after an election etcd starts the whole ttl again), never
+earlier. When a lease ends or is revoked, its entries are deleted at once with it, and nothing can
+be put under it: `Enter`, `Join` and `Move` raise LeaseNotFoundError. A store that deletes expired
+leases in the background must treat them as ended before that, in every request. An entry that has
+lost its lease (somebody put it again without one) is not an entry: replies about the lock leave it
+out, and it keeps nobody out.
+
+**Doubt.** Any request may raise a StoreError. Transient faults have been retried by then, so an
+error means that the caller's time is over or that another try is useless. `may_have_happened` is
+False only if the change was not made and never will be. A request without an answer may be sent
+again while the caller has time; the reply is then `repeated`. `Grant` is never sent again. So a
+copy of a request may arrive at any later time, after its error or its reply, and after newer
+requests. `Revoke` settles this: once a lease has ended, a late copy can put nothing under it, and
+a late `Grant` only makes a lease that nobody uses. The other requests are safe to apply twice:
+
+* `Enter` and `Join` put nothing if the entry is there, and return its token.
+* `Leave` deletes only the entry with this token.
+* `Move` checks the old lease: after a newer move it changes nothing.
+
+**Watch.** A watch of a lock, or of one entry, starts at a revision and delivers every later change
+once (`Event`), ordered by revision, all changes of one revision together. It has no gaps: a read
+at revision 7 and a watch from 8 are the whole story. If the store has forgotten some of the
+changes (compaction), the watch fails rather than skip them; the client then starts one from now,
+and reads. A watch also ends when the **epoch** changes: a store that was restored to an older
+state, from a backup or because it lost its last writes, has to say so. The client then trusts
+nothing that the store said before, and reads everything again.
 """
 
 from __future__ import annotations
@@ -11,7 +54,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
-    """A key of etcd as it was read."""
+    """An entry as it was read. With the `lease_id` 0 it has lost its lease, and is no entry."""
 
     name: bytes
     value: bytes
@@ -23,7 +66,8 @@ class KeyValue:
 class Grant:
     """Make a lease with an id of our choosing, so that it can be revoked if the reply is lost.
 
-    Never sent again after that: a late copy would bring a revoked lease back. Reply: `Lifetime`.
+    Never sent again after that: a late copy would bring a revoked lease back. Reply: `Lifetime`,
+    of a ttl that may be longer than asked for.
     """
 
     lease_id: int
@@ -47,7 +91,7 @@ class KeepAlives:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """End a lease and delete its keys: nothing can be put under it any more. Reply: None.
+    """End a lease and delete its entries: nothing can be put under it any more. Reply: None.
 
     A lease that is not there is revoked. What undoes a doubt gets the last of the caller's time.
     """
@@ -56,74 +100,83 @@ class Revoke:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """Keys with this prefix, oldest or newest first; `limit` 0 is no limit. Reply: `Found`."""
+class Enter:
+    """Put my entry if the lock has none; one try. Reply: `Entered`."""
 
-    prefix: bytes
-    limit: int = 0
-    newest: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Get:
-    """One key. Reply: `Found`."""
-
-    name: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    name: bytes
+    lock: bytes
+    entry: bytes
     value: bytes
     lease_id: int
 
 
 @dataclass(frozen=True, slots=True)
-class Delete:
-    name: bytes
+class Join:
+    """Put my entry at the end of the queue, unless it is there already, under whichever lease.
+
+    Reply: `Joined`, with the oldest entry and the last `near` before mine, at least.
+    """
+
+    lock: bytes
+    entry: bytes
+    value: bytes
+    lease_id: int
+    near: int
 
 
 @dataclass(frozen=True, slots=True)
-class Empty:
-    """True if no key has this prefix."""
+class Leave:
+    """Delete the entry if it has this token. Reply: `Left`."""
+
+    entry: bytes
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Put the entry under the next lease, if it has this token and is under this lease.
+
+    It keeps its token and its value. Reply: `Moved`.
+    """
+
+    entry: bytes
+    value: bytes
+    token: int
+    lease_id: int
+    next_lease_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The entries of a lock, oldest first. Reply: `Found`.
+
+    `limit`: how many are enough; 0 is no limit. With a limit the reply may be empty though the lock
+    has entries: on etcd many nested names may be older.
+    """
+
+    lock: bytes
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """One entry, as it is. Reply: `Found`."""
+
+    entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """The oldest entry of each lock whose key begins with this. Reply: `Found`, in any order.
+
+    Each entry was the oldest of its lock at some moment of the call, not all at the same moment.
+    """
 
     prefix: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CreatedAt:
-    """True if the key exists and was created at this revision; of 0, if it does not exist."""
-
-    name: bytes
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class UnderLease:
-    """True if the key is bound to this lease."""
-
-    name: bytes
-    lease_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Txn:
-    """If all of `guards` hold then `then`, else `otherwise`; atomic. Reply: `Outcome`.
-
-    It may be sent more than once when replies are lost, so it must be one that can be: each
-    guard is false, or the effect the same, once it was applied. If not, it goes `once`: without a
-    reply it is an error.
-    """
-
-    guards: tuple[Empty | CreatedAt | UnderLease, ...]
-    then: tuple[Put | Delete | Read, ...]
-    otherwise: tuple[Read | Get, ...] = ()
-    once: bool = False
-
-
 # One request, one answer.
-Call = Grant | KeepAlive | Revoke | Read | Get | Txn
-Request = Call | KeepAlives
+Call = Grant | KeepAlive | Revoke | Enter | Join | Leave | Move | Read | Get
+Request = Call | KeepAlives | Holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,35 +191,114 @@ class Lifetime:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Keys as of a revision."""
+    """Entries as of a revision."""
 
     revision: int
     keys: tuple[KeyValue, ...]
+
+
+# Of the replies that follow, `at` is the moment by the monotonic clock, and `repeated` says that
+# an earlier copy of the request got no answer, and may be applied at any later time.
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a transaction did.
+class Entered:
+    """Whether my entry is there.
 
     Attributes:
-        succeeded: whether `then` was applied.
-        revision: etcd's revision after it; of the put or delete, if it made one.
-        keys: what its reads found.
-        at: the moment of the reply, by the monotonic clock.
-        repeated: an earlier copy of it got no answer, and may be applied at any later time.
+        token: of my entry, whether this copy of the request has put it or an earlier one;
+            None <=> it is not there.
+        holder: the oldest entry, if mine is not there. None without a token: the store has put
+            nothing and found no entry of this lock (on etcd nested names are in the way); `Join`
+            decides.
     """
 
-    succeeded: bool
-    revision: int
-    keys: tuple[KeyValue, ...]
+    token: int | None
+    holder: KeyValue | None
+    at: float
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Where my entry stands.
+
+    Attributes:
+        token: of my entry; None <=> it is not there: something without a lease has its name.
+        before: older entries, oldest first: all, or the oldest and the last ones before mine.
+            None: the store did not see the oldest (on etcd behind a nested name); `Read` does.
+    """
+
+    token: int | None
+    before: tuple[KeyValue, ...] | None
+    at: float
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Whether this copy of the request has deleted the entry."""
+
+    done: bool
+    at: float
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Whether this copy of the request has moved the entry; if not, `there` is what has its name,
+    if anything has."""
+
+    done: bool
+    there: KeyValue | None
     at: float
     repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of a key. `kv` is None for a deletion."""
+    """One change of an entry. `kv` is None for a deletion."""
 
     revision: int
     name: bytes
     kv: KeyValue | None
+
+
+# What a stream of watches tells. A watch has an id on its stream, from its creation on.
+
+
+@dataclass(frozen=True, slots=True)
+class WatchCreated:
+    """A watch runs; etcd, or the member that tells it, has come to `revision`."""
+
+    watch_id: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvents:
+    """Changes of what is watched, in their order."""
+
+    watch_id: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchCancelled:
+    """A watch has ended, or was never made.
+
+    Attributes:
+        created: this is the reply to its creation.
+        compacted: the revisions that it was to tell of are not kept any more.
+        refused: the login, or what this user may read, is the reason.
+        reason: in the store's words.
+    """
+
+    watch_id: int
+    created: bool = False
+    compacted: bool = False
+    refused: bool = False
+    reason: str = ""
+
+
+WatchReply = WatchCreated | WatchEvents | WatchCancelled

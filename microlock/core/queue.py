@@ -31,6 +31,11 @@ class Holder:
     token: int
     lease_id: int
 
+    @classmethod
+    def of(cls, kv: KeyValue) -> Holder:
+        node_id = kv.value.decode(errors="backslashreplace") or None
+        return cls(node_id, kv.create_revision, kv.lease_id)
+
     def __str__(self) -> str:
         if self.node_id is None:
             return f"an unnamed client (lease {self.lease_id:x})"
@@ -45,35 +50,32 @@ def _in_one_line(text: str) -> str:
     )
 
 
+def entries(prefix: bytes, keys: Iterable[KeyValue]) -> tuple[KeyValue, ...]:
+    """The entries of the lock among these keys, oldest first."""
+    # Without a lease it is a user's own key.
+    found = [kv for kv in keys if kv.lease_id and is_entry(prefix, kv.name)]
+    return tuple(sorted(found, key=lambda kv: (kv.create_revision, kv.name)))
+
+
 def places(prefix: bytes, keys: Iterable[KeyValue]) -> list[tuple[bytes, Holder]]:
-    """The entries of the lock among these keys, oldest first, with their names."""
-    found = [
-        (
-            kv.name,
-            Holder(
-                kv.value.decode(errors="backslashreplace") or None, kv.create_revision, kv.lease_id
-            ),
-        )
-        for kv in keys
-        if kv.lease_id and is_entry(prefix, kv.name)  # without a lease it is a user's own key
-    ]
-    return sorted(found, key=lambda place: (place[1].token, place[0]))
+    """As `entries`: their names, and whose they are."""
+    return [(kv.name, Holder.of(kv)) for kv in entries(prefix, keys)]
 
 
 def holder_of(prefix: bytes, keys: Iterable[KeyValue]) -> Holder | None:
     """Who holds the lock, given its keys."""
-    entries = places(prefix, keys)
-    return entries[0][1] if entries else None
+    return next((holder for _, holder in places(prefix, keys)), None)
 
 
-def holders(keys: Iterable[KeyValue]) -> dict[bytes, Holder]:
-    """Who holds which lock, given the keys of any number of locks: by the prefix of the lock."""
+def oldest(keys: Iterable[KeyValue]) -> dict[bytes, KeyValue]:
+    """The oldest entry of each lock, given the keys of any number of locks: by the prefix of the
+    lock."""
     of_locks: dict[bytes, list[KeyValue]] = {}
     for kv in keys:
         prefix = lock_of(kv.name)
         if prefix and kv.lease_id:
             of_locks.setdefault(prefix, []).append(kv)
-    return {prefix: places(prefix, kvs)[0][1] for prefix, kvs in of_locks.items()}
+    return {prefix: entries(prefix, kvs)[0] for prefix, kvs in of_locks.items()}
 
 
 class Standing(enum.Enum):
@@ -113,9 +115,13 @@ class Queue:
 
     def put(self, kv: KeyValue) -> None:
         known = self._entries.get(kv.name)
-        if known and known.token != kv.create_revision:
+        if known and (known.token != kv.create_revision or not kv.lease_id):
             self.delete(kv.name)
+        youngest = next(reversed(self._entries.values()), None)
         self._entries.update(places(self._prefix, [kv]))
+        # It had lost its lease for a while, and gets its place back.
+        if not known and youngest and youngest.token > kv.create_revision:
+            self._entries = dict(sorted(self._entries.items(), key=lambda place: place[1].token))
 
     def delete(self, name: bytes) -> None:
         self._entries.pop(name, None)

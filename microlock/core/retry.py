@@ -1,9 +1,17 @@
-"""Whether another try is of use, and what to tell when none is: the decisions of one call."""
+"""Another try, at the next member, within the time: one call to a store, as a generator.
+
+What is passing (a member that is down, an election, a lost reply) is tried again with jitter, at
+the next member, until the deadline. What is permanent is raised at once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from microlock.core.port import Get, Grant, Holders, KeepAlive, KeepAlives, Read, Request, Revoke
 from microlock.errors import (
-    StoreAuthenticationError,
     StoreError,
     StoreTimeoutError,
     StoreTlsError,
@@ -11,64 +19,228 @@ from microlock.errors import (
     WrongServerError,
 )
 
+# Seconds that an attempt has, if there are so many: enough for a machine that is busy.
+_LEAST = 0.3
+# Seconds that undoing has at the least, though it may begin late, by a process that was suspended:
+# what is not undone keeps others out for a whole ttl.
+_UNDOING = 0.25
+# The most addresses that a message has.
+_NAMED = 3
 
-class Trial:
-    """What one call has met so far.
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The time that one call of a user may take.
 
     Attributes:
-        doubt: an attempt had no answer, and may be applied yet.
+        work: when the call must have what it asks for, by the monotonic clock.
+        end: when what is in doubt then must be undone.
+        stop: raises what ends the call early; only undoing goes on then.
     """
 
-    def __init__(self, members: int) -> None:
+    work: float
+    end: float
+    stop: Callable[[], None] | None = None
+
+    @classmethod
+    def of(cls, now: float, seconds: float, stop: Callable[[], None] | None = None) -> Budget:
+        """One of so many seconds from now, the last quarter of which, at most 1 s, is for undoing.
+
+        `now`: by the monotonic clock.
+        """
+        end = now + seconds
+        return cls(end - min(1.0, seconds / 4), end, stop)
+
+    def until(self, request: Request) -> float:
+        """The deadline of a request: undoing has the time that was kept back for it."""
+        return self.end if isinstance(request, Revoke) else self.work
+
+
+class Members:
+    """The members of one store, for all calls of one client.
+
+    Any thread may use it: to note a failure twice does no harm.
+
+    Attributes:
+        addresses, count: where they are, and how many.
+        current: the address of the one to ask next.
+        trouble: what the last failure said; None after an answer.
+    """
+
+    def __init__(self, addresses: Sequence[str], *, answered: Callable[[], bool]) -> None:
+        """`answered`: whether any of them ever gave an answer."""
+        self.addresses = tuple(addresses)
+        self.count = len(self.addresses)
+        self.current = addresses[0] if addresses else ""
+        self.trouble: str | None = None
+        self.answered = answered
+
+    def __str__(self) -> str:
+        """All of them, and what is the matter with them."""
+        trouble = f"; the last error was: {self.trouble}" if self.trouble else ""
+        return _listed(self.addresses) + trouble
+
+    def move_on(self, member: str) -> None:
+        """This member failed: the next call goes to the next one."""
+        if member == self.current:
+            following = self.addresses.index(member) + 1
+            self.current = self.addresses[following % self.count]
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Tell the time. Reply: seconds, by the monotonic clock."""
+
+
+class Attempt(NamedTuple):  # made for each call, in half the time of a dataclass
+    """Send the request once. Reply: as the request says.
+
+    Attributes:
+        member: the address of the member to send it to.
+        timeout: seconds.
+        repeated: an earlier copy got no answer, and may be applied yet.
+    """
+
+    member: str
+    timeout: float
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait so many seconds, or less if the client is closed. Reply: None."""
+
+    seconds: float
+
+
+NOW = Now()
+
+
+def persist(
+    request: Request,
+    members: Members,
+    budget: Budget,
+    *,
+    now: float,
+    patience: float,
+    jitter: Callable[[int], float],
+) -> Generator[Now | Attempt | Pause, Any, Any]:
+    """Tries until there is an answer, the time is over, or another try is of no use.
+
+    Args:
+        now: by the monotonic clock.
+        patience: seconds that no request may take longer than, whatever the budget.
+        jitter: the seconds to pause after so many attempts.
+
+    Returns:
+        What the request is answered.
+
+    Raises:
+        StoreError: of several members' errors the one that says most.
+        Exception: what `budget.stop` raises.
+    """
+    until = budget.until(request)
+    if isinstance(request, Revoke):
+        until = max(until, now + min(_UNDOING, patience))
+    retries: Retries | None = None  # until something fails
+    while True:
+        if budget.stop and not isinstance(request, Revoke):
+            budget.stop()
+        left = min(until - now, patience)
+        if left <= 0:
+            break
+        member = members.current
+        # Each attempt leaves time for others: at the other members, or here again.
+        timeout = min(left, max(_LEAST, left / (members.count + 1)))
+        try:
+            reply = yield Attempt(member, timeout, retries is not None and retries.doubt)
+        except StoreError as error:
+            retries = retries or Retries(members)
+            retries.failed(member, error)
+        else:
+            members.trouble = None
+            return reply
+        if not retries.worth_another(request):
+            break
+        pause = jitter(retries.attempts) if retries.round_over else 0.0
+        now = yield NOW
+        if now + pause >= until:
+            break
+        if pause:
+            yield Pause(pause)
+            now = yield NOW
+    if retries is None:
+        raise StoreTimeoutError(f"no time was left to ask {members}")
+    raise retries.verdict(request)
+
+
+class Retries:
+    """The state of the retries: what the attempts of one call have met so far.
+
+    Attributes:
+        attempts: how many have failed.
+        doubt: one of them had no answer, and may be applied yet.
+    """
+
+    def __init__(self, members: Members) -> None:
+        self.attempts = 0
         self.doubt = False
         self._members = members
-        self._failed: dict[str, StoreError] = {}  # the last failure at each member's address
-        self._last: StoreError | None = None
-        self._logins = 0
-        self._log_in_again = False
+        self._failed: dict[str, StoreError] = {}  # the last failure at each member
+        self._last = StoreError("nothing has failed")
 
     @property
     def round_over(self) -> bool:
         """Every member has failed once, so the next try is to wait a little."""
-        return len(self._failed) >= self._members
+        return len(self._failed) >= self._members.count
 
-    def failed(self, address: str, error: StoreError, *, login_again: bool) -> bool:
-        """Notes a failure. Returns whether another member may do better.
-
-        `login_again`: it was the token that was refused, and another can be had.
-        """
-        self._last = error
+    def failed(self, member: str, error: StoreError) -> None:
+        """Notes a failure; another member may do better."""
+        self.attempts += 1
         self.doubt |= error.may_have_happened
-        # Tokens expire; but a new one that is refused is no good.
-        self._log_in_again = login_again and self._logins == 0
-        self._logins += login_again
-        elsewhere = isinstance(error, StoreUnavailableError | StoreTlsError | WrongServerError)
-        if elsewhere:
-            self._failed[address] = error
-        return elsewhere
+        self._last = error
+        if _elsewhere(error):
+            self._failed[member] = error
+            self._members.trouble = str(error)
+            self._members.move_on(member)
 
-    def worth_another_try(self, *, ever_answered: bool) -> bool:
+    def worth_another(self, request: Request) -> bool:
         """Whether the last failure is one to try again after."""
-        if isinstance(self._last, StoreAuthenticationError):
-            return self._log_in_again
-        if self._last not in self._failed.values():
+        once = isinstance(request, Grant) or getattr(request, "once", False)
+        if not _elsewhere(self._last) or (once and self.doubt):
             return False
         if not self.round_over or self.doubt:
             return True
         # Whom every member turns away, and none ever answered, has a wrong address rather than
         # bad luck.
-        slow = any(isinstance(each, StoreTimeoutError) for each in self._failed.values())
-        return (ever_answered or slow) and any(map(_passing, self._failed.values()))
+        failures = self._failed.values()
+        slow = any(isinstance(each, StoreTimeoutError) for each in failures)
+        return (slow or self._members.answered()) and any(map(_passing, failures))
 
-    def verdict(self) -> StoreError:
+    def verdict(self, request: Request) -> StoreError:
         """The error to raise: of several members' the one that says most."""
-        assert self._last
         verdict = self._last
         if _passing(verdict):
             verdict = next((e for e in self._failed.values() if not _passing(e)), verdict)
-        verdict.may_have_happened = self.doubt
+        if _elsewhere(verdict):
+            others = [each for each, error in self._failed.items() if error is not verdict]
+            if others:
+                verdict.args = (f"{verdict}; {_listed(others)} failed too",)
+        # Without an answer it is as if a read had not happened.
+        read = isinstance(request, Read | Get | Holders | KeepAlive | KeepAlives)
+        verdict.may_have_happened = self.doubt and not read
         return verdict
 
 
-def _passing(error: StoreError) -> bool:
+def _passing(error: object) -> bool:
     return isinstance(error, StoreUnavailableError)
+
+
+def _elsewhere(error: object) -> bool:
+    """Whether another member may do better."""
+    return isinstance(error, StoreUnavailableError | StoreTlsError | WrongServerError)
+
+
+def _listed(addresses: Sequence[str]) -> str:
+    more = len(addresses) - _NAMED
+    return ", ".join(addresses[:_NAMED]) + (f" and {more} more" if more > 0 else "")

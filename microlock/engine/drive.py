@@ -1,32 +1,54 @@
-"""Driving a flow on the caller's thread."""
+"""Driving a call on the caller's thread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from inspect import GEN_CLOSED, getgeneratorstate
+from threading import RLock
 from typing import Any, TypeVar
 
-from microlock.core.flows import Flow
+from microlock.core.retry import NOW
+from microlock.engine.clock import now
+from microlock.errors import MicrolockError
 
 T = TypeVar("T")
 
 
-def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
-    """Has all performed that the flow asks for until it has decided; returns or raises that.
+def drive(steps: Generator[Any, Any, T], perform: Callable[[Any], Any], mutex: RLock) -> T:
+    """Has all performed that a call asks for until it has decided; returns or raises that.
 
-    An interrupt goes to the flow too, which cleans up and raises it again.
+    Its steps run under the mutex, and what they ask for is performed without it. An interrupt goes
+    to the call too, which cleans up and raises it again.
     """
-    resume: Callable[[Any], Any] = flow.send
+    resume: Callable[[Any], Any] = steps.send
     reply: Any = None
-    while True:
-        try:
-            while True:  # in the `try`: Python looks for signals where a loop begins again
-                reply = perform(resume(reply))
-                resume = flow.send
-        except StopIteration as decided:
-            result: T = decided.value
-            return result
-        except BaseException as error:
-            if getgeneratorstate(flow) == GEN_CLOSED:  # it has ended with this
-                raise
-            resume, reply = flow.throw, error
+    try:
+        while True:
+            try:
+                while True:  # in the `try`: Python looks for signals where a loop begins again
+                    with mutex:
+                        request = resume(reply)
+                    resume, reply = steps.send, None
+                    reply = now() if request is NOW else perform(request)
+            except StopIteration as decided:
+                result: T = decided.value
+                return result
+            except BaseException as error:
+                if getgeneratorstate(steps) != GEN_CLOSED:
+                    resume, reply = steps.throw, error
+                elif isinstance(error, MicrolockError):
+                    raise _bare(error) from error.__cause__
+                else:
+                    raise
+    finally:
+        del reply  # an error would keep itself by its traceback, and with it the lock
+
+
+def _bare(error: MicrolockError) -> MicrolockError:
+    """The error without the steps of the call, also in what it came from: to a user they say
+    nothing that the message does not, and they keep what they were about."""
+    each: BaseException | None = error
+    while isinstance(each, MicrolockError) and each.__traceback__:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error

@@ -1,67 +1,136 @@
-"""Running users' handlers: in order, on one thread for each client, apart from all that reads from
-etcd, so that a handler may take its time and may call any method of a lock."""
+"""Running users' handlers: those of one lock in order, those of different locks apart.
+
+They run on threads of their own, apart from all that reads from etcd, so a handler may take its
+time and may call any method of a lock. One that takes long delays no other lock's.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
-from weakref import finalize
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
-from microlock.etcd.client import EtcdClient
+# Seconds that a thread without work waits for some.
+_IDLE = 2.0
+# So many threads at most: where more locks than that have slow handlers, others wait.
+_LIMIT = 100
 
 log = logging.getLogger("microlock")
 
 
+class Mailbox:
+    """The jobs of one lock, done one after the other."""
+
+    __slots__ = ("jobs", "thread")
+
+    def __init__(self) -> None:
+        self.jobs: list[Callable[[], object]] = []
+        self.thread: int | None = None  # that does them
+
+
 class Handlers:
-    """The thread that runs handlers; it starts with the first one."""
+    """Threads that do the jobs of mailboxes: one for each mailbox with jobs."""
 
-    def __init__(self, client: EtcdClient) -> None:
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+    def __init__(self, _client: object = None) -> None:
+        self._wake: SimpleQueue[None] = SimpleQueue()  # an item for each thing to look at
         self._lock = threading.RLock()
-        self._thread: threading.Thread | None = None
-        # For a client that is dropped, not closed.
-        finalize(client, self._jobs.put, None).atexit = False
+        # Under the lock:
+        self._ready: list[Mailbox] = []  # with jobs, and no thread yet
+        self._threads = 0
+        self._busy = 0  # threads that do jobs
+        self._closed = False
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Runs it after those before it; never blocks."""
-        self._jobs.put(job)
+    def submit(self, mailbox: Mailbox, job: Callable[[], object]) -> None:
+        """Does it after those before it; never blocks.
+
+        Raises:
+            RuntimeError: no thread can be started, and there is none.
+        """
         with self._lock:
-            if self._thread is None or self._thread.ident is None:  # interrupted in its start
-                self._thread = threading.Thread(
-                    target=_run, args=(self._jobs,), name="microlock-handlers", daemon=True
-                )
+            if self._closed and mailbox.thread is None:
+                return
+            mailbox.jobs.append(job)
+            if mailbox.thread is None and mailbox not in self._ready:
+                self._ready.append(mailbox)
+            if self._threads - self._busy < len(self._ready) and self._threads < _LIMIT:
                 try:
-                    self._thread.start()
+                    self._start()
                 except RuntimeError:  # too many threads, or the interpreter exits
-                    self._thread = None
-                    raise
+                    if not self._threads:
+                        self._ready.remove(mailbox)
+                        mailbox.jobs.remove(job)
+                        raise
+            self._wake.put(None)
 
-    def finish(self, job: Callable[[], None], *, timeout: float) -> None:
-        """Runs it after those before it, and waits for that, `timeout` seconds at most.
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="microlock-handlers", daemon=True)
+        self._threads += 1
+        try:
+            thread.start()
+        except BaseException:
+            if not thread.ident:  # if it has one, it was interrupted, and runs
+                self._threads -= 1
+            raise
+
+    def end(self, mailbox: Mailbox, job: Callable[[], object], *, timeout: float) -> None:
+        """Does it after those before it, and waits for that, `timeout` seconds at most.
 
         A handler that calls this does not wait: it is one of those before it.
         """
-        thread = self._thread
-        if thread is None or not thread.is_alive():
-            job()
-            return
         done = threading.Event()
-        self._jobs.put(job)
-        self._jobs.put(done.set)
-        if thread is not threading.current_thread():
+        with self._lock:
+            alone = not mailbox.jobs and mailbox.thread is None
+            if not alone:
+                mailbox.jobs += (job, done.set)
+            mine = mailbox.thread == threading.get_ident()
+        if alone:
+            job()
+        elif not mine:
             done.wait(timeout)
 
+    def finish(self, timeout: float) -> None:
+        """The client is about to close."""
+
     def close(self) -> None:
-        """Runs what was submitted so far, and ends."""
-        self._jobs.put(None)
+        """Does what was submitted so far, and ends."""
+        with self._lock:
+            self._closed = True
+            for _ in range(self._threads):
+                self._wake.put(None)
 
+    def _run(self) -> None:
+        while (mailbox := self._next()) is not None:
+            while job := self._job(mailbox):
+                try:
+                    job()
+                except Exception:  # a handler's own are caught where it is called
+                    log.exception("a job of the handlers' threads failed")
+                del job  # or the thread would keep its lock until the next one comes
+            del mailbox
 
-def _run(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
-    while (job := jobs.get()) is not None:
-        try:
-            job()
-        except Exception:  # a handler's own are caught where it is called
-            log.exception("a job of the handlers' thread failed")
-        del job  # or the thread would keep its lock until the next one comes
+    def _next(self) -> Mailbox | None:
+        """The next mailbox with jobs; None: the thread is to end."""
+        while True:
+            idle = True
+            with suppress(Empty):
+                self._wake.get(timeout=_IDLE)
+                idle = False
+            with self._lock:
+                if self._ready:
+                    mailbox = self._ready.pop(0)
+                    mailbox.thread = threading.get_ident()
+                    self._busy += 1
+                    return mailbox
+                if idle or self._closed:
+                    self._threads -= 1
+                    return None
+
+    def _job(self, mailbox: Mailbox) -> Callable[[], object] | None:
+        with self._lock:
+            if mailbox.jobs:
+                return mailbox.jobs.pop(0)
+            mailbox.thread = None
+            self._busy -= 1
+            return None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -16,6 +16,7 @@ import grpc
 
 from microlock.core.keys import check_timeout
 from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.engine.threads import masked
 from microlock.errors import ClientRequiredError, InvalidArgumentError
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.login import Given, Login
@@ -83,9 +84,10 @@ def connect(
         credentials = grpc.ssl_channel_credentials(
             _read("ca_cert", ca_cert), _read("cert_key", cert_key), _read("cert_cert", cert_cert)
         )
-        channels = [grpc.secure_channel(each, credentials, _OPTIONS) for each in addresses]
+        channel = partial(grpc.secure_channel, credentials=credentials, options=_OPTIONS)
     else:
-        channels = [grpc.insecure_channel(each, _OPTIONS) for each in addresses]
+        channel = partial(grpc.insecure_channel, options=_OPTIONS)
+    channels = masked(lambda: [channel(each) for each in addresses])
     answered = ReentrantEvent()
     return EtcdClient(
         [
@@ -170,7 +172,6 @@ def _text(argument: str, value: object, *, secret: bool = False) -> str:
 
 
 _lent: WeakKeyDictionary[Any, EtcdClient] = WeakKeyDictionary()
-_lent_lock = threading.RLock()
 
 
 def client_of(etcd: object) -> EtcdClient:
@@ -183,12 +184,12 @@ def client_of(etcd: object) -> EtcdClient:
     """
     if isinstance(etcd, EtcdClient):
         return etcd
-    wires = _lent_wires(etcd)
-    with _lent_lock:
-        client = _lent.get(etcd)
-        if client is None:
-            client = _lent[etcd] = _borrow(etcd, wires)
-        return client
+    with suppress(TypeError):  # what can't be a key is no client, which is told below
+        if known := _lent.get(etcd):
+            return known
+    # No lock: a signal's handler may come here on the same thread. Of two clients made at the same
+    # time the first is everybody's; the other one has started nothing.
+    return _lent.setdefault(etcd, _borrow(etcd, _lent_wires(etcd)))
 
 
 def _lent_wires(etcd: object) -> list[GrpcWire]:

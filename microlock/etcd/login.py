@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
+from microlock.engine import clock
 from microlock.errors import StoreTimeoutError
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.messages import AUTHENTICATE
+from microlock.etcd.off_main_thread import NotBackError, OffMainThread
 from microlock.etcd.wire import Metadata, Wire
+
+# Seconds that a login may come back late: it keeps its own time.
+_GRACE = 2.0
 
 
 class Identity(Protocol):
@@ -44,18 +49,18 @@ class Login:
         self._user = user
         self._password = password
         self._token: str | None = None
-        self._lock = threading.RLock()  # one login at a time, for all who wait for it
+        self._lock = threading.Lock()  # one login at a time, for all who wait for it
+        # An interrupt could leave that lock taken; on another thread than the main one none comes.
+        self._off_main_thread = OffMainThread()
 
     def metadata(self, wire: Wire, timeout: float) -> Metadata:
         token = self._token
         if token is None:
-            try:  # from before it is taken: an interrupt may come right after that
-                if not self._lock.acquire(timeout=timeout):
-                    raise StoreTimeoutError("no time was left to log in")
-                token = self._token = self._token or self._log_in(wire, timeout)
-            finally:
-                with suppress(RuntimeError):  # it was not taken
-                    self._lock.release()
+            log_in = partial(self._log_in, wire, timeout)
+            try:
+                token = self._off_main_thread.run(log_in, patience=timeout + _GRACE)
+            except NotBackError:
+                raise StoreTimeoutError(f"the login at {wire.address} did not come back") from None
         return (("token", token),)
 
     def refused(self, metadata: Metadata) -> bool:
@@ -66,6 +71,19 @@ class Login:
         return False
 
     def _log_in(self, wire: Wire, timeout: float) -> str:
+        end = clock.now() + timeout
+        if not self._lock.acquire(timeout=timeout):
+            raise StoreTimeoutError(
+                f"no time was left to log in at {wire.address}: another login is under way"
+            )
+        try:
+            token = self._token or self._ask(wire, max(end - clock.now(), 0.0))
+            self._token = token
+            return token
+        finally:
+            self._lock.release()
+
+    def _ask(self, wire: Wire, timeout: float) -> str:
         request = pb.AuthenticateRequest(name=self._user, password=self._password)
         reply = wire.call(
             AUTHENTICATE, request, pb.AuthenticateResponse, timeout=timeout, metadata=()

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from google.protobuf.message import Message
 
 from microlock.core.keys import range_end, range_start
 from microlock.core.port import (
     Call,
-    CreatedAt,
-    Delete,
-    Empty,
-    Event,
+    Enter,
+    Entered,
     Found,
     Get,
     Grant,
+    Join,
+    Joined,
     KeepAlive,
     KeyValue,
-    Outcome,
-    Put,
+    Leave,
+    Left,
+    Move,
+    Moved,
     Read,
     Revoke,
-    Txn,
-    UnderLease,
 )
+from microlock.core.queue import entries
 from microlock.etcd import rpc_pb2 as pb
 
 RANGE = "/etcdserverpb.KV/Range"
@@ -33,11 +35,31 @@ TXN = "/etcdserverpb.KV/Txn"
 GRANT = "/etcdserverpb.Lease/LeaseGrant"
 REVOKE = "/etcdserverpb.Lease/LeaseRevoke"
 KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
-WATCH = "/etcdserverpb.Watch/Watch"
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
 
-def encode(request: Call) -> tuple[str, Message, type[Any]]:
+# Keys of the range of a lock that are read to find its oldest entry: enough, unless this many
+# nested names are older.
+OLDEST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What a user changes while an entry stands that was created at this revision.
+
+    Never sent again without a reply, as a copy would do it twice. Reply: etcd's revision after
+    it; None if the entry does not stand.
+    """
+
+    once: ClassVar[bool] = True
+
+    entry: bytes
+    revision: int
+    puts: tuple[tuple[bytes, bytes], ...]
+    deletes: tuple[bytes, ...]
+
+
+def encode(request: Call | Transaction) -> tuple[str, Message, type[Any]]:
     """The method, the message, and the class of the reply."""
     match request:
         case Grant(lease_id, ttl):
@@ -48,77 +70,162 @@ def encode(request: Call) -> tuple[str, Message, type[Any]]:
             return KEEP_ALIVE, keep_alive(lease_id), pb.LeaseKeepAliveResponse
         case Revoke(lease_id):
             return REVOKE, pb.LeaseRevokeRequest(ID=lease_id), pb.LeaseRevokeResponse
-        case Read() | Get():
-            return RANGE, pb.RangeRequest(**_range(request)), pb.RangeResponse
-        case Txn(guards, then, otherwise, _):
-            # Parts as dicts: protobuf makes messages of them faster than Python does.
-            txn = pb.TxnRequest(
-                compare=[_compare(guard) for guard in guards],
-                success=[_operation(each) for each in then],
-                failure=[_operation(each) for each in otherwise],
-            )
-            return TXN, txn, pb.TxnResponse
+        case Read(lock, limit):
+            read = _oldest(lock, max(limit, OLDEST) if limit else 0)
+            return RANGE, pb.RangeRequest(**read), pb.RangeResponse
+        case Get(entry):
+            return RANGE, pb.RangeRequest(key=entry), pb.RangeResponse
+        case Enter(lock, entry, value, lease_id):
+            put = [_put(entry, value, lease_id)]
+            return txn([_empty(lock)], put, [{"request_range": _oldest(lock, OLDEST)}])
+        case Join(lock, entry, value, lease_id, near):
+            join = [
+                _put(entry, value, lease_id),
+                {"request_range": _oldest(lock, 1)},
+                {"request_range": _newest(lock, near + 1)},  # ours, and those next before it
+            ]
+            # A copy that arrives after a move must not put the entry back under this lease.
+            return txn([_created(entry, 0)], join, [{"request_range": _oldest(lock, 0)}])
+        case Leave(entry, token):
+            return txn([_created(entry, token)], [_delete(entry)])
+        case Move(entry, value, token, lease_id, next_lease_id):
+            guards = [_created(entry, token), _under(entry, lease_id)]
+            return txn(guards, [_put(entry, value, next_lease_id)], [get(entry)])
+        case Transaction(entry, revision, puts, deletes):
+            changes = [*(_put(*put, 0) for put in puts), *map(_delete, deletes)]
+            return txn([_created(entry, revision)], changes)
+
+
+Asked = Read | Get | Enter | Join | Leave | Move | Transaction
+
+
+def decode(request: Asked, reply: Any, at: float, *, repeated: bool) -> Any:
+    """What etcd's reply says, which came at this moment."""
+    match request:
+        case Read(lock, limit):
+            return Found(reply.header.revision, entries(lock, keys(reply))[: limit or None])
+        case Get():
+            return Found(reply.header.revision, keys(reply))
+        case Enter():
+            return _entered(request, reply, at, repeated)
+        case Join():
+            return _joined(request, reply, at, repeated)
+        case Leave():
+            return Left(reply.succeeded, at, repeated)
+        case Move():
+            there = None if reply.succeeded else _first(_ranges(reply)[0])
+            return Moved(reply.succeeded, there, at, repeated)
+        case Transaction():
+            return reply.header.revision if reply.succeeded else None
+
+
+def _entered(request: Enter, reply: pb.TxnResponse, at: float, repeated: bool) -> Entered:
+    if reply.succeeded:
+        return Entered(reply.header.revision, None, at, repeated)
+    there = entries(request.lock, _ranges(reply)[0])
+    mine = _named(request.entry, there)
+    if mine:
+        return Entered(mine.create_revision, None, at, repeated)
+    return Entered(None, _first(there), at, repeated)
+
+
+def _joined(request: Join, reply: pb.TxnResponse, at: float, repeated: bool) -> Joined:
+    if reply.succeeded:
+        (first,), newest = _ranges(reply)
+        there = newest if first in newest else (first, *newest)
+        if first not in newest and not entries(request.lock, [first]):
+            # A nested name is the oldest, and there may be older entries that were not read.
+            return Joined(reply.header.revision, None, at, repeated)
+    else:
+        (there,) = _ranges(reply)
+    queue = entries(request.lock, there)
+    mine = _named(request.entry, queue)
+    if mine is None:  # a user's own key is there
+        return Joined(None, (), at, repeated)
+    before = tuple(kv for kv in queue if kv.create_revision < mine.create_revision)
+    return Joined(mine.create_revision, before, at, repeated)
+
+
+def _first(found: tuple[KeyValue, ...]) -> KeyValue | None:
+    return found[0] if found else None
+
+
+def _named(name: bytes, found: tuple[KeyValue, ...]) -> KeyValue | None:
+    return next((kv for kv in found if kv.name == name), None)
+
+
+def _ranges(reply: pb.TxnResponse) -> list[tuple[KeyValue, ...]]:
+    """What each read of the transaction has found."""
+    return [
+        keys(each.response_range) for each in reply.responses if each.HasField("response_range")
+    ]
+
+
+def keys(reply: pb.RangeResponse) -> tuple[KeyValue, ...]:
+    return tuple([key_value(kv) for kv in reply.kvs])
 
 
 def keep_alive(lease_id: int) -> pb.LeaseKeepAliveRequest:
     return pb.LeaseKeepAliveRequest(ID=lease_id)
 
 
-def _range(request: Read | Get) -> dict[str, Any]:
-    if isinstance(request, Get):
-        return {"key": request.name}
-    return {
-        "key": range_start(request.prefix),
-        "range_end": range_end(request.prefix),
-        "limit": request.limit,
-        "sort_order": pb.RangeRequest.DESCEND if request.newest else pb.RangeRequest.ASCEND,
+def key_value(kv: pb.KeyValue) -> KeyValue:
+    return KeyValue(kv.key, kv.value, kv.create_revision, kv.lease)
+
+
+# Parts of a transaction, as dicts: protobuf makes messages of them faster than Python does.
+Part = dict[str, Any]
+
+
+def txn(
+    guards: Iterable[Part], then: Iterable[Part], otherwise: Iterable[Part] = ()
+) -> tuple[str, Message, type[Any]]:
+    """If all of `guards` hold then `then`, else `otherwise`."""
+    return TXN, pb.TxnRequest(compare=guards, success=then, failure=otherwise), pb.TxnResponse
+
+
+def get(name: bytes) -> Part:
+    return {"request_range": {"key": name}}
+
+
+def read(prefix: bytes) -> Part:
+    return {"request_range": all_of(prefix)}
+
+
+def all_of(prefix: bytes) -> Part:
+    """The range of all keys with this prefix."""
+    return {"key": range_start(prefix), "range_end": range_end(prefix)}
+
+
+def _oldest(prefix: bytes, limit: int) -> Part:
+    return all_of(prefix) | {
+        "limit": limit,
+        "sort_order": pb.RangeRequest.ASCEND,
         "sort_target": pb.RangeRequest.CREATE,
     }
 
 
-def _operation(operation: Put | Delete | Read | Get) -> dict[str, Any]:
-    match operation:
-        case Put(name, value, lease_id):
-            return {"request_put": {"key": name, "value": value, "lease": lease_id}}
-        case Delete(name):
-            return {"request_delete_range": {"key": name}}
-        case Read() | Get():
-            return {"request_range": _range(operation)}
+def _newest(prefix: bytes, limit: int) -> Part:
+    return _oldest(prefix, limit) | {"sort_order": pb.RangeRequest.DESCEND}
 
 
-def _compare(guard: Empty | CreatedAt | UnderLease) -> dict[str, Any]:
-    match guard:
-        case Empty(prefix):
-            # No key is as if created at revision 0; a range is compared key by key.
-            return {
-                "target": pb.Compare.CREATE,
-                "key": prefix,
-                "range_end": range_end(prefix),
-                "create_revision": 0,
-            }
-        case CreatedAt(name, revision):
-            return {"target": pb.Compare.CREATE, "key": name, "create_revision": revision}
-        case UnderLease(name, lease_id):
-            return {"target": pb.Compare.LEASE, "key": name, "lease": lease_id}
+def _put(name: bytes, value: bytes, lease_id: int) -> Part:
+    return {"request_put": {"key": name, "value": value, "lease": lease_id}}
 
 
-def found(reply: pb.RangeResponse) -> Found:
-    return Found(reply.header.revision, _keys(reply.kvs))
+def _delete(name: bytes) -> Part:
+    return {"request_delete_range": {"key": name}}
 
 
-def outcome(reply: pb.TxnResponse, at: float, *, repeated: bool) -> Outcome:
-    kvs = [kv for response in reply.responses for kv in response.response_range.kvs]
-    return Outcome(reply.succeeded, reply.header.revision, _keys(kvs), at, repeated)
+def _empty(prefix: bytes) -> Part:
+    # No key is as if created at revision 0; a range is compared key by key.
+    return all_of(prefix) | {"target": pb.Compare.CREATE, "create_revision": 0}
 
 
-def _key_value(kv: pb.KeyValue) -> KeyValue:
-    return KeyValue(kv.key, kv.value, kv.create_revision, kv.lease)
+def _created(name: bytes, revision: int) -> Part:
+    """The key was created at this revision; at 0, if it does not exist."""
+    return {"target": pb.Compare.CREATE, "key": name, "create_revision": revision}
 
 
-def event(event: pb.Event) -> Event:
-    kv = None if event.type == pb.Event.DELETE else _key_value(event.kv)
-    return Event(event.kv.mod_revision, event.kv.key, kv)
-
-
-def _keys(kvs: Iterable[pb.KeyValue]) -> tuple[KeyValue, ...]:
-    return tuple([_key_value(kv) for kv in kvs])
+def _under(name: bytes, lease_id: int) -> Part:
+    return {"target": pb.Compare.LEASE, "key": name, "lease": lease_id}

@@ -12,9 +12,13 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import finalize
 
-from microlock.errors import StoreTimeoutError
+from microlock.engine.threads import start
 
 T = TypeVar("T")
+
+
+class NotBackError(Exception):
+    """A call has overrun its time."""
 
 
 class OffMainThread:
@@ -31,7 +35,7 @@ class OffMainThread:
     def run(self, call: Callable[[], T], *, patience: float = 60) -> T:
         """What the call returns or raises. An interrupt ends the wait for it, and not the call.
 
-        A call that is not back after `patience` seconds has overrun its time: StoreTimeoutError.
+        A call that is not back after `patience` seconds raises NotBackError.
         """
         if threading.get_ident() != threading.main_thread().ident:
             return call()
@@ -42,7 +46,7 @@ class OffMainThread:
                 target=_work, args=(self._jobs, self._idle), name="microlock-calls", daemon=True
             )
             try:
-                thread.start()
+                start(thread)
             except RuntimeError:  # too many threads, or the interpreter exits
                 return call()
         outcome: SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = SimpleQueue()
@@ -50,7 +54,7 @@ class OffMainThread:
         try:
             result, error = outcome.get(timeout=patience)
         except Empty:
-            raise StoreTimeoutError("the call did not come back", may_have_happened=True) from None
+            raise NotBackError from None
         if error is None:
             return result  # type: ignore[return-value]
         try:

@@ -142,7 +142,7 @@ class PutResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class RangeRequest(_message.Message):
-    __slots__ = ["key", "limit", "range_end", "sort_order", "sort_target"]
+    __slots__ = ["key", "keys_only", "limit", "range_end", "sort_order", "sort_target"]
     class SortOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = []
     class SortTarget(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -151,6 +151,7 @@ class RangeRequest(_message.Message):
     CREATE: RangeRequest.SortTarget
     DESCEND: RangeRequest.SortOrder
     KEY: RangeRequest.SortTarget
+    KEYS_ONLY_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     MOD: RangeRequest.SortTarget
@@ -161,11 +162,12 @@ class RangeRequest(_message.Message):
     VALUE: RangeRequest.SortTarget
     VERSION: RangeRequest.SortTarget
     key: bytes
+    keys_only: bool
     limit: int
     range_end: bytes
     sort_order: RangeRequest.SortOrder
     sort_target: RangeRequest.SortTarget
-    def __init__(self, key: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., limit: _Optional[int] = ..., sort_order: _Optional[_Union[RangeRequest.SortOrder, str]] = ..., sort_target: _Optional[_Union[RangeRequest.SortTarget, str]] = ...) -> None: ...
+    def __init__(self, key: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., limit: _Optional[int] = ..., sort_order: _Optional[_Union[RangeRequest.SortOrder, str]] = ..., sort_target: _Optional[_Union[RangeRequest.SortTarget, str]] = ..., keys_only: bool = ...) -> None: ...
 
 class RangeResponse(_message.Message):
     __slots__ = ["header", "kvs"]

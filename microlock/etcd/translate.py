@@ -7,6 +7,8 @@ when this was written is held by the tests of TLS and of wrong ports.
 
 from __future__ import annotations
 
+import re
+
 import grpc
 
 from microlock.errors import (
@@ -47,6 +49,8 @@ _TLS_PERHAPS = ("Socket closed", "Connection reset", "Handshake read failed")
 _NOT_ETCD = ("Failed parsing HTTP/2",)
 # A call that was under way when its channel was closed, or its stream.
 _BY_US = ("Channel closed", "Locally cancelled")
+# Characters of another's text in a message of ours, which is to be two lines at the most.
+_ROOM = 140
 
 
 def translate(error: grpc.RpcError, address: str, *, answered: bool) -> MicrolockError:
@@ -58,43 +62,57 @@ def translate(error: grpc.RpcError, address: str, *, answered: bool) -> Microloc
         answered: whether this address ever gave an answer.
     """
     code, details = error.code(), error.details() or ""
+    status = f"{code.name}: {_short(details)}"
 
     def has(texts: tuple[str, ...]) -> bool:
         return any(text in details for text in texts)
 
     for text, kind in _BY_TEXT:
         if text in details:
-            return kind(f"etcd at {address}: {details}")
+            return kind(f"etcd at {address}: {_short(details)}")
     if code is grpc.StatusCode.UNAVAILABLE:
         if has(_NOT_SENT):
             if has(_TLS):
-                return StoreTlsError(f"no TLS connection to {address}: {details}")
+                return StoreTlsError(f"no TLS connection to {address} ({status})")
             if has(_NOT_ETCD):
                 return WrongServerError(
-                    f"{address} does not speak HTTP/2, so is not etcd: {details}"
+                    f"{address} does not speak HTTP/2, so is not etcd ({status})"
                 )
             if has(_TLS_PERHAPS) and not answered:
                 return StoreTimeoutError(
                     f"{address} closes each connection at once; is it starting, or is TLS on at "
-                    f"one side only? ({details})"
+                    f"one side only? ({status})"
                 )
             kind = StoreTimeoutError if "timed out" in details else StoreUnavailableError
-            return kind(f"no connection to {address}: {details}")
-        return StoreUnavailableError(f"etcd at {address}: {details}", may_have_happened=True)
+            return kind(f"no connection to {address} ({status})")
+        return StoreUnavailableError(f"etcd at {address}: {status}", may_have_happened=True)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED or "context deadline exceeded" in details:
         return StoreTimeoutError(
-            f"etcd at {address} did not answer in time", may_have_happened=True
+            f"etcd at {address} did not answer in time ({code.name})", may_have_happened=True
         )
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return WrongServerError(f"{address} is not etcd's client port: {details}")
+        return WrongServerError(f"{address} is not etcd's client port ({status})")
     if code is grpc.StatusCode.CANCELLED and has(_BY_US):
-        return DestroyedError(f"the connection to {address} was closed: {details}")
+        return DestroyedError(f"the connection to {address} was closed ({status})")
     # A stream reset, a frame cut short, a member that stops.
     if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED):
-        return StoreUnavailableError(f"etcd at {address}: {details}", may_have_happened=True)
+        return StoreUnavailableError(f"etcd at {address}: {status}", may_have_happened=True)
     if code is grpc.StatusCode.PERMISSION_DENIED:
-        return StorePermissionError(f"etcd at {address}: {details}")
+        return StorePermissionError(f"etcd at {address}: {status}")
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        return StoreAuthenticationError(f"etcd at {address}: {details}")
+        return StoreAuthenticationError(f"etcd at {address}: {status}")
     unknown = code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
-    return StoreError(f"etcd at {address}: {code.name}: {details}", may_have_happened=unknown)
+    return StoreError(f"etcd at {address}: {status}", may_have_happened=unknown)
+
+
+def _short(details: str) -> str:
+    """What a message has room for: its text is whatever the other side sends."""
+    text = re.sub(r"^failed to connect to all addresses; last error: (\w+: )?", "", details)
+    shown = "".join(each if each.isprintable() else " " for each in text[: 2 * _ROOM])
+    return shown if len(shown) <= _ROOM else shown[: _ROOM - 1] + "…"
+
+
+def refuses(reason: str) -> bool:
+    """Whether etcd ends a watch for what the user is, or may do."""
+    refusals = (StoreAuthenticationError, StorePermissionError)
+    return any(text in reason for text, kind in _BY_TEXT if kind in refusals)

@@ -5,7 +5,8 @@ Another transport than grpcio has these two calls to provide, and raises the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
@@ -14,8 +15,15 @@ import grpc
 from google.protobuf.message import Message
 
 from microlock.engine.reentrant_event import ReentrantEvent
-from microlock.errors import DestroyedError, MicrolockError, StoreUnavailableError
-from microlock.etcd.off_main_thread import OffMainThread
+from microlock.engine.threads import start
+from microlock.errors import (
+    DestroyedError,
+    MicrolockError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from microlock.etcd.off_main_thread import NotBackError, OffMainThread
 from microlock.etcd.translate import translate
 
 M = TypeVar("M", bound=Message)
@@ -28,6 +36,10 @@ _FAULTS = {
 }
 
 Metadata = tuple[tuple[str, str], ...]
+
+# What takes the replies of a stream as they come, and at last the error that it ended with. It is
+# called on a thread of the wire, and is to return at once.
+Sink = Callable[[M | MicrolockError], None]
 
 # Without it a stream to a member that is cut off from its leader stays silent for ever.
 HAS_LEADER: Metadata = (("hasleader", "true"),)
@@ -42,11 +54,8 @@ class Stream(Protocol):
     def finish(self) -> None:
         """No request follows."""
 
-    def receive(self) -> Any:
-        """The next reply; blocks. Raises an StoreError when the stream has ended."""
-
     def close(self) -> None:
-        """Ends it; a thread in `receive` gets DestroyedError."""
+        """Ends it; the sink gets DestroyedError."""
 
 
 class Wire(Protocol):
@@ -68,8 +77,15 @@ class Wire(Protocol):
         """One request, one answer, within `timeout` seconds. Raises an StoreError."""
 
     def stream(
-        self, method: str, reply: type[Message], *, timeout: float | None, metadata: Metadata
-    ) -> Stream: ...
+        self,
+        method: str,
+        reply: type[M],
+        sink: Sink[M],
+        *,
+        timeout: float | None,
+        metadata: Metadata,
+    ) -> Stream:
+        """Opens a stream, whose replies go to `sink`. Raises a MicrolockError if that fails."""
 
     def close(self) -> None: ...
 
@@ -90,7 +106,7 @@ class GrpcWire:
         self._channel = channel
         self._lent = lent
         self._calls: dict[str, Callable[..., Any]] = {}
-        self._shelter = OffMainThread()
+        self._off_main_thread = OffMainThread()
 
     @property
     def answered(self) -> bool:
@@ -107,16 +123,26 @@ class GrpcWire:
                 response_deserializer=reply.FromString,
             )
         try:
-            answer: M = self._shelter.run(
+            answer: M = self._off_main_thread.run(
                 partial(call, message, timeout=timeout, metadata=metadata), patience=timeout + 2
             )
         except (grpc.RpcError, ValueError) as error:
             raise self._translated(error) from error
+        except NotBackError:
+            raise StoreTimeoutError(
+                f"the call to etcd at {self.address} did not come back", may_have_happened=True
+            ) from None
         self._answered.set()
         return answer
 
     def stream(
-        self, method: str, reply: type[Message], *, timeout: float | None, metadata: Metadata
+        self,
+        method: str,
+        reply: type[M],
+        sink: Sink[M],
+        *,
+        timeout: float | None,
+        metadata: Metadata,
     ) -> GrpcStream:
         open_stream = self._channel.stream_stream(
             method,
@@ -128,7 +154,16 @@ class GrpcWire:
             call = open_stream(iter(requests.get, None), timeout=timeout, metadata=metadata)
         except ValueError as error:
             raise self._translated(error) from error
-        return GrpcStream(call, requests, self._translated)
+        stream = GrpcStream(call, requests)
+        thread = threading.Thread(
+            target=_push, args=(call, sink, self._translated), name="microlock-stream", daemon=True
+        )
+        try:
+            start(thread)
+        except RuntimeError as error:  # too many threads, or the interpreter exits
+            stream.close()
+            raise StoreUnavailableError(f"no thread can read from {self.address}") from error
+        return stream
 
     def close(self) -> None:
         if not self._lent:
@@ -146,31 +181,32 @@ class GrpcWire:
         raise error
 
 
+def _push(call: Any, sink: Sink[Any], translated: Callable[[Exception], MicrolockError]) -> None:
+    """Hands on what the call tells, until it has ended."""
+    end: MicrolockError
+    try:
+        for reply in call:
+            sink(reply)
+        end = StoreUnavailableError("etcd ended the stream", may_have_happened=True)
+    except grpc.RpcError as error:
+        end = translated(error)
+        end.__cause__ = error
+    except Exception as error:  # noqa: BLE001  whoever waits for a reply learns of it
+        end = StoreError(f"the stream can't be read: {error!r}", may_have_happened=True)
+        end.__cause__ = error
+    sink(end)
+
+
 class GrpcStream:
-    def __init__(
-        self,
-        call: Any,
-        requests: SimpleQueue[Message | None],
-        translated: Callable[[Exception], MicrolockError],
-    ) -> None:
-        self._call: Iterator[Any] = call
+    def __init__(self, call: Any, requests: SimpleQueue[Message | None]) -> None:
         self._cancel: Callable[[], bool] = call.cancel
         self._requests = requests
-        self._translated = translated
 
     def send(self, message: Message) -> None:
         self._requests.put(message)
 
     def finish(self) -> None:
         self._requests.put(None)
-
-    def receive(self) -> Any:
-        try:
-            return next(self._call)
-        except StopIteration:
-            raise StoreUnavailableError("etcd ended the stream", may_have_happened=True) from None
-        except grpc.RpcError as error:
-            raise self._translated(error) from error
 
     def close(self) -> None:
         self.finish()  # lets the thread go that grpcio reads the requests with

@@ -10,6 +10,8 @@ from unittest.mock import patch
 
 import scenarios
 from actors import Stage
+from microlock.holding import Holding
+from microlock.possession import Possession
 from verdict import Rule
 
 from microlock import events, session
@@ -18,12 +20,10 @@ from microlock.core.flows import Flow, taking
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
 from microlock.core.place import Place
-from microlock.core.port import Delete, Found, Lifetime, Read, Txn
+from microlock.core.port import Found, Leave, Lifetime, Read
 from microlock.core.queue import Holder
 from microlock.errors import LossReason
 from microlock.etcd import calls
-from microlock.holding import Holding
-from microlock.possession import Possession
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def blind_delete() -> AbstractContextManager[Any]:
     def release(names: Names, place: Place, ttl: int) -> Flow[Lease | None]:
         found: Found = yield Read(names.prefix)
         for kv in found.keys:
-            yield Txn((), (Delete(kv.name),))
+            yield Leave(kv.name, kv.create_revision)
         return place.lease
 
     return patch.object(flows, "release", release)
@@ -63,7 +63,7 @@ def compare_value() -> AbstractContextManager[Any]:
         found: Found = yield Read(names.prefix, 1)
         for kv in found.keys:
             if kv.value == names.value:
-                yield Txn((), (Delete(kv.name),))
+                yield Leave(kv.name, kv.create_revision)
         return place.lease
 
     return patch.object(flows, "release", release)

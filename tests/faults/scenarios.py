@@ -22,7 +22,7 @@ from proxy import Proxy
 from verdict import Limits
 from watching import eventually
 
-from microlock import possession
+from microlock.core import tracker
 
 # One etcd on this machine, which no fault is done to. The rules that judge by the time need some.
 LIMITS = Limits(notice=1, slack=1, grace=0.5, prolonged=2)
@@ -50,7 +50,7 @@ def taken_away_among_namesakes(stage: Stage) -> None:
 
 
 def _taken_away(stage: Stage, node_of_q: str) -> None:
-    with patch.object(possession, "_UNWATCHED", LONG):  # as in the first moments of a hold
+    with patch.object(tracker, "UNWATCHED", LONG):  # as in the first moments of a hold
         p, q = stage.actor("p"), stage.actor("q", node=node_of_q)
         hold = p.lock()
         assert hold

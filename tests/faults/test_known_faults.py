@@ -29,8 +29,9 @@ from microlock import (
     StoreNoSpaceError,
     connect,
 )
-from microlock.core.port import Grant, KeepAlive, KeepAlives, Lifetime, Put, Revoke, Txn
-from microlock.etcd.client import Budget
+from microlock.core.port import Grant, Join, KeepAlive, KeepAlives, Lifetime, Revoke
+from microlock.core.retry import Budget
+from microlock.engine import clock
 
 Break = Callable[..., Ground]
 
@@ -54,7 +55,7 @@ def fixed_in(found: tuple[int, ...], *fixes: tuple[int, int, int]) -> bool:
 
 
 def perform(client: EtcdClient, request: object, seconds: float = TIMEOUT) -> object:
-    return client.perform(request, Budget.of(seconds))  # type: ignore[arg-type]
+    return client.perform(request, Budget.of(clock.now(), seconds))  # type: ignore[arg-type]
 
 
 def at_a_follower(ground: Ground) -> EtcdClient:
@@ -165,7 +166,7 @@ def test_a_keep_alive_may_succeed_for_a_revoked_lease_before_3_4_38_and_3_5_23_a
 
     def revived(lease: int) -> bool:
         perform(prompt, Grant(lease, 60))
-        perform(prompt, Txn((), (Put(b"key", b"value", lease),)))
+        perform(prompt, Join(b"key/", b"key/%x" % lease, b"value", lease, near=0))
         perform(prompt, Revoke(lease))
         lifetime = perform(late, KeepAlive(lease))
         assert isinstance(lifetime, Lifetime)

@@ -285,7 +285,7 @@ def test_etcd_refuses_what_a_late_holder_writes(make: Make, etcdctl: Etcdctl, pr
     late.lock()
     guard = late.guard()
     following.lock(timeout=DEADLINE)
-    etcd = following._client
+    etcd = following._host.client
     etcd.transaction(following.guard(), put={f"{prefix}report": "new"})
     with pytest.raises(LockLostError):
         etcd.transaction(guard, put={f"{prefix}report": "old"})

@@ -7,9 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import pyee
 import pytest
 
 import microlock
@@ -63,17 +67,36 @@ def test_the_readmes_first_example_runs(etcd_server: Any, capsys: Any) -> None:
     names["etcd"].close()
     assert len(fences) == 2
     assert fences[0] < fences[1]
-    assert capsys.readouterr().out in ("", "foo is free\n")
+    assert capsys.readouterr().out == "foo is free\n"
+
+
+def test_the_readmes_first_example_tells_that_foo_is_free_in_each_of_30_processes(
+    etcd_server: Any,
+) -> None:
+    script = f"def work(fence): pass\n{example('from socket', etcd_server.endpoint)}"
+
+    def run(_: int) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", script.replace('"foo"', f'"foo-{uuid4()}"')],
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(run, range(30))) == ["foo is free\n"] * 30
 
 
 def test_the_readmes_restart_carries_on(etcd_server: Any, prefix: str) -> None:
     with microlock.connect(etcd_server.endpoint) as etcd:
-        token = microlock.Microlock(etcd, prefix, "node-a", ttl=30).lock().token
+        killed = microlock.Microlock(etcd, prefix, "node-a", ttl=30)
+        token = killed.lock().token
         for restarted in ("node-a", "node-b"):
+            if restarted == "node-b":
+                killed.unlock()
             foo = microlock.Microlock(etcd, prefix, restarted, ttl=30)
             names = {"foo": foo, "LockNotOwnedError": microlock.LockNotOwnedError}
-            if restarted == "node-b":
-                microlock.Microlock(etcd, prefix, "node-a").unlock()
             exec(example("before any lock()", etcd_server.endpoint), names)
             assert foo.held
             assert (foo.token == token) == (restarted == "node-a")
@@ -124,3 +147,34 @@ def test_the_readmes_asyncio_leaves_nothing_when_it_is_cancelled(
 def test_the_readme_names_every_public_name() -> None:
     missing = [name for name in microlock.__all__ if not re.search(rf"\b{name}\b", README)]
     assert missing == ["EtcdClient"]  # what connect() returns: nobody needs its name
+
+
+def in_first_column(section: str) -> set[str]:
+    """The names in the first column of the table of a section."""
+    text = README.split(f"\n{section}\n", 1)[1].split("\n#", 1)[0]
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return {name for cell in cells for name in re.findall(r"[`(, ](\w+)(?=[`(.,])", cell)}
+
+
+@pytest.mark.parametrize("of", ["the class", "an object"])
+def test_the_public_names_of_a_lock_are_those_of_the_readmes_table(
+    etcd_server: Any, of: str
+) -> None:
+    with microlock.connect(etcd_server.endpoint) as etcd:
+        one = microlock.Microlock if of == "the class" else microlock.Microlock(etcd, "foo", "one")
+        names = {name for name in dir(one) if not name.startswith("_")}
+    told = {name for name in in_first_column("## The lock") if hasattr(microlock.Microlock, name)}
+    constructor = {"key", "node_id", "ttl"}
+    assert names - set(dir(pyee.EventEmitter)) == told - set(
+        dir(pyee.EventEmitter)
+    ) | constructor | {"events"}
+
+
+def test_the_public_names_of_a_manager_are_those_of_the_readmes_table() -> None:
+    names = {name for name in dir(microlock.LockManager) if not name.startswith("_")}
+    told = in_first_column("### Many locks")
+    assert names == {name for name in told if hasattr(microlock.LockManager, name)}
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert microlock.__version__ == metadata.version("microlock")

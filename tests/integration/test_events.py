@@ -10,12 +10,12 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 from conftest import Etcd
 from ctl import Etcdctl
-from nodes import Make, nodes
+from nodes import Make, begin, nodes, queued
 from proxy import Proxy
 from watching import DEADLINE, Recorder, eventually, threads_of_microlock
 
@@ -68,7 +68,9 @@ def test_acquired_tells_of_the_hold(make: Make, key: str) -> None:
     one = make("one")
     seen = Recorder(one, "acquired")
     hold = one.lock()
-    assert seen.wait_for(1) == [LockEvent("acquired", key, node_id="one", token=hold.token)]
+    assert seen.wait_for(1) == [
+        LockEvent("acquired", key, node_id="one", token=hold.token, waited=hold.waited, attempts=1)
+    ]
 
 
 def test_released_tells_of_the_hold(make: Make, key: str) -> None:
@@ -730,12 +732,12 @@ def test_no_thread_starts_before_it_is_needed(make: Make) -> None:
 
 
 @pytest.mark.usefixtures("no_threads")
-def test_the_thread_that_looks_after_holds_ends_with_the_last_of_them(make: Make) -> None:
+def test_the_thread_that_looks_after_locks_ends_with_the_last_of_them(make: Make) -> None:
     one = make("one")
     cycle(one)
-    assert eventually(lambda: not threads_of_microlock())
-    one.lock()
     assert {each.name for each in threads_of_microlock()} == {"microlock-renewal"}
+    one.destroy()
+    assert eventually(lambda: not threads_of_microlock())
 
 
 @pytest.mark.usefixtures("no_threads")
@@ -743,7 +745,7 @@ def test_the_watch_ends_with_the_last_lock_that_is_destroyed(make: Make, prefix:
     made = [make("one", key=f"{prefix}{number}") for number in range(3)]
     for lock in made:
         Recorder(lock)
-    assert len(threads_of_microlock()) == 1
+    assert len(threads_of_microlock()) == 2
     for lock in made:
         lock.destroy()
     assert eventually(lambda: not threads_of_microlock())
@@ -758,6 +760,20 @@ def test_the_watch_ends_with_the_last_lock_that_is_dropped(etcd_server: Etcd, pr
         del lock
         made.clear()
         assert eventually(no_thread_is_left)
+
+
+def test_a_listener_that_is_dropped_on_a_quiet_etcd_leaves_no_watch_no_stream_and_no_thread(
+    own_etcd: Callable[..., Etcd],
+) -> None:
+    server = own_etcd()
+    before = set(threading.enumerate())
+    with connect(server.endpoint) as client:
+        Recorder(Microlock(client, "foo", "dropped"))
+        assert eventually(lambda: gc.collect() >= 0 and watches(server.endpoint) == (0, 0))
+        left = {"microlock-watch", "microlock-stream"}
+        assert eventually(
+            lambda: not left & {each.name for each in set(threading.enumerate()) - before}
+        )
 
 
 @pytest.mark.usefixtures("no_threads")
@@ -858,3 +874,40 @@ def test_a_lock_can_be_destroyed_after_its_client_was_closed(etcd_server: Etcd, 
         one.on("locked", print)
     one.destroy()
     assert one.listeners("locked") == []
+
+
+def test_acquired_says_how_long_and_how_often_it_took(make: Make) -> None:
+    foo, two = make("one"), make("two")
+    seen = Recorder(foo, "acquired", "released")
+    tried = foo.lock()
+    foo.unlock()
+    two.lock()
+    waiting = begin(lambda: foo.lock(timeout=DEADLINE))
+    assert queued(two)
+    sleep(0.5)
+    two.unlock()
+    waited = waiting.result(DEADLINE)
+    foo.unlock()
+    two.lock()
+    retrying = begin(lambda: foo.lock(retries=20, interval=0.2))
+    sleep(0.5)
+    two.unlock()
+    retried = retrying.result(DEADLINE)
+    first, _, second, _, third = seen.wait_for(5)
+    assert [(each.waited, each.attempts) for each in (first, second, third)] == [
+        (hold.waited, hold.attempts) for hold in (tried, waited, retried)
+    ]
+    assert (first.attempts, second.attempts) == (1, 1)
+    assert third.attempts
+    assert third.attempts > 1
+    assert second.waited
+    assert second.waited > 0.5
+
+
+def test_no_other_event_says_how_long_it_took(make: Make) -> None:
+    foo = make()
+    seen = Recorder(foo, "locked", "renewed", "released", "unlocked")
+    foo.lock()
+    foo.renew()
+    foo.unlock()
+    assert {(each.waited, each.attempts) for each in seen.wait_for(4)} == {(None, None)}

@@ -26,9 +26,13 @@ from microlock import (
     Microlock,
     StoreError,
     StoreNoSpaceError,
+    StoreTimeoutError,
     StoreUnavailableError,
     connect,
 )
+from microlock.core.port import Get
+from microlock.core.retry import Budget
+from microlock.engine import clock
 from microlock.server import HOST, EtcdServer
 
 TIMEOUT = 10.0
@@ -106,7 +110,24 @@ def test_a_call_says_in_time_that_all_members_are_dead(
         pytest.raises(StoreUnavailableError) as told,
     ):
         Microlock(etcd, "foo", "node-a").lock()
-    assert any(address in str(told.value) for address in addresses)
+    assert all(address in str(told.value) for address in addresses)
+
+
+def test_a_call_without_time_says_who_was_asked_and_what_was_the_matter(
+    own_etcd: OwnEtcd,
+) -> None:
+    server = own_etcd()
+    with connect(server.endpoint, timeout=1) as etcd:
+        foo = Microlock(etcd, "foo", "node-a", ttl=60)
+        assert foo.holder() is None
+        server.kill()
+        with pytest.raises(StoreUnavailableError):
+            foo.holder()
+        now = clock.now()
+        with pytest.raises(StoreTimeoutError, match="no time was left") as told:
+            etcd.perform(Get(b"foo"), Budget(now, now))
+    assert server.endpoint in str(told.value)
+    assert "Connection refused" in str(told.value)
 
 
 # A real cluster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -27,6 +28,7 @@ from witness import AT_ONCE, at_most, entries, leases
 from microlock import (
     AlreadyLockedError,
     DestroyedError,
+    EtcdClient,
     Hold,
     LockLostError,
     LockUncertainError,
@@ -38,21 +40,21 @@ from microlock import (
 from microlock.core.keys import is_prefix
 from microlock.core.port import Get, Read
 from microlock.core.queue import Holder
-from microlock.session import Session, Watch
-from microlock.watch import Watcher
+from microlock.engine.reader import Reader
+from microlock.engine.reentrant_event import ReentrantEvent
 
 SLACK = 1.0  # what a busy machine adds to a time that is promised
 OwnEtcd = Callable[..., Etcd]
 
 
-def watcher(lock: Microlock) -> Watcher:
-    return lock._client.one(Watcher)
+def reader(lock: Microlock) -> Reader:
+    return lock._host.client.one(Reader)
 
 
 def watched(lock: Microlock) -> list[str]:
     """What its client watches: the prefix of a lock, or one entry."""
-    found = [watch for watch in list(watcher(lock)._watches.values()) if not watch.paused]
-    return sorted(watch.name.decode() for watch in found if watch.settled.is_set())
+    settled = reader(lock)._machine.settled
+    return sorted(name.decode() for name in reader(lock).names if settled(name))
 
 
 def entry(holder: Holder, key: str) -> str:
@@ -101,20 +103,32 @@ def row(make: Make) -> Row:
     return Row(make, 3)
 
 
+def by_the_reader(client: EtcdClient, instead: Callable[[Any, Callable[[], Any]], Any]) -> None:
+    """Has what the thread of the watches asks of etcd done by `instead(request, ask)`."""
+    perform = client.perform
+
+    def performing(request: Any, budget: Any) -> Any:
+        ask = partial(perform, request, budget)
+        if threading.current_thread().name != "microlock-watch" or request == Get(b"health"):
+            return ask()
+        return instead(request, ask)
+
+    client.perform = performing  # type: ignore[method-assign]
+
+
 class Replies:
     """Counts what etcd tells the watches of a lock's client, from now on."""
 
     def __init__(self, lock: Microlock) -> None:
         self.count = 0
-        session = watcher(lock)._session
-        assert session
-        of = session.of
+        machine = reader(lock)._machine
+        received = machine.received
 
         def counting(reply: Any) -> Any:
             self.count += 1
-            return of(reply)
+            return received(reply)
 
-        session.of = counting  # type: ignore[method-assign]
+        machine.received = counting  # type: ignore[method-assign]
 
 
 # The order
@@ -207,6 +221,7 @@ def test_who_is_far_hears_of_the_lock_when_its_turn_is_near(row: Row) -> None:
     row.pass_on(0, 1)
     assert near(far)
     assert not waiting.done()
+    row.waits[2].result(DEADLINE)
     row.locks[2].unlock()
     assert waiting.result(AT_ONCE).attempts == 1
 
@@ -306,8 +321,8 @@ def test_an_entry_that_goes_as_its_watch_begins_is_not_waited_for(
     row: Row, key: str, etcdctl: Etcdctl, moment: str, gone: str
 ) -> None:
     far = row.far()
-    watching = watcher(far)
-    watch, read = watching.watch, watching._read
+    watching = reader(far)
+    watch = watching.watch
     done: list[bytes] = []
 
     def delete(name: bytes) -> None:
@@ -321,25 +336,24 @@ def test_an_entry_that_goes_as_its_watch_begins_is_not_waited_for(
                 assert place
                 etcdctl("del", entry(place, key))
 
-    def first_delete(name: bytes, *args: Any, **kwargs: Any) -> None:
-        if moment == "before the watch" and not name.endswith(b"/"):
+    def first_delete(name: bytes, *args: Any, **kwargs: Any) -> Any:
+        if moment == "before the watch" and not is_prefix(name):
             delete(name)
-        watch(name, *args, **kwargs)
+        return watch(name, *args, **kwargs)
 
-    def then_read(each: Any) -> Any:
-        single = not each.name.endswith(b"/")
-        if moment == "before the read" and single:
-            delete(each.name)
-        found = read(each)
-        if moment == "after the read" and single:
-            delete(each.name)
+    def then_read(request: Any, ask: Callable[[], Any]) -> Any:
+        if moment == "before the read" and isinstance(request, Get):
+            delete(request.entry)
+        found = ask()
+        if moment == "after the read" and isinstance(request, Get):
+            delete(request.entry)
         return found
 
     watching.watch = first_delete  # type: ignore[method-assign]
-    watching._read = then_read  # type: ignore[method-assign]
+    by_the_reader(far._host.client, then_read)
     if gone == "all":
         for lock in row.locks:  # they would join again
-            lock._client.close()
+            lock._host.client.close()
     waiting = begin(partial(far.lock, timeout=LONG))
     assert eventually(lambda: done)
     if gone == "one":
@@ -521,15 +535,14 @@ def test_a_timeout_of_etcd_as_the_turn_comes_near_does_not_end_the_wait(row: Row
     far = row.far()
     waiting = in_line(far, row.holder)
     assert behind(far, row.place(1))
-    watching, failures = watcher(far), [StoreTimeoutError("no answer")]
-    read = watching._read
+    failures = [StoreTimeoutError("no answer")]
 
-    def fails_once(watch: Any) -> Any:
-        if failures and watch.name.endswith(b"/"):
+    def fails_once(request: Any, ask: Callable[[], Any]) -> Any:
+        if failures and isinstance(request, Read):
             raise failures.pop()
-        return read(watch)
+        return ask()
 
-    watching._read = fails_once  # type: ignore[method-assign]
+    by_the_reader(far._host.client, fails_once)
     row.pass_on(0, 1)
     row.waits[2].result(DEADLINE)
     row.locks[2].unlock()
@@ -555,13 +568,13 @@ def test_a_watch_that_is_refused_ends_the_wait_and_says_why(guarded: Guarded, wh
 
         row = Row(make, 3)
         far = make("far", user=guarded.client)
-        watching = watcher(far)
+        watching = reader(far)
         watch = watching.watch
 
-        def revoked_first(name: bytes, *args: Any, **kwargs: Any) -> None:
-            if name.endswith(b"/") == (what == "the lock"):
+        def revoked_first(name: bytes, *args: Any, **kwargs: Any) -> Any:
+            if is_prefix(name) == (what == "the lock"):
                 guarded.revoke("worker")
-            watch(name, *args, **kwargs)
+            return watch(name, *args, **kwargs)
 
         watching.watch = revoked_first  # type: ignore[method-assign]
         waiting = begin(partial(far.lock, timeout=LONG))
@@ -596,11 +609,11 @@ def test_the_watch_of_a_hold_ends_when_its_lock_is_dropped(etcd_server: Etcd, ke
     with connect(etcd_server.endpoint) as etcd:
         foo = Microlock(etcd, key, "dropped", LONG)
         foo.lock()
-        watches_of = etcd.one(Watcher)._watches
-        assert eventually(lambda: watches_of)
+        watching = etcd.one(Reader)
+        assert eventually(lambda: watching.names)
         del foo
         gc.collect()
-        assert eventually(lambda: not watches_of)
+        assert eventually(lambda: not watching.names)
 
 
 def in_turn(waits: Sequence[Future[Hold]], locks: Sequence[Microlock]) -> bool:
@@ -635,8 +648,9 @@ def test_threads_of_a_client_that_are_all_far_have_their_turns_and_share_a_watch
         assert eventually(lambda: len(watched(locks[0])) == 6)
         assert "foo/" not in watched(locks[0])
         row.pass_on(0, 1, 2)
-        assert in_turn(waits, locks)
+        assert in_turn(waits[:-2], locks[:-2])
         assert eventually(lambda: watched(locks[0]) == ["foo/"])
+        assert in_turn(waits[-2:], locks[-2:])
 
 
 # Listeners
@@ -719,16 +733,16 @@ def test_destroying_one_that_is_far_ends_its_wait_and_leaves_nothing(
     assert isinstance(waiting.exception(AT_ONCE), DestroyedError)
     assert entries(etcdctl, key) == before
     assert place.lease_id not in [int(lease, 16) for lease in leases(etcdctl)]
-    assert eventually(lambda: watcher(far)._thread is None)
+    assert eventually(lambda: reader(far)._thread is None)
 
 
 def test_closing_the_client_of_one_that_is_far_ends_its_wait(row: Row) -> None:
     far = row.far()
     waiting = in_line(far, row.holder)
-    assert eventually(lambda: watcher(far)._thread)
-    thread = watcher(far)._thread
+    assert eventually(lambda: reader(far)._thread)
+    thread = reader(far)._thread
     assert thread
-    far._client.close()
+    far._host.client.close()
     assert isinstance(waiting.exception(AT_ONCE), DestroyedError | LockUncertainError)
     assert eventually(lambda: not thread.is_alive())
 
@@ -812,24 +826,27 @@ foo.unlock()
         assert process.wait(DEADLINE) == 0
 
 
-@pytest.mark.parametrize("moment", ["paused", "cancelled", "asked for"])
-def test_an_interrupt_as_a_wait_begins_leaves_a_lock_that_has_its_turn(
-    row: Row, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    """A signal's handler may raise anywhere; here where the watch of the lock is given up."""
-    far = row.far()
-    with pytest.raises(AlreadyLockedError):
-        far.lock(timeout=0.2)  # so that there is a watch to be given up
-    owner = Watcher if moment == "paused" else Session
-    name = {"paused": "pause", "cancelled": "cancel", "asked for": "create"}[moment]
-    call = getattr(owner, name)
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, owner: type, call_name: str) -> None:
+    """Has a signal's handler raise right after the next such call."""
+    call = getattr(owner, call_name)
 
     def then_interrupted(self: Any, *args: Any, **kwargs: Any) -> None:
-        monkeypatch.setattr(owner, name, call)
+        monkeypatch.setattr(owner, call_name, call)
         call(self, *args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(owner, name, then_interrupted)
+    monkeypatch.setattr(owner, call_name, then_interrupted)
+
+
+@pytest.mark.parametrize("call_name", ["watch", "unwatch"])
+def test_an_interrupt_as_a_wait_begins_leaves_a_lock_that_has_its_turn(
+    row: Row, monkeypatch: pytest.MonkeyPatch, call_name: str
+) -> None:
+    """A signal's handler may raise anywhere; here where what is watched changes."""
+    far = row.far()
+    with pytest.raises(AlreadyLockedError):
+        far.lock(timeout=0.2)  # so that there is a watch to be given up
+    interrupt_after(monkeypatch, Reader, call_name)
     with pytest.raises(KeyboardInterrupt):
         far.lock(timeout=5)
     for lock in row.locks:
@@ -840,27 +857,26 @@ def test_an_interrupt_as_a_wait_begins_leaves_a_lock_that_has_its_turn(
 
 
 @pytest.mark.parametrize("which", ["of the entry", "of the lock"])
-@pytest.mark.parametrize("moment", ["asked for", "sent"])
+@pytest.mark.parametrize("moment", ["before it is noted", "when it is noted"])
 def test_an_interrupt_before_a_watch_is_asked_for_leaves_a_lock_that_has_its_turn(
     row: Row, monkeypatch: pytest.MonkeyPatch, moment: str, which: str
 ) -> None:
     far = row.far()
     with pytest.raises(AlreadyLockedError):
         far.lock(timeout=0.2)
-    session = watcher(far)._session
-    assert session
-    owner: Any = session if moment == "asked for" else session.stream
-    call_name = "create" if moment == "asked for" else "send"
-    call = getattr(owner, call_name)
+    machine = reader(far)._machine
+    subscribe = machine.subscribe
 
-    def interrupted(what: Any) -> None:
-        name = what.name if isinstance(what, Watch) else what.create_request.key
-        if name and is_prefix(name) == (which == "of the lock"):
-            monkeypatch.setattr(owner, call_name, call)
+    def interrupted(name: bytes, *args: Any) -> None:
+        strikes = is_prefix(name) == (which == "of the lock")
+        if strikes:
+            machine.subscribe = subscribe  # type: ignore[method-assign]
+        if not (strikes and moment == "before it is noted"):
+            subscribe(name, *args)
+        if strikes:
             raise KeyboardInterrupt
-        call(what)
 
-    monkeypatch.setattr(owner, call_name, interrupted)
+    machine.subscribe = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         far.lock(timeout=1.5)
     for lock in row.locks:
@@ -881,14 +897,7 @@ def test_an_interrupt_as_a_wait_begins_leaves_a_lock_whose_loss_is_noticed(
     waiting.result(AT_ONCE)
     far.unlock()
     row = Row(make, 3)
-    pause = Watcher.pause
-
-    def then_interrupted(self: Any, *args: Any, **kwargs: Any) -> None:
-        monkeypatch.setattr(Watcher, "pause", pause)
-        pause(self, *args, **kwargs)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Watcher, "pause", then_interrupted)
+    interrupt_after(monkeypatch, Reader, "unwatch")
     with pytest.raises(KeyboardInterrupt):
         far.lock(timeout=5)
     for lock in (*row.locks, row.holder):
@@ -910,12 +919,12 @@ def test_the_stream_stays_open_between_the_waits_of_one_object(
         row = Row(make, 3)
         far = row.far()
         opened: list[str] = []
-        client = far._client
+        client = far._host.client
         open_watch = client.open_watch
 
-        def counting() -> Any:
+        def counting(sink: Any) -> Any:
             opened.append("a stream")
-            return open_watch()
+            return open_watch(sink)
 
         monkeypatch.setattr(client, "open_watch", counting)
         for timeout in (0.2, 1.4, 0.2, 1.4):
@@ -933,38 +942,35 @@ def test_the_thread_that_watches_ends_with_an_object_that_waited_far(
         far = Microlock(etcd, key, "far", LONG)
         with pytest.raises(AlreadyLockedError):
             far.lock(timeout=timeout)
-        watching = etcd.one(Watcher)
+        watching = etcd.one(Reader)
         assert watching._thread
         if how == "destroyed":
             far.destroy()
         del far
-        assert eventually(lambda: gc.collect() >= 0 and watching._thread is None, within=3)
+        assert eventually(lambda: gc.collect() >= 0 and watching._thread is None)
 
 
 @pytest.mark.parametrize("how", ["destroyed", "dropped"])
 def test_the_thread_that_watches_ends_with_an_object_whose_wait_was_cut_far_from_its_turn(
     row: Row, etcd_server: Etcd, key: str, how: str
 ) -> None:
-    """Its stream is open, and there is no watch on it."""
     with connect(etcd_server.endpoint) as etcd:
         far = Microlock(etcd, key, "far", LONG)
         cut_far_from_its_turn(far, row)
-        watching = etcd.one(Watcher)
+        watching = etcd.one(Reader)
         assert watching._thread
         if how == "destroyed":
             far.destroy()
         alive = ref(far)
         del far
         assert eventually(lambda: gc.collect() >= 0 and alive() is None)
-        assert eventually(lambda: watching._thread is None, within=3)
+        assert eventually(lambda: watching._thread is None)
 
 
-class Interrupts:
-    """In place of the flag that it waits for."""
+class Interrupts(ReentrantEvent):
+    """In place of the event that it waits for."""
 
-    def clear(self) -> None: ...
-
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float | None = None) -> bool:
         raise KeyboardInterrupt
 
 
@@ -972,10 +978,9 @@ def cut_far_from_its_turn(far: Microlock, row: Row) -> None:
     """As a handler of a signal does that raises."""
     waiting = in_line(far, row.holder)
     assert behind(far, row.place(1))
-    assert far._waiting
     heard = Replies(far)
-    flag, far._waiting._woken = far._waiting._woken, Interrupts()  # type: ignore[assignment]
-    flag.set()
+    woken, far._core.woken = far._core.woken, Interrupts()
+    woken.set()
     assert isinstance(waiting.exception(DEADLINE), KeyboardInterrupt)
     assert eventually(lambda: heard.count)  # that nothing is watched any more
 
@@ -984,15 +989,15 @@ def cut_far_from_its_turn(far: Microlock, row: Row) -> None:
 def test_the_thread_that_watches_ends_with_an_object_whose_hold_was_watched(
     etcd_server: Etcd, key: str, how: str
 ) -> None:
-    """As above: between its holds nothing is watched, and the stream is open."""
+    """Between its holds nothing is watched, and the stream is open."""
     with connect(etcd_server.endpoint) as etcd:
         foo = Microlock(etcd, key, "one", LONG)
         hold_until_watched(foo)
-        watching = etcd.one(Watcher)
+        watching = etcd.one(Reader)
         if how == "destroyed":
             foo.destroy()
         del foo
-        assert eventually(lambda: gc.collect() >= 0 and watching._thread is None, within=3)
+        assert eventually(lambda: gc.collect() >= 0 and watching._thread is None)
 
 
 def hold_until_watched(foo: Microlock) -> None:
@@ -1028,11 +1033,8 @@ def test_many_waits_leave_no_watch_behind(own_etcd: OwnEtcd) -> None:
         for _ in range(10):
             with pytest.raises(AlreadyLockedError):
                 far.lock(timeout=1.2)  # far for a moment, and time enough to be undone
-        assert eventually(lambda: watches(server.endpoint) == (5, 5))
-        assert len(watcher(far)._watches) <= 1
-        session = watcher(far)._session
-        assert session
-        assert eventually(lambda: len(session._ids) <= 1 and not session._asked)
+        assert eventually(lambda: watches(server.endpoint) == (4, 4))
+        assert reader(far).names == []
 
 
 def test_two_hundred_turns_in_a_long_queue_leave_no_watch_behind(own_etcd: OwnEtcd) -> None:
@@ -1049,7 +1051,7 @@ def test_two_hundred_turns_in_a_long_queue_leave_no_watch_behind(own_etcd: OwnEt
             each.result(LONG)
         assert eventually(lambda: watches(server.endpoint)[1] <= 5)
         for lock in locks:
-            assert len(watcher(lock)._watches) <= 1
+            assert len(reader(lock).names) <= 1
             lock.destroy()
         assert eventually(lambda: watches(server.endpoint) == (0, 0))
 
@@ -1106,7 +1108,7 @@ def test_an_etcdctl_that_gives_up_does_not_let_who_waits_behind_it_in(
 
 def test_what_a_watch_reads_is_one_key_far_from_the_turn(row: Row) -> None:
     far = row.far()
-    client, asked = far._client, []
+    client, asked = far._host.client, []
     perform = client.perform
 
     def noting(request: Any, budget: Any) -> Any:

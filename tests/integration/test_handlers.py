@@ -427,3 +427,41 @@ def test_slow_handlers_of_one_client_do_not_delay_another(
         assert eventually(lambda: seen, AT_ONCE)
         bar.destroy()
     over.set()
+
+
+def test_a_slow_handler_of_one_lock_does_not_delay_the_loss_of_another(
+    make: Make, etcdctl: Etcdctl
+) -> None:
+    foo, bar, entered = make(), make(key="bar"), threading.Event()
+    foo.on("acquired", lambda: (entered.set(), sleep(3)))
+    seen = Recorder(bar, "lost")
+    bar.lock()
+    sleep(0.3)  # by now it is watched
+    foo.lock()
+    assert entered.wait(DEADLINE)
+    with at_most(1):
+        etcdctl("del", "--prefix", "bar/")
+        assert [event.reason for event in seen.wait_for(1)] == [LossReason.DELETED]
+
+
+def test_a_handler_that_waits_for_a_lock_lets_another_locks_handler_release_it(make: Make) -> None:
+    theirs, mine = make(key="bar"), make("two", key="bar")
+    theirs.lock()
+    foo, baz = make(), make(key="baz")
+    waits = Handler(foo, "acquired", lambda: mine.lock(timeout=DEADLINE))
+    gives = Handler(baz, "acquired", theirs.unlock)
+    foo.lock()
+    assert queued(theirs)
+    baz.lock()
+    with at_most(AT_ONCE):
+        assert gives.done() is None
+        assert isinstance(waits.done(), Hold)
+
+
+def test_a_hundred_locks_whose_handlers_block_are_all_told(make: Make, key: str) -> None:
+    together = threading.Barrier(101)
+    locks = [make(key=f"{key}-{number}") for number in range(100)]
+    for lock in locks:
+        lock.on("acquired", lambda: together.wait(DEADLINE))
+        lock.lock()
+    together.wait(DEADLINE)  # not before all of them are in their handlers

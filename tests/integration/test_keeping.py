@@ -25,8 +25,8 @@ from watching import DEADLINE, Recorder, eventually, threads_of_microlock
 
 from microlock import EtcdClient, Holder, LossReason, Microlock, State, connect
 from microlock.core.port import KeepAlives, Request
+from microlock.core.retry import Budget
 from microlock.engine import clock
-from microlock.etcd.client import Budget
 
 SHORT = 2  # a ttl to be waited out, and to be renewed in time on a machine that stalls
 

@@ -216,7 +216,7 @@ def test_a_transaction_with_the_guard_of_a_lost_hold_is_refused(taken: Taken, pr
     guard = taken.foo.guard()
     taken.delete()
     with pytest.raises(LockLostError):
-        taken.foo._client.transaction(guard, put={f"{prefix}report": "late"})
+        taken.foo._host.client.transaction(guard, put={f"{prefix}report": "late"})
     assert taken.etcdctl("get", f"{prefix}report") == ""
 
 
@@ -263,7 +263,7 @@ def test_a_second_hold_is_lost_as_the_first(taken: Taken) -> None:
 def test_a_loss_that_a_call_finds_first_is_told_once(
     make: Make, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    monkeypatch.setattr("microlock.possession._UNWATCHED", LONG)  # or the watch would be first
+    monkeypatch.setattr("microlock.core.tracker.UNWATCHED", LONG)  # or the watch would be first
     foo, two = make("one"), make("two")
     seen, after = Recorder(foo, "lost"), Recorder(foo, "acquired")
     token = foo.lock().token

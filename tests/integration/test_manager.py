@@ -44,7 +44,8 @@ from microlock import (
     StoreUnavailableError,
     connect,
 )
-from microlock.core.port import Read, Request
+from microlock.core.port import Holders, Read, Request
+from microlock.etcd.holders import MAX_OPERATIONS
 
 SHORT = 2  # a ttl to be waited out, and to be renewed in time on a machine that stalls
 LONGER = 600
@@ -421,13 +422,27 @@ def test_a_name_that_is_no_utf_8_is_told_with_backslashes(
     assert (name, holder.node_id) == (r"\xff", r"\xfe")
 
 
-def test_locks_is_one_read(
+def test_locks_is_one_request(
     jobs: LockManager, elsewhere: LockManager, keep: Keep, asked: list[Request]
 ) -> None:
     for name in ("foo", "foo/bar", "baz"):
         keep(elsewhere.lock(name))
     assert len(jobs.locks()) == 3
-    assert [type(request) for request in asked] == [Read]
+    assert [type(request) for request in asked] == [Holders]
+
+
+def test_locks_tells_of_more_locks_than_etcd_reads_in_a_transaction(
+    jobs: LockManager, etcd_server: Etcd, prefix: str
+) -> None:
+    with closing(python_etcd3(etcd_server.endpoint)) as client:
+        lease = client.lease(LONG)
+        for number in range(MAX_OPERATIONS + 1):
+            client.put(f"{prefix}{number}/{lease.id:x}", f"node-{number}", lease=lease)
+        told = jobs.locks()
+        lease.revoke()
+    assert {name: holder.node_id for name, holder in told.items()} == {
+        str(number): f"node-{number}" for number in range(MAX_OPERATIONS + 1)
+    }
 
 
 # release()

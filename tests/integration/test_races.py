@@ -18,10 +18,10 @@ from witness import at_most, entries
 
 import microlock
 from microlock import DestroyedError, Microlock, StoreError, StoreTimeoutError, connect
-from microlock.core.port import Lifetime
+from microlock.core.hold import HoldState
+from microlock.core.port import Lifetime, Move
 from microlock.engine import clock
 from microlock.etcd.client import EtcdClient
-from microlock.holding import Holding
 
 TIMEOUT = 2.0
 
@@ -73,18 +73,26 @@ def test_interrupts_leave_a_hold_that_can_be_used_and_nothing_that_hangs(
 
 
 def test_what_etcd_says_of_the_lease_before_an_extension_is_no_loss(
-    client: EtcdClient, prefix: str
+    client: EtcdClient, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foo = Microlock(client, prefix, "node-a", ttl=60)
     old = foo.lock().lease_id
-    settle = foo._settle
+    perform, moved = client.perform, threading.Event()
 
-    def answered_in_between(*left: Any) -> None:
+    def moving(request: Any, budget: Any) -> Any:
+        reply = perform(request, budget)
+        if isinstance(request, Move):
+            moved.set()
+        return reply
+
+    def answered_in_between() -> float:
         now = clock.now()
-        foo.on_renewed(old, Lifetime(0, now, now))  # it was revoked by the extension
-        settle(*left)
+        if moved.is_set():
+            foo._host.renewed(old, Lifetime(0, now, now))  # it was revoked by the extension
+        return now
 
-    foo._settle = answered_in_between  # type: ignore[method-assign]
+    client.perform = moving  # type: ignore[method-assign]
+    monkeypatch.setattr("microlock.engine.drive.now", answered_in_between)
     assert foo.extend(30) > 20
     assert foo.held
     foo.destroy()
@@ -93,15 +101,16 @@ def test_what_etcd_says_of_the_lease_before_an_extension_is_no_loss(
 def test_a_hold_that_is_taken_over_is_not_lost_to_a_thread_that_looks_meanwhile(
     client: EtcdClient, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Microlock(client, prefix, "node-a", ttl=60).lock()
+    first = Microlock(client, prefix, "node-a", ttl=60)
+    first.lock()
     again = Microlock(client, prefix, "node-a", ttl=60)
-    moved, seen = Holding.moved, []
+    moved, seen = HoldState.moved, []
 
-    def looked_at(holding: Holding, place: Any) -> None:
+    def looked_at(holding: HoldState, place: Any) -> None:
         seen.append(again.lost_reason)
         moved(holding, place)
 
-    monkeypatch.setattr(Holding, "moved", looked_at)
+    monkeypatch.setattr(HoldState, "moved", looked_at)
     assert again.renew() > 20
     assert (set(seen), again.held) == ({None}, True)
     again.destroy()
@@ -182,3 +191,19 @@ def test_a_call_that_finds_another_stuck_says_so_in_time(own_etcd: Callable[...,
             assert all(isinstance(call.exception(), StoreTimeoutError) for call in calls)
         server.resume()
         foo.unlock()
+
+
+def test_an_interrupt_while_a_lease_gets_its_id_leaves_an_object_that_can_be_used(
+    client: EtcdClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foo = Microlock(client, prefix, "node-a", ttl=60)
+
+    def interrupted(_bits: int) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("secrets.randbits", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            foo.lock()
+    foo.lock()
+    foo.destroy()

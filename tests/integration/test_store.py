@@ -4,45 +4,59 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from conftest import Etcd
 from ctl import Etcdctl
 from store import CompactedError, Memory
-from watching import eventually
+from watching import DEADLINE, eventually
 
 from microlock import EtcdClient, connect
-from microlock.core.keys import range_end
+from microlock.core.keys import entry_name, range_end
 from microlock.core.port import (
-    CreatedAt,
-    Delete,
-    Empty,
+    Enter,
     Event,
+    Found,
     Get,
     Grant,
+    Holders,
+    Join,
     KeepAlive,
     KeepAlives,
+    Leave,
     Lifetime,
-    Outcome,
-    Put,
+    Move,
     Read,
     Request,
     Revoke,
-    Txn,
-    UnderLease,
 )
+from microlock.core.retry import Budget
+from microlock.engine import clock
 from microlock.errors import StoreError
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.client import Budget
+from microlock.etcd.watching import WATCH, watch_reply
 
 LONG = 60  # seconds; no test takes so long
 SEEDS = range(5)
 REQUESTS = 300  # of each seed
-NAMES = [b"foo/1", b"foo/2", b"foo/3", b"foo/bar/1", b"foo/bar/2", b"fop"]
-PREFIXES = [*[b"f", b"foo/", b"foo/bar/", b"fop", b"g"] * 9, b""]
+LOCKS = [b"foo/", b"foo/", b"foo/bar/", b"fop/"]
+# Besides entries of these locks: what is none, whatever its lease.
+OTHERS = [b"foo/", b"foo/none", b"foo/bar/none", b"fop"]
+PREFIXES = [b"", b"f", b"foo", b"foo/", b"foo/b", b"fop", b"g"]
 LEASES = range(1, 6)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What somebody else does to keys, in one transaction: puts are of a name, a value, and a
+    lease."""
+
+    deletes: tuple[bytes, ...] = ()
+    puts: tuple[tuple[bytes, bytes, int], ...] = ()
 
 
 class Pair:
@@ -54,12 +68,24 @@ class Pair:
         self.store = Memory(floor=floor)
         self.store.apply(Grant(LEASES.stop, 0))
 
-    def ask_etcd(self, request: Request) -> Any:
-        return self.client.perform(request, Budget.of(10))
+    def ask_etcd(self, request: Request | Change) -> Any:
+        if isinstance(request, Request):
+            return self.client.perform(request, Budget.of(clock.now(), 10))
+        parts = [{"request_delete_range": {"key": name}} for name in request.deletes]
+        for name, value, lease_id in request.puts:
+            parts.append({"request_put": {"key": name, "value": value, "lease": lease_id}})
+        (wire,) = self.client._store._wires.values()  # type: ignore[attr-defined]
+        wire.call(*messages.txn((), parts), timeout=10, metadata=())
+        return None
 
-    def both(self, request: Request) -> Any:
+    def ask_store(self, request: Request | Change) -> Any:
+        if isinstance(request, Request):
+            return self.store.apply(request)
+        return self.store.change(request.deletes, request.puts)
+
+    def both(self, request: Request | Change) -> Any:
         """What both answer. Fails if they don't agree."""
-        said, meant = _said(self.ask_etcd, request), _said(self.store.apply, request)
+        said, meant = _said(self.ask_etcd, request), _said(self.ask_store, request)
         assert said == meant, f"to {request}"
         return meant
 
@@ -69,40 +95,45 @@ class Pair:
         Raises CompactedError if that is how the watch ends.
         """
         told: list[Event] = []
-        stream, _ = self.client.open_watch()
+        replies: SimpleQueue[Any] = SimpleQueue()
+        (wire,) = self.client._store._wires.values()  # type: ignore[attr-defined]
+        stream = wire.stream(WATCH, pb.WatchResponse, replies.put, timeout=None, metadata=())
         try:
             create = pb.WatchCreateRequest(
                 key=prefix, range_end=range_end(prefix), start_revision=since, watch_id=1
             )
             stream.send(pb.WatchRequest(create_request=create))
             while not told or told[-1].revision < self.store.revision:
-                reply = stream.receive()
+                reply = replies.get(timeout=DEADLINE)
                 if reply.canceled:
                     raise CompactedError(reply.compact_revision)
-                told += map(messages.event, reply.events)
+                told += getattr(watch_reply(reply), "events", ())
         finally:
             stream.close()
         return told
 
 
-def _said(ask: Callable[[Request], Any], request: Request) -> Any:
-    """The answer, or the error; without the time."""
+def _said(ask: Callable[[Request | Change], Any], request: Request | Change) -> Any:
+    """The answer, or the error; without the time, and what is in any order sorted."""
     try:
-        return _timeless(ask(request))
+        answer = _timeless(ask(request))
     except StoreError as error:
         text = str(error).rpartition("etcdserver: ")[2]
         return type(error), text, error.may_have_happened
+    if isinstance(request, Holders):
+        answer = replace(answer, keys=tuple(sorted(answer.keys, key=lambda kv: kv.name)))
+    return answer
 
 
 def _timeless(answer: Any) -> Any:
     match answer:
         case Lifetime(ttl):
             return ttl
-        case Outcome(succeeded, revision, keys, _, repeated):
-            return succeeded, revision, keys, repeated
         case dict():
             return {name: _timeless(each) for name, each in answer.items()}
-    return answer
+        case None | Found():
+            return answer
+    return replace(answer, at=0.0)
 
 
 @pytest.fixture
@@ -123,15 +154,20 @@ class Asker:
         self._store = store
         self._random = random.Random(seed)
 
-    def request(self) -> Request:
-        kinds: dict[Callable[[], Request], int] = {
+    def request(self) -> Request | Change:
+        kinds: dict[Callable[[], Request | Change], int] = {
             self._grant: 5,
             self._keep_alive: 1,
             self._keep_alives: 1,
             self._revoke: 1,
             self._read: 3,
             self._get: 2,
-            self._txn: 14,
+            self._holders: 3,
+            self._enter: 4,
+            self._join: 6,
+            self._leave: 4,
+            self._move: 4,
+            self.change: 4,
         }
         (kind,) = self._random.choices([*kinds], [*kinds.values()])
         return kind()
@@ -149,39 +185,52 @@ class Asker:
         return Revoke(self._lease())
 
     def _read(self) -> Read:
-        return Read(
-            self._one_of(PREFIXES), self._one_of([0, 1, 2, 16]), newest=self._one_of([False, True])
-        )
+        return Read(self._one_of(LOCKS), self._one_of([0, 1, 2, 20]))
 
     def _get(self) -> Get:
-        return Get(self._one_of([*NAMES * 9, b""]))
+        return Get(self._name())
 
-    def _txn(self) -> Txn:
-        return Txn(
-            tuple(self._guard() for _ in range(self._one_of([0, 0, 0, 1, 1, 2]))),
-            tuple(self._write() for _ in range(self._one_of([1, 1, 1, 2, 2, 3, 0]))),
-            tuple(self._look() for _ in range(self._one_of([0, 1, 2]))),
-        )
+    def _holders(self) -> Holders:
+        return Holders(self._one_of(PREFIXES))
 
-    def _guard(self) -> Empty | CreatedAt | UnderLease:
-        name = self._one_of(NAMES)
-        there = self._store.keys.get(name)
-        guards = [
-            Empty(self._one_of(PREFIXES)),
-            CreatedAt(name, there.create_revision if there else 0),
-            CreatedAt(name, self._one_of([0, 1, self._store.revision])),
-            UnderLease(name, there.lease_id if there else 0),
-            UnderLease(name, self._one_of([0, *LEASES])),
-        ]
-        return self._one_of(guards)
+    def _enter(self) -> Enter:
+        lock, lease_id = self._one_of(LOCKS), self._lease()
+        return Enter(lock, entry_name(lock, lease_id), self._value(), lease_id)
 
-    def _write(self) -> Put | Delete | Read:
-        name = self._one_of(NAMES)
-        put = Put(name, b"%d" % self._random.randrange(100), self._one_of([0, *LEASES]))
-        return self._one_of([put, put, put, Delete(name), Delete(name), self._read()])
+    def _join(self) -> Join:
+        lock, lease_id = self._one_of(LOCKS), self._lease()
+        entry = entry_name(lock, lease_id)
+        return Join(lock, entry, self._value(), lease_id, self._one_of([0, 1, 2]))
 
-    def _look(self) -> Read | Get:
-        return self._one_of([self._read(), self._get()])
+    def _leave(self) -> Leave:
+        return Leave(*self._entry()[:2])
+
+    def _move(self) -> Move:
+        name, token, lease_id = self._entry()
+        return Move(name, self._value(), token, lease_id, self._lease())
+
+    def change(self) -> Change:
+        names = [*{self._name() for _ in range(self._random.randint(1, 3))}]
+        number = self._random.randint(0, len(names))
+        lease_ids = [0, 0, *self._store.leases]
+        puts = ((name, self._value(), self._one_of(lease_ids)) for name in names[number:])
+        return Change(tuple(names[:number]), tuple(puts))
+
+    def _name(self) -> bytes:
+        there = [*self._store.keys] or OTHERS
+        entry = entry_name(self._one_of(LOCKS), self._lease())
+        return self._one_of([self._one_of(there), entry, self._one_of(OTHERS)])
+
+    def _entry(self) -> tuple[bytes, int, int]:
+        """A name, a token, and a lease: mostly as they are."""
+        name = self._name()
+        kv = self._store.keys.get(name)
+        token, lease_id = (kv.create_revision, kv.lease_id) if kv else (1, 0)
+        token = self._one_of([*[token] * 4, 1, self._store.revision])
+        return name, token, self._one_of([*[lease_id] * 4, 0, *LEASES])
+
+    def _value(self) -> bytes:
+        return b"%d" % self._random.randrange(100)
 
     def _lease(self) -> int:
         return self._one_of(LEASES)
@@ -203,7 +252,7 @@ def test_the_store_tells_of_the_changes_that_a_watch_tells_of(pair, seed):
     asker = Asker(pair.store, seed)
     for _ in range(REQUESTS // 3):
         pair.both(asker.request())
-    pair.both(Txn((), (Put(b"foo/last", b"", 0),)))
+    pair.both(Change(puts=((b"foo/last", b"", 0),)))
     for since in (2, pair.store.revision // 2):
         assert pair.history(since) == list(pair.store.events(b"f", since))
 
@@ -211,33 +260,32 @@ def test_the_store_tells_of_the_changes_that_a_watch_tells_of(pair, seed):
 def test_the_keys_of_a_lease_go_together(pair):
     pair.both(Grant(1, LONG))
     for name in (b"foo/3", b"foo/1", b"foo/2"):
-        pair.both(Txn((), (Put(name, b"", 1),)))
+        pair.both(Change(puts=((name, b"", 1),)))
     pair.both(Revoke(1))
     assert pair.history(2) == list(pair.store.events(b"f", 2))
     assert len({event.revision for event in pair.history(2) if event.kv is None}) == 1
 
 
-def test_the_store_refuses_a_transaction_as_etcd_does(pair):
+def test_the_store_sees_as_much_of_many_nested_names_as_etcd_does(pair):
     pair.both(Grant(1, LONG))
-    first, second = Put(b"foo/1", b"", 1), Put(b"foo/2", b"", 1)
-    homeless = Put(b"foo/3", b"", 99)
-    never = (CreatedAt(b"foo/1", 99),)
-    for txn in [
-        Txn((), (first, homeless)),
-        Txn(never, (homeless,)),
-        Txn(never, (first, first)),
-        Txn((), (first, Delete(b"foo/1"))),
-        Txn((), (Delete(b"foo/1"), first)),
-        Txn((), (Delete(b"foo/1"), Delete(b"foo/1"))),
-        Txn((), (first, second, Delete(b"foo/3"), Read(b"foo/"))),
-        Txn((), (Delete(b"foo/2"), Read(b"foo/"), Delete(b"foo/2"))),
-        Txn((), (Put(b"", b"", 0),)),
-        Txn((Empty(b""),), ()),
-        Txn((), tuple(Put(b"%d" % n, b"", 0) for n in range(128))),
-        Txn((), tuple(Put(b"%d" % n, b"", 0) for n in range(129))),
-        Txn((), ()),
-    ]:
-        pair.both(txn)
+    pair.both(Grant(2, LONG))
+    for number in range(messages.OLDEST + 1):
+        pair.both(Change(puts=((b"foo/%d/1" % number, b"", 1),)))
+        pair.both(Read(b"foo/", 1))
+        pair.both(Enter(b"foo/", b"foo/2", b"", 2))
+        pair.both(Join(b"foo/", b"foo/2", b"", 2, near=2))
+        pair.both(Join(b"foo/", b"foo/2", b"", 2, near=2))
+        pair.both(Read(b"foo/", 1))
+        pair.both(Change(deletes=(b"foo/2",)))
+
+
+def test_the_store_puts_nothing_under_a_lease_that_is_not_there_as_etcd_does(pair):
+    pair.both(Grant(1, LONG))
+    pair.both(Enter(b"foo/", b"foo/9", b"", 9))
+    pair.both(Join(b"foo/", b"foo/9", b"", 9, near=2))
+    pair.both(Enter(b"foo/", b"foo/1", b"", 1))
+    pair.both(Enter(b"foo/", b"foo/9", b"", 9))
+    pair.both(Move(b"foo/1", b"", pair.store.revision, 1, 9))
 
 
 def test_the_store_ends_a_lease_as_etcd_does(pair):
@@ -245,13 +293,13 @@ def test_the_store_ends_a_lease_as_etcd_does(pair):
     for lease_id, ttl in ((1, 1), (2, 1), (3, LONG)):
         pair.both(Grant(lease_id, ttl))
     for lease_id in (1, 2, 3):
-        pair.both(Txn((), (Put(b"foo/%d" % lease_id, b"", lease_id),)))
-    pair.both(Txn((), (Put(b"foo/2", b"", 3),)))  # it has moved
+        pair.both(Change(puts=((b"foo/%d" % lease_id, b"", lease_id),)))
+    pair.both(Change(puts=((b"foo/2", b"", 3),)))  # it has moved
     pair.store.pass_time(1)
     gone = Get(b"foo/1")
     assert not pair.store.apply(gone).keys
     assert eventually(lambda: not pair.ask_etcd(gone).keys, within=5)
-    for request in (KeepAlive(1), Read(b"foo/"), Txn((), (Put(b"foo/1", b"", 1),))):
+    for request in (KeepAlive(1), Read(b"foo/"), Join(b"foo/", b"foo/1", b"", 1, near=0)):
         pair.both(request)
     assert pair.history(2) == list(pair.store.events(b"f", 2))
 
@@ -259,7 +307,7 @@ def test_the_store_ends_a_lease_as_etcd_does(pair):
 def test_the_store_forgets_as_etcd_does(pair, etcd):
     etcdctl = Etcdctl(etcd.endpoint)
     for number in range(6):
-        pair.both(Txn((), (Put(b"foo/1", b"%d" % number, 0),)))
+        pair.both(Change(puts=((b"foo/1", b"%d" % number, 0),)))
     etcdctl("compact", "4")
     pair.store.compact(4)
     pair.both(Read(b"foo/"))

@@ -4,8 +4,10 @@ look like a member that is about to start."""
 from __future__ import annotations
 
 import http.server
+import re
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -42,6 +44,16 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 # What every wrong connection has to do
 
 
+def assert_readable_at_night(error: StoreError) -> None:
+    """The traceback is of the call and no more; the last line says it all, in two lines at most."""
+    shown = "".join(traceback.format_exception(error))
+    assert len(shown.splitlines()) < 30
+    assert shown.count("Traceback") == 1
+    assert not re.search("grpc/|tenacity|_InactiveRpcError", shown)
+    assert str(error).isprintable()
+    assert len(str(error)) < 240
+
+
 def assert_named(etcd: EtcdClient, error: type[StoreError], address: str) -> None:
     """lock() and on() give this error at once, and it says where; nothing may have happened."""
     foo = Microlock(etcd, "foo", "node-a")
@@ -50,6 +62,7 @@ def assert_named(etcd: EtcdClient, error: type[StoreError], address: str) -> Non
     assert type(refused.value) is error
     assert address in str(refused.value)
     assert not refused.value.may_have_happened
+    assert_readable_at_night(refused.value)
     with at_most(AT_ONCE), pytest.raises(error) as refused:
         foo.on("unlocked", print)
     assert type(refused.value) is error
@@ -233,7 +246,9 @@ def test_lock_says_at_once_that_nothing_listens(nobody: str) -> None:
             foo.lock()
     assert type(refused.value) is StoreUnavailableError
     assert nobody in str(refused.value)
+    assert "Connection refused" in str(refused.value)
     assert not refused.value.may_have_happened
+    assert_readable_at_night(refused.value)
 
 
 def test_lock_says_at_once_that_nothing_listens_where_tls_is_expected(
@@ -268,6 +283,7 @@ def test_a_name_that_resolves_to_nothing_is_unavailable_at_once() -> None:
             foo.lock()
     assert type(refused.value) is StoreUnavailableError
     assert "etcd.invalid:2379" in str(refused.value)
+    assert_readable_at_night(refused.value)
 
 
 def test_an_http1_server_is_not_etcd() -> None:

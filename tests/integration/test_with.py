@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from cluster import hang
 from conftest import Etcd
 from ctl import Etcdctl
 from nodes import LONG, Make, begin, nodes, queued
@@ -129,7 +131,7 @@ def test_the_block_is_not_run_when_etcd_is_down(
     with nodes(etcd.endpoint, "foo", timeout=1) as make:
         foo = make(ttl=1, timeout=timeout)
         foo.holder()  # etcd is known to be there, and worth waiting for
-        getattr(etcd, fault)()
+        hang(etcd) if fault == "pause" else etcd.kill()
         # ttl and timeout are 1 s each.
         with at_most(6), pytest.raises((StoreError, LockUncertainError)), foo:
             ran = True
@@ -262,7 +264,7 @@ def test_leaving_says_that_the_lock_was_lost(make: Make, etcdctl: Etcdctl, loss:
 def test_leaving_finds_out_itself_that_the_lock_was_lost(
     make: Make, etcdctl: Etcdctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("microlock.possession._UNWATCHED", LONG)
+    monkeypatch.setattr("microlock.core.tracker.UNWATCHED", LONG)
     foo = make()
 
     def work() -> None:
@@ -440,15 +442,25 @@ def test_a_block_may_be_left_on_another_thread(make: Make) -> None:
     assert other.holder() is None
 
 
-def test_a_block_of_a_second_thread_is_refused_while_the_object_holds_the_lock(make: Make) -> None:
-    foo = make()
+def test_a_block_of_a_second_thread_waits_until_the_object_gives_its_hold_back(make: Make) -> None:
+    foo, inside = make(), []
 
     def enter() -> None:
         with foo:
-            raise AssertionError("there are two in the block")
+            inside.append("second")
 
-    with foo, at_most(AT_ONCE):
-        assert isinstance(begin(enter).exception(DEADLINE), AlreadyLockedError)
+    with foo:
+        entering = begin(enter)
+        time.sleep(0.3)
+        inside.append("first")
+    entering.result(DEADLINE)
+    assert inside == ["first", "second"]
+
+
+def test_a_block_in_a_block_of_the_same_thread_is_refused_at_once(make: Make) -> None:
+    foo = make()
+    with foo, at_most(AT_ONCE), pytest.raises(AlreadyLockedError, match="this object"), foo:
+        raise AssertionError("there are two in the block")
 
 
 # ExitStack

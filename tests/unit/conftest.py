@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from simulated import Client
 from store import Store
+from walk import Foo
 
-from microlock import Hold, Microlock
-from microlock.engine import clock
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    store = Store()
-    monkeypatch.setattr(clock, "now", lambda: store.now)
-    return store
+from microlock.core.hold import HoldState
 
 
 @pytest.fixture
-def client(store: Store) -> Client:
-    return Client(store)
+def store() -> Store:
+    return Store()
 
 
 @pytest.fixture
-def foo(client: Client) -> Microlock:
-    return Microlock(client, "foo", "alpha", ttl=5)
+def foo(store: Store) -> Foo:
+    return Foo(store)
 
 
 @pytest.fixture
-def hold(foo: Microlock) -> Hold:
-    return foo.lock()
+def hold(foo: Foo) -> HoldState:
+    return foo.lock().result()

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from course import Happening, stand
-from store import FOO, Store, timed
+from meanwhile import EARLY, Happening, stand
+from store import CHANGED, FOO, Store, timed
 
 from microlock.core import flows
 from microlock.core.flows import Flow
 from microlock.core.lease import Lease
 from microlock.core.place import AwaitTurn, Place
-from microlock.core.port import Get, Grant, KeepAlive, Outcome, Read, Request
+from microlock.core.port import Get, Grant, KeepAlive, Read, Request
+from microlock.core.wait import Wait
 from microlock.errors import (
     DestroyedError,
     StoreError,
@@ -58,6 +59,7 @@ class Caller:
         self.late: list[Request] = []
         self._faults = {} if faults is None else faults
         self._course: Iterator[Happening] = iter(())
+        self._wait = Wait(FOO.prefix, None, EARLY)
 
     def run(self, flow: Flow[T]) -> T:
         resume = partial(next, flow)
@@ -87,6 +89,7 @@ class Caller:
     ) -> Any:
         """`course`: what happens while the flow waits. After that the time is over."""
         self._course = iter(course)
+        self._wait = Wait(FOO.prefix, None, EARLY)
         ids = self.store.lease_ids
         now = self.store.now
         return self.run(flows.wait(FOO, TTL, lease, lost=lost, now=now, lease_ids=ids))
@@ -112,7 +115,7 @@ class Caller:
     def ask(self, request: Request | AwaitTurn) -> Any:
         """What is answered where nothing goes wrong."""
         if isinstance(request, AwaitTurn):
-            return stand(self.store, request, self._course)
+            return stand(self.store, self._wait, request, self._course)
         return self.store.ask(request)
 
     def deliver(self) -> None:
@@ -185,12 +188,7 @@ class NoAnswer:
 
 
 def _repeated(reply: Any) -> Any:
-    match reply:
-        case Outcome():
-            return replace(reply, repeated=True)
-        case (lifetime, outcome):
-            return lifetime, _repeated(outcome)
-    return reply
+    return replace(reply, repeated=True) if isinstance(reply, CHANGED) else reply
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,47 @@
-"""Clients of one lock on one store, as they can be: the real flows, interleaved at every request.
+"""Clients of one lock on one store, as they can be: the real core, interleaved at every request.
 
 A model is changed by moves, each the smallest thing that can happen: a request arrives at etcd, its
 answer at the client, or is lost; a copy arrives late; a watch tells of one change; time passes;
 somebody interferes. After each move all is checked that is to hold at any moment.
 
-What `Microlock` does around a flow (what it keeps of it, what it believes meanwhile) is written
-here again, in few words: `_started` and `_ended`.
+What a client does is decided by the real core (see `actor`). What is written here is the world.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import Any
 
-from store import Memory, timed
+from actor import LONGER, TAKING, TTL, Actor, Task, Thrown
+from store import CHANGED, CHANGES, Memory, timed
 
-from microlock.core import flows
+from microlock.core.call import Park
+from microlock.core.hold import HoldState
 from microlock.core.keys import Names, entry_name
-from microlock.core.lease import Lease
-from microlock.core.place import AwaitTurn, Contended, Lost, Place, TurnResult
+from microlock.core.place import Place
 from microlock.core.port import (
-    Delete,
-    Found,
+    Enter,
+    Event,
     Get,
     Grant,
+    Join,
     KeepAlive,
+    Leave,
     Lifetime,
-    Outcome,
-    Put,
     Read,
     Revoke,
-    Txn,
 )
-from microlock.core.queue import Standing, places
-from microlock.core.view import View
+from microlock.core.port import (
+    Move as Put,
+)
+from microlock.core.queue import places
 from microlock.errors import (
     DestroyedError,
+    LockCancelledError,
+    LockLostError,
     LockUncertainError,
     MicrolockError,
     StoreError,
@@ -50,8 +52,6 @@ from microlock.errors import (
 
 KEY = "foo"
 PREFIX = b"foo/"
-TTL = 5
-LONGER, SHORTER = 9, 2  # what extend() asks for
 MOMENT = 0.001
 # How fast the clocks of the clients go. The slow one uses up nearly all of a deadline's margin.
 RATES = (0.991, 1.0, 1.004)
@@ -59,96 +59,34 @@ RATES = (0.991, 1.0, 1.004)
 LEASES_OF_A_CLIENT = 0x1000
 
 Move = tuple[str, int, Any]  # its kind, whose it is, and how
-Thrown = tuple[type[BaseException], bool]  # the error, and its `may_have_happened`
 
 
 class Violation(AssertionError):
     """Something happened that must not."""
 
 
-@dataclass(frozen=True)
-class Hold:
-    """What a client knows of its hold.
-
-    Attributes:
-        since: when it was taken, by the client's clock.
-        alive: whether it counts, if its deadline is ahead; not while it is being given back.
-        lost: whether its loss was noticed.
-    """
-
-    place: Place
-    since: float
-    alive: bool = True
-    lost: bool = False
-
-    def renewed(self, lease_id: int, lifetime: Lifetime) -> Hold:
-        return replace(self, place=self.place.renewed(lease_id, lifetime))
-
-    def moved(self, place: Place) -> Hold:
-        """Renewed or extended by a call; maybe renewed in the background meanwhile."""
-        for lease in self.place.leases:
-            if lease.ttl:
-                place = place.renewed(lease.id, Lifetime(lease.ttl, lease.sent, lease.sent))
-        return replace(self, place=place)
-
-
 @dataclass
-class Call:
-    """An operation under way.
+class Flight:
+    """The request of a call, on its way.
 
     Attributes:
-        op: its name.
-        make: makes its flow, which is given again what is in `log` when the model was copied.
-        request: what it waits for.
+        sent: when it left, by the clock of the client.
         arrived: the answer on its way back, or the error; None if it is the request that is.
         doubt: an earlier copy of the request had no answer.
-        leases: those that were given to it.
-        first_id: of the leases that it makes itself.
-        unsettled: a revocation had no answer, or was refused.
-        place, ended: while it waits: its place, as renewed meanwhile, and whether etcd said that
-            the lease has ended.
+        leases: those that the call has to do with.
+        held: the place that was held when it began, and since when.
+        unsettled: what was to settle something had no answer, or was refused.
     """
 
-    op: str
-    make: Callable[[Callable[[Place], None]], Generator[Any, Any, Any]]
     leases: frozenset[int]
-    first_id: int
+    held: tuple[Place, float] | None
     sent: float = 0.0
-    request: Any = None
     arrived: Any = None
     doubt: bool = False
     unsettled: bool = False
-    place: Place | None = None
-    ended: bool = False
-    log: tuple[Any, ...] = ()
-    flow: Generator[Any, Any, Any] | None = None
-    kept: list[Place] = field(default_factory=list)
 
     def state(self) -> tuple[Any, ...]:
-        return (
-            (self.op, self.leases, self.log, self.sent, self.arrived, self.doubt),
-            (self.unsettled, self.place, self.ended),
-        )
-
-    def resume(self, how: Any) -> Any:
-        """Gives it an answer, or throws an error; returns its next request."""
-        if self.flow is None:
-            self.flow = self.make(lambda place: self.kept.append(place))
-            for each in self.log:
-                _give(self.flow, each)
-        self.log += (how,)
-        self.kept.clear()
-        return _give(self.flow, how)
-
-
-def _give(flow: Generator[Any, Any, Any], how: Any) -> Any:
-    if isinstance(how, tuple) and isinstance(how[0], type):
-        kind, may_have_happened = how
-        error = kind("as it goes")
-        if isinstance(error, StoreError):
-            error.may_have_happened = may_have_happened
-        return flow.throw(error)
-    return flow.send(how)
+        return self.sent, self.arrived, self.doubt, self.leases, self.unsettled
 
 
 @dataclass
@@ -159,40 +97,42 @@ class Client:
         names: what it calls itself.
         rate: how fast its clock goes.
         life: how often it was started again.
-        hold: the last one; None once it was given back.
-        lease: left for the next cycle.
         fresh: it has not locked yet, so it speaks for its node.
-        watch: what it has read, and up to which revision it was told what happened since.
         beat: what etcd has answered to the last renewal in the background.
-        next_id: of its leases.
-        todo: what it is going to do, for those who plan.
+        flights: the requests of its calls, by the number of the thread.
+        todo: what its threads are going to do, for those who plan.
     """
 
     index: int
     names: Names
     rate: float
-    next_id: int
+    actor: Actor
     life: int = 0
-    hold: Hold | None = None
-    lease: Lease | None = None
     fresh: bool = True
-    watch: tuple[Found, int] | None = None
     beat: tuple[tuple[int, Lifetime], ...] = ()
-    call: Call | None = None
-    todo: tuple[str, ...] = ()
+    flights: dict[int, Flight] = field(default_factory=dict)
+    todo: tuple[tuple[str, ...], ...] = ((),)
+    _shared: bool = False  # another may have the same object
+    _state: int | None = None
 
     def copy(self) -> Client:
         other = copy.copy(self)
-        if self.call:
-            other.call = copy.copy(self.call)
-            other.call.flow, other.call.kept = None, []
+        other.flights = {owner: copy.copy(flight) for owner, flight in self.flights.items()}
+        other._shared = self._shared = True
         return other
 
-    def state(self) -> tuple[Any, ...]:
-        return (
-            (self.life, self.hold, self.lease, self.fresh, self.watch, self.beat, self.next_id),
-            (self.todo, self.call and self.call.state()),
-        )
+    def act(self, now: float, act: str, *args: Any) -> Any:
+        """Something happens to its object."""
+        if self._shared:
+            self.actor, self._shared = self.actor.copy(), False
+        self._state = None
+        return self.actor.do(now, act, *args)
+
+    def state(self) -> Any:
+        if self._state is None:
+            self._state = hash(self.actor.state())
+        flights = tuple((owner, each.state()) for owner, each in sorted(self.flights.items()))
+        return self.life, self.fresh, self.beat, self.todo, flights, self._state
 
 
 @dataclass(frozen=True)
@@ -209,11 +149,13 @@ class Model:
     """All clients and their etcd.
 
     Attributes:
-        lagging: whether a watch tells of changes one by one, later; else at once, and only those
-            that wait.
+        lagging: whether a watch tells of changes one by one, later; else at once.
+        min_hold: as for `Microlock`.
         late: copies under way.
         removed: tokens of entries that somebody else has deleted, moved, or ended the lease of.
         given_up: leases that may stand until they end: of who crashed, or was told so.
+        kept: entries, their tokens, and until when they are to stay though they were given back.
+        lost: the clients that have noticed a loss, and its token.
         token: of the last hold that began.
         story: what happened.
         whole: whether all was well so far.
@@ -222,46 +164,68 @@ class Model:
     store: Memory
     clients: list[Client]
     lagging: bool = True
+    min_hold: float = 0.0
     late: tuple[Late, ...] = ()
     removed: frozenset[int] = frozenset()
     given_up: frozenset[int] = frozenset()
+    kept: frozenset[tuple[bytes, int, float]] = frozenset()
+    lost: frozenset[tuple[int, int]] = frozenset()
     token: int = 0
     story: list[Move] = field(default_factory=list)
     whole: bool = True
+    _own: set[int] = field(default_factory=set)  # the clients that no other model has, too
 
     @classmethod
-    def of(cls, clients: int, *, ahead: int = 0, lagging: bool = True) -> Model:
+    def of(
+        cls,
+        clients: int,
+        *,
+        threads: int = 1,
+        ahead: int = 0,
+        lagging: bool = True,
+        min_hold: float = 0.0,
+    ) -> Model:
         """`ahead`: entries of others, who are in the queue already, and leave in any order."""
-        made = [
-            Client(
-                index, Names.of(KEY, "abc"[index]), RATES[index], LEASES_OF_A_CLIENT * (index + 1)
-            )
-            for index in range(clients)
-        ]
-        model = cls(Memory(), made, lagging)
+        made = []
+        for index in range(clients):
+            names = Names.of(KEY, "abc"[index])
+            actor = Actor(names, LEASES_OF_A_CLIENT * (index + 1), min_hold)
+            made.append(Client(index, names, RATES[index], actor, todo=((),) * threads))
+        model = cls(Memory(), made, lagging, min_hold)
+        model._own = set(range(clients))
         model.given_up = frozenset(range(1, ahead + 1))
         for lease_id in model.given_up:
             model.store.apply(Grant(lease_id, 60))
-            model.store.apply(Txn((), (Put(entry_name(PREFIX, lease_id), b"", lease_id),)))
+            model.store.put(entry_name(PREFIX, lease_id), b"", lease_id)
         return model
 
     def copy(self) -> Model:
+        """Clients are copied when they change: see `to_change`."""
         store = copy.copy(self.store)
         store.keys, store.leases = dict(store.keys), dict(store.leases)
         store.history = list(store.history)
-        clients = [client.copy() for client in self.clients]
-        return replace(self, store=store, clients=clients, story=list(self.story))
+        self._own = set()
+        return replace(
+            self, store=store, clients=list(self.clients), story=list(self.story), _own=set()
+        )
+
+    def to_change(self, index: int) -> Client:
+        """One that is going to change."""
+        if index not in self._own:
+            self.clients[index] = self.clients[index].copy()
+            self._own.add(index)
+        return self.clients[index]
 
     def state(self) -> tuple[Any, ...]:
         """Equal for two models to which the same can happen."""
         store = self.store
-        told = min((c.watch[0].revision for c in self.clients if c.watch), default=store.revision)
+        runs = [w.since for c in self.clients for w in c.actor.watching.values() if w.since]
         return (
             (store.now, store.revision, frozenset(store.keys.values())),
-            (frozenset(store.leases.items()), store.events(PREFIX, told + 1)),
+            (frozenset(store.leases.items()), store.events(PREFIX, min(runs, default=1 << 60))),
             tuple(client.state() for client in self.clients),
             frozenset(Counter(self.late).items()),
-            (self.removed, self.given_up, self.token),
+            (self.removed, self.given_up, self.kept, self.lost, self.token),
         )
 
     # What can happen.
@@ -278,54 +242,59 @@ class Model:
         return found
 
     def _moves_of(self, client: Client) -> Iterable[Move]:
-        index, call = client.index, client.call
-        if call and isinstance(call.request, AwaitTurn):
-            standing = self._standing(client)
-            if standing in (Standing.FIRST, Standing.GONE):
-                yield "stand", index, standing
-            else:
-                yield "stand", index, Standing.WAITS
-                assert call.place
-                if call.place.lease.deadline <= self.now(client):
-                    yield "stand", index, Standing.UNKNOWN
-        elif call:
-            yield ("answer" if call.arrived else "arrive"), index, None
-        if call:
-            for how in self._faults(call):
-                yield "lose", index, how
-        if self._renewable(client):
-            yield "beat", index, None
+        index, actor, now = client.index, client.actor, self.now(client)
+        for owner, task in sorted(actor.tasks.items()):
+            flight = client.flights[owner]
+            if not isinstance(task.request, Park):
+                yield ("answer" if flight.arrived else "arrive"), index, owner
+            elif task.request.on.is_set() or task.request.until <= now:
+                yield "wake", index, owner
+            for how in self._faults(client, owner, task):
+                yield "lose", index, (owner, how)
+        due = actor.core.next_due
         if client.beat:
-            yield "beaten", index, None
-        if self.lagging and self._watches(client) and self._untold(client):
-            yield "watch", index, None
-        if client.watch and self.lagging:
-            yield "forget", index, None
+            yield "renewed", index, None
+            yield "silent", index, None
+        elif due is not None and due <= now:
+            yield "due", index, None
+        for name, watch in actor.watching.items():
+            if self._untold(client, name):
+                yield "watch", index, name
+            if watch.runs:
+                yield "forget", index, name
+                yield "refuse", index, name
+        turn = actor.core.turns.current
+        if turn and not actor.core.destroyed:
+            yield "signal", index, turn.owner
+        if any(task.op in TAKING for task in actor.tasks.values()):
+            yield "cancel", index, None
         yield "crash", index, None
 
-    def ops(self, client: Client) -> list[str]:
-        """What a client can begin."""
-        if client.call:
+    def ops(self, client: Client, owner: int = 0) -> list[str]:
+        """What a thread of a client can begin."""
+        actor = client.actor
+        if owner in actor.tasks or actor.core.destroyed:
             return []
-        if client.hold and client.hold.alive and not self._noticed(client):
-            return ["unlock", "renew", "extend", "shorten", "destroy"]
-        begin = ["lock", "wait"]
-        if client.fresh:
-            begin += ["adopt and unlock", "adopt and renew"]
-        return [*begin, "destroy"] if client.lease or client.hold else begin
+        hold = self.hold(client)
+        if hold and hold.owner == owner:
+            return ["unlock", "exit", "renew", "extend", "shorten", "destroy"]
+        begin = ["lock", "wait", "wait a while", "retry", "destroy"]
+        if hold or client.fresh:
+            return [*begin, "unlock", "renew", "extend"]
+        return begin
 
-    def _faults(self, call: Call) -> list[str]:
-        if isinstance(call.request, AwaitTurn):
-            return ["unavailable", "destroyed", "interrupt"]
-        faults = ["timeout", "interrupt"]
-        if not isinstance(call.request, Grant):
+    def _faults(self, client: Client, owner: int, task: Task) -> list[str]:
+        request, flight = task.request, client.flights[owner]
+        faults = ["interrupt"]
+        if isinstance(request, Park):
+            return faults
+        faults.append("timeout")
+        if not isinstance(request, Grant):
             faults.append("repeat")
-        if call.arrived is None:
+        if flight.arrived is None:
             faults.append("unavailable")
-            if isinstance(call.request, Txn):
+            if isinstance(request, CHANGES):
                 faults.append("no space")
-            if call.op == "wait" and not isinstance(call.request, Revoke):
-                faults.append("destroyed")
         return faults
 
     def _interferences(self) -> Iterable[Any]:
@@ -337,6 +306,8 @@ class Model:
         yield from ("soon", "later")
         if self._deadlines():
             yield from ("before a deadline", "past a deadline")
+        if self._dues():
+            yield "due"
         if self.store.leases:
             yield "end of a lease"
 
@@ -351,60 +322,47 @@ class Model:
     def now(self, client: Client) -> float:
         return 1000 + (self.store.now - 1000) * client.rate
 
+    def _at(self, client: Client, time: float) -> float:
+        """A time of its clock, by the clock of the store."""
+        return 1000 + (time - 1000) / client.rate
+
+    def hold(self, client: Client) -> HoldState | None:
+        """What it would say that it holds, if it were asked."""
+        hold = client.actor.core.hold
+        # Of a copy: who looks past the deadline ends it.
+        held = hold and not client.actor.core.destroyed and self._stands(client, hold)
+        return hold if held else None
+
+    def _stands(self, client: Client, hold: HoldState) -> bool:
+        return copy.copy(hold).remaining(self.now(client)) > 0
+
     def believes(self, client: Client) -> bool:
         """Whether it would say that it holds."""
-        hold = client.hold
-        return bool(hold and hold.alive and not hold.lost and not self._over(client))
+        return self.hold(client) is not None
 
-    def _over(self, client: Client) -> bool:
-        assert client.hold
-        return client.hold.place.deadline <= self.now(client)
-
-    def _noticed(self, client: Client) -> bool:
-        """Whether it knows that its hold is lost."""
-        hold = client.hold
-        return bool(hold and hold.alive and (hold.lost or self._over(client)))
-
-    def _renewable(self, client: Client) -> bool:
-        waits = client.call and isinstance(client.call.request, AwaitTurn)
-        return bool(waits) or self.believes(client)
-
-    def _watches(self, client: Client) -> bool:
-        waits = client.call and isinstance(client.call.request, AwaitTurn)
-        return bool(waits or client.hold)
-
-    def _untold(self, client: Client) -> bool:
-        if client.watch is None:
+    def _untold(self, client: Client, name: bytes) -> tuple[Event, ...] | bool:
+        """What its watch is to tell next; True: that it begins."""
+        watch = client.actor.watching[name]
+        if not watch.runs:
             return True
-        return bool(self.store.events(PREFIX, client.watch[1] + 1))
-
-    def _feed(self, client: Client) -> View:
-        view = View(PREFIX)
-        if client.watch:
-            found, told = client.watch
-            view.rebase(found)
-            events = self.store.events(PREFIX, found.revision + 1)
-            view.apply(event for event in events if event.revision <= told)
-        return view
-
-    def _standing(self, client: Client) -> Standing:
-        assert client.call
-        assert client.call.place
-        if client.call.ended:
-            return Standing.GONE
-        place, view = client.call.place, self._feed(client)
-        after = client.call.request.after
-        if after and view.standing(*after) is not Standing.GONE:
-            return Standing.UNKNOWN  # far from its turn it hears of nothing else
-        return view.standing(place.entry, place.token)
+        assert watch.since
+        events = self.store.events(PREFIX, watch.since)
+        return tuple(each for each in events if name in (each.name, PREFIX))
 
     def _deadlines(self) -> list[float]:
         """When those that hold cease to believe it, by the clock of the store."""
-        return [
-            1000 + (client.hold.place.deadline - 1000) / client.rate
-            for client in self.clients
-            if client.hold and self.believes(client)
-        ]
+        holds = [(client, self.hold(client)) for client in self.clients]
+        return [self._at(client, hold.place.deadline) for client, hold in holds if hold]
+
+    def _dues(self) -> list[float]:
+        """When something is to be done next, by the clock of the store."""
+        found = []
+        for client in self.clients:
+            parks = [task.request for task in client.actor.tasks.values()]
+            times = [each.until for each in parks if isinstance(each, Park)]
+            times += [due] if (due := client.actor.core.next_due) is not None else []
+            found += [self._at(client, at) for at in times if self.now(client) < at < 1e9]
+        return found
 
     # What happens.
 
@@ -413,297 +371,208 @@ class Model:
         self.story.append(move)
         self.whole = False
         kind, index, how = move
-        getattr(self, f"_{kind}")(self.clients[index], how)
+        getattr(self, f"_{kind}")(index, how)
         if not self.lagging:
             for client in self.clients:
-                if client.call and isinstance(client.call.request, AwaitTurn):
-                    self._catch_up(client)
-                else:
-                    client.watch = None
+                while told := [n for n in client.actor.watching if self._untold(client, n)]:
+                    self._watch(client.index, told[0])
+                    client = self.clients[client.index]
         self.check()
         self.whole = True
 
-    def begin(self, index: int, op: str) -> None:
-        self.do(("begin", index, op))
+    def begin(self, index: int, op: str, owner: int = 0) -> None:
+        self.do(("begin", index, (owner, op)))
 
-    def _begin(self, client: Client, op: str) -> None:
-        names, now, hold = client.names, self.now(client), client.hold
-        lease, place, first = client.lease, hold.place if hold else None, client.next_id
-        lost = place if self._noticed(client) else None
-        lease_ids = lambda: count(first)  # noqa: E731
+    def _begin(self, index: int, how: tuple[int, str]) -> None:
+        client, (owner, op) = self.to_change(index), how
+        hold = client.actor.core.hold
+        held = (hold.place, hold.since) if hold and not hold.returned else None
+        client.flights[owner] = Flight(_ids(held[0]) if held else frozenset(), held)
+        if op in TAKING:
+            client.fresh = False
+        self._act(client, owner, "begin", owner, op)
 
-        def taking(flow: Any) -> Callable[[Any], Any]:
-            return lambda _: flow(names, TTL, lease, lost=lost, now=now, lease_ids=lease_ids())
+    def _act(self, client: Client, owner: int, act: str, *args: Any) -> Any:
+        """A call goes on, up to its next request or its end."""
+        now = self.now(client)
+        result = client.act(now, act, *args)
+        actor = client.actor
+        if actor.over:
+            self._ended(client, actor.over, client.flights.pop(owner))
+        elif owner not in actor.tasks:
+            del client.flights[owner]
+        elif not isinstance(request := actor.tasks[owner].request, Park) and act != "again":
+            flight = client.flights[owner]
+            flight.sent, flight.arrived, flight.doubt = now, None, False
+            flight.leases |= _named(request)
+        return result
 
-        def adopting(act: Callable[[Place], Any]) -> Any:
-            found = yield from flows.adopt(names, now=now)
-            return (found, (yield from act(found))) if isinstance(found, Place) else None
-
-        makes: dict[str, Callable[[Callable[[Place], None]], Any]] = {
-            "lock": taking(flows.try_lock),
-            "wait": taking(flows.wait),
-            "unlock": lambda _: flows.release(names, place, TTL),
-            "renew": lambda _: flows.renew(names, place),
-            "extend": lambda keep: flows.extend(
-                names, place, LONGER, lease_ids=lease_ids(), keep=keep
-            ),
-            "shorten": lambda keep: flows.extend(
-                names, place, SHORTER, lease_ids=lease_ids(), keep=keep
-            ),
-            "withdraw": lambda _: flows.release(names, place, 0),
-            "adopt and unlock": lambda _: adopting(lambda each: flows.release(names, each, TTL)),
-            "adopt and renew": lambda _: adopting(lambda each: flows.renew(names, each)),
-            "destroy": lambda _: flows.discard(names, *_leases(place, lease)),
-        }
-        if op == "destroy" and self.believes(client):
-            makes[op] = makes["withdraw"]
-        given = frozenset(each.id for each in _leases(place, lease))
-        client.call = Call(op, makes[op], given, first)
-        if op in ("lock", "wait"):
-            client.lease, client.fresh = None, False
-            if hold and lost:
-                client.hold = replace(hold, lost=True)
-        if op in ("unlock", "withdraw", "destroy") and hold:
-            client.hold = replace(hold, alive=False)
-        self._resume(client, None)
-
-    def _resume(self, client: Client, how: Any) -> None:
-        """The operation goes on, up to its next request or its end."""
-        call = client.call
-        assert call
-        try:
-            try:
-                call.request = call.resume(how)
-            finally:
-                for place in call.kept:
-                    if client.hold:
-                        client.hold = client.hold.moved(place)
-        except StopIteration as decided:
-            client.call = None
-            self._ended(client, call, decided.value)
-        except (MicrolockError, KeyboardInterrupt) as error:
-            client.call = None
-            self._ended(client, call, error)
-        else:
-            call.sent, call.arrived, call.doubt = self.now(client), None, False
-            call.place = call.request.place if isinstance(call.request, AwaitTurn) else None
-            call.ended = False
-            if isinstance(call.request, Grant):
-                client.next_id = max(client.next_id, call.request.lease_id + 1)
-            if isinstance(call.request, Grant | Revoke):
-                call.leases |= {call.request.lease_id}
-
-    def _ended(self, client: Client, call: Call, verdict: Any) -> None:
-        hold = client.hold
-        uncertain = isinstance(verdict, LockUncertainError)
-        if uncertain or (isinstance(verdict, KeyboardInterrupt) and call.unsettled):
-            self.given_up |= call.leases
-        if call.unsettled and hold and self._noticed(client):
-            self.given_up |= _ids(hold.place)  # lost, and could not be ended
-        match call.op:
-            case "lock" | "wait":
-                self._taken(client, verdict)
-            case "unlock" | "withdraw" | "destroy":
-                self._given_back(client, call, verdict)
-            case "adopt and unlock":
-                if isinstance(verdict, tuple) and isinstance(verdict[1], Lease):
-                    client.lease = verdict[1]
-            case "adopt and renew":
-                if isinstance(verdict, tuple) and isinstance(verdict[1], Place):
-                    self._keep(client, Hold(verdict[1], self.now(client)))
-            case _:
-                self._kept(client, call, verdict)
-        if call.op == "destroy":
+    def _ended(self, client: Client, task: Task, flight: Flight) -> None:
+        core, error = client.actor.core, task.error
+        hold = core.hold
+        silent = isinstance(
+            error, KeyboardInterrupt | LockLostError | DestroyedError | LockCancelledError
+        )
+        if isinstance(error, LockUncertainError) or (flight.unsettled and (silent or core.closed)):
+            self.given_up |= flight.leases  # it has said so, or logged it
+        if core.closed and isinstance(error, MicrolockError):
+            self.given_up |= flight.leases
+        if self.min_hold and task.op not in TAKING:
+            self.given_up |= flight.leases  # it is not ended before its time: it ends by itself
+        if flight.unsettled and flight.held and not self.believes(client):
+            self.given_up |= _ids(flight.held[0])  # lost, and could not be ended
+        if self.min_hold and flight.held and hold and hold.returned and error is None:
+            self._given_back(client, *flight.held)
+        if core._lease and core._lease.id in {_put_under(each.request) for each in self.late}:
+            raise Violation("a lease is kept though a put under it is under way")
+        if core.closed and not client.actor.tasks:
             self._restart(client)
-        elif isinstance(verdict, DestroyedError):  # that was in the middle of a wait
-            self._begin(client, "destroy")
-        if client.lease:
-            puts = (p for each in self.late for p in _puts(each.request))
-            if any(put.lease_id == client.lease.id for put in puts):
-                raise Violation("a lease is kept though a put under it is under way")
 
-    def _taken(self, client: Client, verdict: Any) -> None:
-        if isinstance(verdict, Place):
-            client.hold = Hold(verdict, self.now(client))
-            self._look(client)
-            if self._noticed(client):
-                self._begin(client, "withdraw")
-            else:
-                self._began(client)
-        elif isinstance(verdict, Contended):
-            client.hold, client.lease = None, verdict.lease
-
-    def _given_back(self, client: Client, call: Call, verdict: Any) -> None:
-        hold = client.hold
-        if isinstance(verdict, StoreError) and call.op == "unlock":
-            assert hold
-            self._keep(client, replace(hold, alive=True))
-            return
-        if isinstance(verdict, MicrolockError) or (call.op == "destroy" and call.unsettled):
-            self.given_up |= call.leases  # it has said so, or it was lost before
-        if isinstance(verdict, Lost) and hold and call.op == "unlock":
-            client.hold = replace(hold, alive=True, lost=True)
-            return
-        client.hold = None
-        client.lease = verdict if isinstance(verdict, Lease) else None
-
-    def _kept(self, client: Client, call: Call, verdict: Any) -> None:
-        """A renewal or an extension has ended."""
-        assert client.hold
-        left = verdict[0] if isinstance(verdict, tuple) else verdict
-        if isinstance(left, Place):
-            self._keep(client, client.hold.moved(left))
-        elif isinstance(left, Lost):
-            client.hold = replace(client.hold, lost=True)
-        elif isinstance(left, LockUncertainError):
-            client.hold = None
-
-    def _keep(self, client: Client, hold: Hold) -> None:
-        client.hold = hold
-        self._look(client)
-        if self.believes(client):
-            self._began(client)
-
-    def _began(self, client: Client) -> None:
-        assert client.hold
-        token = client.hold.place.token
-        if token < self.token and token not in self.removed:
-            raise Violation(f"the token {token} after {self.token}")
-        self.token = max(self.token, token)
-
-    def _look(self, client: Client) -> None:
-        """What the watch says of the hold."""
-        hold = client.hold
-        if client.watch and hold and hold.alive:
-            standing = self._feed(client).standing(hold.place.entry, hold.place.token)
-            if standing is Standing.GONE:
-                client.hold = replace(hold, lost=True)
+    def _given_back(self, client: Client, place: Place, since: float) -> None:
+        """It may have to stay for a while; but for what the clocks differ in."""
+        until = self._at(client, since) + 0.98 * self.min_hold
+        if self.store.now < until:
+            self.kept |= {(place.entry, place.token, until)}
+        if kv := self.store.keys.get(place.entry):
+            self.given_up |= {kv.lease_id}
 
     def _restart(self, client: Client) -> None:
         client.life += 1
-        client.hold, client.lease, client.call = None, None, None
-        client.fresh, client.watch, client.beat = True, None, ()
+        client.actor = Actor(client.names, client.actor.next_id, self.min_hold)
+        client.fresh, client.beat, client.flights = True, (), {}
+        client._shared, client._state = False, None
 
     # The moves.
 
-    def _arrive(self, client: Client, _: Any) -> None:
-        call = client.call
-        assert call
-        call.arrived = self._apply(client, client.life, call.request)
+    def _arrive(self, index: int, owner: int) -> None:
+        client = self.to_change(index)
+        request = client.actor.tasks[owner].request
+        client.flights[owner].arrived = self._apply(client, client.life, request)
 
-    def _answer(self, client: Client, _: Any) -> None:
-        call = client.call
-        assert call
-        answer = call.arrived
+    def _answer(self, index: int, owner: int) -> None:
+        client = self.to_change(index)
+        flight = client.flights[owner]
+        answer = flight.arrived
         match answer:
-            case Lifetime() | Outcome():
-                answer = timed(answer, call.sent, self.now(client))
             case (kind, _):
-                answer = (kind, call.doubt)
-        if isinstance(answer, Outcome):
-            answer = replace(answer, repeated=call.doubt)
-        self._resume(client, None if answer == "revoked" else answer)
+                answer = (kind, flight.doubt)
+            case _:
+                answer = timed(answer, flight.sent, self.now(client))
+        if isinstance(answer, CHANGED):
+            answer = replace(answer, repeated=flight.doubt)
+        self._act(client, owner, "resume", owner, None if answer == "revoked" else answer)
 
-    def _lose(self, client: Client, how: str) -> None:
-        call = client.call
-        assert call
-        under_way = call.arrived is None and how in ("timeout", "repeat", "interrupt")
-        if under_way and isinstance(call.request, Grant | Revoke | Txn):
-            self.late += (Late(client.index, client.life, call.request),)
+    def _wake(self, index: int, owner: int) -> None:
+        self._act(self.to_change(index), owner, "resume", owner, None)
+
+    def _lose(self, index: int, lost: tuple[int, str]) -> None:
+        client, (owner, how) = self.to_change(index), lost
+        flight, request = client.flights[owner], client.actor.tasks[owner].request
+        under_way = flight.arrived is None and how in ("timeout", "repeat", "interrupt")
+        if under_way and isinstance(request, Grant | Revoke | CHANGES):
+            self.late += (Late(index, client.life, request),)
         if how == "repeat":
-            call.arrived, call.doubt, call.sent = None, True, self.now(client)
+            if self._act(client, owner, "again", owner):
+                flight.arrived, flight.doubt, flight.sent = None, True, self.now(client)
             return
-        if isinstance(call.request, Revoke):
-            call.unsettled = True
-        changes = not isinstance(call.request, Read | Get | KeepAlive | AwaitTurn)
+        # Who is interrupted while destroy() waits for its turn gives nothing back.
+        ending = isinstance(request, Park) and client.actor.tasks[owner].op == "destroy"
+        if ending or isinstance(request, Revoke | Leave):
+            flight.unsettled = True
+        changes = not isinstance(request, Read | Get | KeepAlive)
         errors: dict[str, Thrown] = {
             "timeout": (StoreTimeoutError, changes),
-            "unavailable": (StoreUnavailableError, changes and call.doubt),
-            "no space": (StoreNoSpaceError, call.doubt),
-            "destroyed": (DestroyedError, False),
+            "unavailable": (StoreUnavailableError, changes and flight.doubt),
+            "no space": (StoreNoSpaceError, flight.doubt),
             "interrupt": (KeyboardInterrupt, False),
         }
-        self._resume(client, errors[how])
+        self._act(client, owner, "resume", owner, errors[how])
 
-    def _late(self, client: Client, number: int) -> None:
+    def _late(self, _: int, number: int) -> None:
         late = self.late[number]
         self.late = self.late[:number] + self.late[number + 1 :]
-        self._apply(client, late.life, late.request)
+        self._apply(self.clients[late.client], late.life, late.request)
 
-    def _stand(self, client: Client, standing: Standing) -> None:
-        call = client.call
-        assert call
-        assert call.place
-        holder = self._feed(client).holder or call.request.holder
-        self._resume(client, TurnResult(standing, call.place.lease, self.now(client), holder))
-
-    def _beat(self, client: Client, _: Any) -> None:
-        """Its leases are renewed in the background; the answers are on their way."""
-        call = client.call
-        place = call.place if call and call.place else client.hold and client.hold.place
-        assert place
+    def _due(self, index: int, _: Any) -> None:
+        """Leases are renewed in the background; the answers are on their way."""
+        client = self.to_change(index)
         sent = self.now(client)
+        leases = client.act(sent, "due")
+        waits = any(task.op in TAKING for task in client.actor.tasks.values())
+        hold = client.actor.core.hold  # which destroy() may be about to end
+        if leases and not waits and not (hold and self._stands(client, hold)):
+            raise Violation(f"{client.names.node_id} renews what it does not hold")
         client.beat = tuple(
-            (lease.id, timed(self.store.apply(KeepAlive(lease.id)), sent, sent))
-            for lease in place.leases
+            (each, timed(self.store.apply(KeepAlive(each)), sent, sent)) for each in leases
         )
 
-    def _beaten(self, client: Client, _: Any) -> None:
+    def _renewed(self, index: int, _: Any) -> None:
+        client = self.to_change(index)
         beat, client.beat = client.beat, ()
         for lease_id, lifetime in beat:
-            call, hold = client.call, client.hold
-            if call and call.place and lease_id == call.place.lease.id:
-                if lifetime.ttl > 0:
-                    call.place = call.place.renewed(lease_id, lifetime)
-                else:
-                    call.ended = True
-            elif hold and hold.alive and lifetime.sent >= hold.since:
-                if lifetime.ttl > 0:
-                    client.hold = hold.renewed(lease_id, lifetime)
-                elif call is None and any(lease.id == lease_id for lease in hold.place.leases):
-                    client.hold = replace(hold, lost=True)
+            answer = replace(lifetime, at=self.now(client))
+            client.act(self.now(client), "renewed", lease_id, answer)
 
-    def _watch(self, client: Client, _: Any) -> None:
+    def _silent(self, index: int, _: Any) -> None:
+        client = self.to_change(index)
+        beat, client.beat = client.beat, ()
+        for lease_id, lifetime in beat:
+            client.act(self.now(client), "silent", lease_id, lifetime.sent)
+
+    def _watch(self, index: int, name: bytes) -> None:
         """It begins, or tells of one more change."""
-        if client.watch is None:
-            self._catch_up(client)
-            return
-        found, told = client.watch
-        event = self.store.events(PREFIX, told + 1)[0]
-        client.watch = found, event.revision
-        self._look(client)
+        client = self.to_change(index)
+        told = self._untold(client, name)
+        if isinstance(told, tuple):
+            events = tuple(each for each in told if each.revision == told[0].revision)
+            client.act(self.now(client), "events", name, events)
+        else:
+            found = self.store.apply(Read(name) if name == PREFIX else Get(name))
+            client.act(self.now(client), "watch", name, found)
 
-    def _catch_up(self, client: Client) -> None:
-        revision = self.store.revision
-        if client.watch is None or client.watch[0].revision < revision:
-            client.watch = self.store.apply(Read(PREFIX)), revision
-        self._look(client)
+    def _forget(self, index: int, name: bytes) -> None:
+        client = self.to_change(index)
+        client.act(self.now(client), "compacted", name)
 
-    def _leave(self, _: Client, name: bytes) -> None:
+    def _refuse(self, index: int, name: bytes) -> None:
+        client = self.to_change(index)
+        client.act(self.now(client), "refused", name)
+
+    def _cancel(self, index: int, _: Any) -> None:
+        client = self.to_change(index)
+        client.act(self.now(client), "cancel")
+
+    def _signal(self, index: int, owner: int) -> None:
+        """A handler of a signal calls destroy(), in the middle of a call of the same thread."""
+        client = self.to_change(index)
+        client.act(self.now(client), "begin_to_end", owner)
+
+    def _leave(self, _: int, name: bytes) -> None:
         """One of the others gives back the lock, or gives up."""
-        self.store.apply(Txn((), (Delete(name),)))
+        self.store.delete(name)
 
-    def _forget(self, client: Client, _: Any) -> None:
-        client.watch = None
-
-    def _crash(self, client: Client, _: Any) -> None:
-        call = client.call
-        if call:
-            self.given_up |= call.leases
-            if call.arrived is None and isinstance(call.request, Grant | Revoke | Txn):
-                self.late += (Late(client.index, client.life, call.request),)
-        if client.hold:
-            self.given_up |= _ids(client.hold.place)
+    def _crash(self, index: int, _: Any) -> None:
+        client = self.to_change(index)
+        for owner, flight in client.flights.items():
+            request = client.actor.tasks[owner].request
+            self.given_up |= flight.leases
+            if flight.arrived is None and isinstance(request, Grant | Revoke | CHANGES):
+                self.late += (Late(index, client.life, request),)
+        if hold := client.actor.core.hold:
+            self.given_up |= _ids(hold.place)
         self._restart(client)
 
-    def _interfere(self, _: Client, how: tuple[str, bytes]) -> None:
+    def _interfere(self, _: int, how: tuple[str, bytes]) -> None:
         """An operator deletes an entry, or revokes its lease."""
         what, name = how
         kv = self.store.keys[name]
         self.removed |= {kv.create_revision}
-        self.store.apply(Revoke(kv.lease_id) if what == "revoke" else Txn((), (Delete(name),)))
+        if what == "revoke":
+            self.store.apply(Revoke(kv.lease_id))
+        else:
+            self.store.delete(name)
 
-    def _time(self, _: Client, how: str) -> None:
+    def _time(self, _: int, how: str) -> None:
         store = self.store
         match how:
             case "soon":
@@ -714,6 +583,8 @@ class Model:
                 store.pass_time(max(0.0, min(self._deadlines()) - MOMENT - store.now))
             case "past a deadline":
                 store.pass_time(min(self._deadlines()) + MOMENT - store.now)
+            case "due":
+                store.pass_time(min(self._dues()) + MOMENT - store.now)
             case "end of a lease":
                 store.pass_time(min(lease.end for lease in store.leases.values()) - store.now)
 
@@ -740,26 +611,59 @@ class Model:
     def check(self) -> None:
         entries = self.entries()
         for client in self.clients:
-            if not self.believes(client):
-                continue
-            assert client.hold
-            mine = client.hold.place.entry, client.hold.place.token
-            if mine[1] not in self.removed and mine != (entries[0] if entries else None):
-                raise Violation(f"{client.names.node_id} believes in {mine}; there are {entries}")
+            self._check_hold(client, entries)
+        for name, token, until in self.kept:
+            if (
+                self.store.now < until
+                and token not in self.removed
+                and (name, token) not in entries
+            ):
+                raise Violation(f"the entry {name!r} of {token} did not stay until {until}")
         for name, token in entries:
             if not self._answered_for(name, token):
                 raise Violation(f"the entry {name!r} of {token} is left over")
 
+    def _check_hold(self, client: Client, entries: list[tuple[bytes, int]]) -> None:
+        who, last, hold = client.names.node_id, client.actor.core.hold, self.hold(client)
+        if any(each is not last and self._stands(client, each) for each in client.actor.holds):
+            raise Violation(f"two threads of {who} were told that they hold")
+        tasks = client.actor.tasks.values()
+        if sum(not isinstance(each.request, Park) for each in tasks) > 1:
+            raise Violation(f"two calls of {who} ask at once")
+        if last and last.ended.is_set() and not last.returned:
+            self.lost |= {(client.index, last.token)}
+        if hold is None:
+            return
+        mine = hold.place.entry, hold.token
+        takes = any(each.op in TAKING for each in tasks)
+        if hold.hold and hold not in client.actor.holds and not takes:
+            raise Violation(f"{who} believes in {mine}, which no lock() has returned")
+        if (client.index, hold.token) in self.lost:
+            raise Violation(f"{who} believes again in {mine}, which was lost")
+        if mine not in entries and self._knows(client, mine[0]):
+            raise Violation(f"{who} believes in {mine}, though it was told that it is gone")
+        if hold.token in self.removed:
+            return
+        if mine != (entries[0] if entries else None):
+            raise Violation(f"{who} believes in {mine}; there are {entries}")
+        if hold.token < self.token:
+            raise Violation(f"the token {hold.token} after {self.token}")
+        self.token = hold.token
+
+    def _knows(self, client: Client, entry: bytes) -> bool:
+        """Whether it was told all about an entry."""
+        names = client.actor.watching.keys() & {entry, PREFIX}
+        return any(self._untold(client, name) == () for name in names)
+
     def _answered_for(self, name: bytes, token: int) -> bool:
-        born, under = _born(name), self.store.keys[name].lease_id
-        if {born, under} & self.given_up:
+        ids = {_born(name), self.store.keys[name].lease_id}
+        if ids & self.given_up:
             return True
-        client = self.clients[_client_of(born)]
-        if client.call and (born in client.call.leases or under in client.call.leases):
+        client = self.clients[_client_of(_born(name))]
+        if any(ids & flight.leases for flight in client.flights.values()):
             return True
-        if client.call and client.call.op.startswith("adopt"):
-            return True
-        return bool(client.hold and client.hold.place.entry == name)
+        hold = client.actor.core.hold
+        return bool(hold and not hold.returned and hold.place.entry == name)
 
     def finish(self) -> None:
         """From here on nothing goes wrong, and every hold is given back: all that was begun ends.
@@ -767,14 +671,11 @@ class Model:
         for name in self.others():
             self.do(("leave", 0, name))
         for _ in range(100):
-            if not any(self._go_on(client) for client in self.clients):
-                if not any(client.call for client in self.clients):
+            if not any(self._go_on(client.index) for client in self.clients):
+                if not any(client.actor.tasks for client in self.clients):
                     break
-                for client in self.clients:
-                    if self._renewable(client):
-                        self.do(("beat", client.index, None))
-                        self.do(("beaten", client.index, None))
-                self.do(("time", 0, "later"))
+                self._check_turn()
+                self.do(("time", 0, "due" if self._dues() else "later"))
         else:
             raise Violation("an operation does not end")
         while self.late:
@@ -785,45 +686,57 @@ class Model:
         if self.entries():
             raise Violation(f"after the ttl there are {self.entries()}")
         self.begin(0, "lock")
-        while self._go_on(self.clients[0], unlock=False):
+        while self._go_on(0, unlock=False):
             pass
         if not self.believes(self.clients[0]):
             raise Violation("a free lock can't be taken")
 
-    def _go_on(self, client: Client, *, unlock: bool = True) -> bool:
+    def _check_turn(self) -> None:
+        """Who has its turn goes on, as it was told all."""
+        for name, token in self.entries()[:1]:
+            client = self.clients[_client_of(_born(name))]
+            wait = client.actor.core._wait
+            if wait and wait.place and (wait.place.entry, wait.place.token) == (name, token):
+                raise Violation(f"it is the turn of {client.names.node_id}, which does not go on")
+
+    def _go_on(self, index: int, *, unlock: bool = True) -> bool:
         """Does what is next for a client, as long as there is anything."""
-        index, moves = client.index, [kind for kind, *_ in self._moves_of(client)]
-        for kind in ("watch", "arrive", "answer"):
-            if kind in moves:
-                self.do((kind, index, None))
+        client = self.clients[index]
+        for move in self._moves_of(client):
+            if move[0] in ("watch", "wake", "arrive", "answer", "due", "renewed"):
+                self.do(move)
                 return True
-        if client.call and self._standing(client) in (Standing.FIRST, Standing.GONE):
-            self.do(("stand", index, self._standing(client)))
-            return True
-        if unlock and client.call is None and "unlock" in self.ops(client):
-            self.begin(index, "unlock")
-            return True
+        for owner in range(len(client.todo)):
+            if unlock and "unlock" in self.ops(client, owner) and self.believes(client):
+                self.begin(index, "unlock", owner)
+                return True
         return False
 
 
-def _leases(place: Place | None, lease: Lease | None) -> tuple[Lease, ...]:
-    return (*(place.leases if place else ()), *((lease,) if lease else ()))
+def _ids(place: Place) -> frozenset[int]:
+    return frozenset(lease.id for lease in place.leases)
 
 
-def _ids(place: Place) -> set[int]:
-    return {lease.id for lease in place.leases}
+def _named(request: Any) -> set[int]:
+    """The leases that a request is about."""
+    match request:
+        case Grant() | KeepAlive() | Revoke() | Enter() | Join():
+            return {request.lease_id}
+        case Leave():
+            return {_born(request.entry)}
+        case Put():
+            return {_born(request.entry), request.lease_id, request.next_lease_id}
+    return set()
 
 
-def _ids_of(hold: Hold | None) -> set[int]:
-    return _ids(hold.place) if hold else set()
-
-
-def _puts(request: Any) -> list[Put]:
-    return [each for each in request.then if isinstance(each, Put)] if _is_txn(request) else []
-
-
-def _is_txn(request: Any) -> bool:
-    return isinstance(request, Txn)
+def _put_under(request: Any) -> int | None:
+    """The lease that the request may put an entry under."""
+    match request:
+        case Enter() | Join():
+            return request.lease_id
+        case Put():
+            return request.next_lease_id
+    return None
 
 
 def _born(name: bytes) -> int:

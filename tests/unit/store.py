@@ -11,32 +11,39 @@ from typing import Any
 
 from microlock.core.keys import MAX_TTL, Names, entries_prefix, entry_name
 from microlock.core.port import (
-    CreatedAt,
-    Delete,
-    Empty,
+    Enter,
+    Entered,
     Event,
     Found,
     Get,
     Grant,
+    Holders,
+    Join,
+    Joined,
     KeepAlive,
     KeepAlives,
     KeyValue,
+    Leave,
+    Left,
     Lifetime,
-    Outcome,
-    Put,
+    Move,
+    Moved,
     Read,
     Request,
     Revoke,
-    Txn,
-    UnderLease,
 )
+from microlock.core.queue import entries, oldest
 from microlock.errors import LeaseNotFoundError, StoreError
+from microlock.etcd.messages import OLDEST
+
+# Requests that change entries, those of them that may put one, and what is answered.
+CHANGES = Enter | Join | Leave | Move
+PUTS = Enter | Join | Move
+CHANGED = Entered | Joined | Left | Moved
 
 FOO = Names.of("foo", "alpha")
 # Ids of leases that no flow under test makes.
 FOREIGN = range(0xF00, 0x1000)
-# etcd's --max-txn-ops
-MAX_OPERATIONS = 128
 
 
 @dataclass(frozen=True)
@@ -103,11 +110,49 @@ class Memory:
             case Revoke(lease_id):
                 self._end(lease_id)
                 return None
-            case Txn():
-                return self._txn(request)
-            case Read() | Get():
-                return Found(self.revision, self._range(request))
+            case Enter():
+                return self._enter(request)
+            case Join():
+                return self._join(request)
+            case Leave():
+                return self._leave(request)
+            case Move():
+                return self._move(request)
+            case Read(lock, limit):
+                seen = self._range(lock)[: max(limit, OLDEST) if limit else None]
+                return Found(self.revision, entries(lock, seen)[: limit or None])
+            case Get(entry):
+                return Found(self.revision, tuple(self._at(entry)))
+            case Holders(prefix):
+                first = oldest(self._range(prefix))
+                held = (kv for lock, kv in first.items() if lock[:-1].startswith(prefix))
+                return Found(self.revision, tuple(held))
         raise AssertionError(f"nothing that etcd is asked: {request!r}")
+
+    def put(self, name: bytes, value: bytes, lease_id: int = 0) -> None:
+        """Somebody puts a key, whatever is there."""
+        self.change(puts=[(name, value, lease_id)])
+
+    def delete(self, name: bytes) -> None:
+        self.change([name])
+
+    def change(
+        self, deletes: Iterable[bytes] = (), puts: Iterable[tuple[bytes, bytes, int]] = ()
+    ) -> None:
+        """Somebody changes keys, all at the same revision: name, value, and lease."""
+        puts = tuple(puts)
+        if any(lease_id and lease_id not in self.leases for _, _, lease_id in puts):
+            raise LeaseNotFoundError("etcdserver: requested lease not found")
+        revision = self.revision + 1
+        changed = [Event(revision, name, None) for name in deletes if self.keys.pop(name, None)]
+        for name, value, lease_id in puts:
+            old = self.keys.get(name)
+            kv = KeyValue(name, value, old.create_revision if old else revision, lease_id)
+            self.keys[name] = kv
+            changed.append(Event(revision, name, kv))
+        if changed:
+            self.revision = revision
+            self.history += changed
 
     def events(self, prefix: bytes, since: int) -> tuple[Event, ...]:
         """What a watch of the keys with this prefix has told by now, that started at a revision.
@@ -153,82 +198,57 @@ class Memory:
     def _end(self, lease_id: int) -> None:
         """Deletes the keys of a lease with it, at one revision."""
         if self.leases.pop(lease_id, None):
-            names = sorted(kv.name for kv in self.keys.values() if kv.lease_id == lease_id)
-            self._change([Delete(name) for name in names])
+            self.change(sorted(kv.name for kv in self.keys.values() if kv.lease_id == lease_id))
 
-    def _txn(self, txn: Txn) -> Outcome:
-        _check_txn(txn)
-        succeeded = all(map(self._holds, txn.guards))
-        operations = txn.then if succeeded else txn.otherwise
-        for each in operations:
-            if isinstance(each, Put) and each.lease_id and each.lease_id not in self.leases:
-                raise LeaseNotFoundError("etcdserver: requested lease not found")
-        keys = self._change(operations)
-        return Outcome(succeeded, self.revision, keys, self.now)
+    def _enter(self, request: Enter) -> Entered:
+        there = self._range(request.lock)
+        if not there:
+            self.put(request.entry, request.value, request.lease_id)
+            return Entered(self.revision, None, self.now)
+        queue = entries(request.lock, there[:OLDEST])
+        for kv in queue:
+            if kv.name == request.entry:
+                return Entered(kv.create_revision, None, self.now)
+        return Entered(None, queue[0] if queue else None, self.now)
 
-    def _change(self, operations: Iterable[Put | Delete | Read | Get]) -> tuple[KeyValue, ...]:
-        """Does one after the other, all at the same revision. Returns what the reads found."""
-        keys: tuple[KeyValue, ...] = ()
-        changed: list[Event] = []
-        revision = self.revision + 1
-        for each in operations:
-            match each:
-                case Put(name, value, lease_id):
-                    old = self.keys.get(name)
-                    kv = KeyValue(name, value, old.create_revision if old else revision, lease_id)
-                    self.keys[name] = kv
-                    changed.append(Event(revision, name, kv))
-                case Delete(name):
-                    if self.keys.pop(name, None):
-                        changed.append(Event(revision, name, None))
-                case _:
-                    keys += self._range(each)
-        if changed:
-            self.revision = revision
-            self.history += changed
-        return keys
+    def _join(self, request: Join) -> Joined:
+        known = self.keys.get(request.entry)
+        if known is None:
+            self.put(request.entry, request.value, request.lease_id)
+        there = self._range(request.lock)
+        mine = self.keys[request.entry]
+        if not mine.lease_id:
+            return Joined(None, (), self.now)
+        if known is None:
+            there.sort(key=lambda kv: kv.create_revision, reverse=True)
+            first, newest = there[-1], there[: request.near + 1]
+            if first not in newest and not entries(request.lock, [first]):
+                return Joined(mine.create_revision, None, self.now)
+            there = newest if first in newest else [first, *newest]
+        queue = entries(request.lock, there)
+        before = tuple(kv for kv in queue if kv.create_revision < mine.create_revision)
+        return Joined(mine.create_revision, before, self.now)
 
-    def _holds(self, guard: Empty | CreatedAt | UnderLease) -> bool:
-        # To a comparison a key that is not there was created at 0, under the lease 0.
-        match guard:
-            case Empty(prefix):
-                return not any(name.startswith(prefix) for name in self.keys)
-            case CreatedAt(name, revision):
-                kv = self.keys.get(name)
-                return revision == (kv.create_revision if kv else 0)
-            case UnderLease(name, lease_id):
-                kv = self.keys.get(name)
-                return lease_id == (kv.lease_id if kv else 0)
+    def _leave(self, request: Leave) -> Left:
+        mine = [kv for kv in self._at(request.entry) if kv.create_revision == request.token]
+        self.change(kv.name for kv in mine)
+        return Left(bool(mine), self.now)
 
-    def _range(self, request: Read | Get) -> tuple[KeyValue, ...]:
-        if isinstance(request, Get):
-            _check_name(request)
-            return (self.keys[request.name],) if request.name in self.keys else ()
-        found = [kv for kv in self.keys.values() if kv.name.startswith(request.prefix)]
-        found.sort(key=lambda kv: (kv.create_revision, kv.name))
-        if request.newest:
-            found.sort(key=lambda kv: kv.create_revision, reverse=True)
-        return tuple(found[: request.limit or None])
+    def _move(self, request: Move) -> Moved:
+        for kv in self._at(request.entry):
+            if (kv.create_revision, kv.lease_id) != (request.token, request.lease_id):
+                return Moved(False, kv, self.now)
+            self.put(kv.name, request.value, request.next_lease_id)
+            return Moved(True, None, self.now)
+        return Moved(False, None, self.now)
 
+    def _at(self, name: bytes) -> list[KeyValue]:
+        return [self.keys[name]] if name in self.keys else []
 
-def _check_txn(txn: Txn) -> None:
-    """Refuses what etcd does not even begin, whichever part of it would be done."""
-    parts = (txn.guards, txn.then, txn.otherwise)
-    if any(len(part) > MAX_OPERATIONS for part in parts):
-        raise StoreError("etcdserver: too many operations in txn request")
-    for part in parts:
-        for each in part:
-            _check_name(each)
-    puts = [each.name for each in txn.then if isinstance(each, Put)]
-    deletes = {each.name for each in txn.then if isinstance(each, Delete)}
-    if len(set(puts)) < len(puts) or deletes.intersection(puts):
-        raise StoreError("etcdserver: duplicate key given in txn request")
-
-
-def _check_name(operation: object) -> None:
-    match operation:
-        case Get(b"") | Put(b"") | Delete(b"") | Empty(b"") | CreatedAt(b"") | UnderLease(b""):
-            raise StoreError("etcdserver: key is not provided")
+    def _range(self, prefix: bytes) -> list[KeyValue]:
+        """The keys with this prefix, oldest first."""
+        found = [kv for kv in self.keys.values() if kv.name.startswith(prefix)]
+        return sorted(found, key=lambda kv: (kv.create_revision, kv.name))
 
 
 class Store(Memory):
@@ -266,12 +286,12 @@ class Store(Memory):
         lease_id = next(self._foreign)
         name = entry_name(entries_prefix(key.encode()), lease_id)
         self.apply(Grant(lease_id, ttl))
-        self.apply(Txn((), (Put(name, node_id.encode(), lease_id),)))
+        self.put(name, node_id.encode(), lease_id)
         self.others[name] = self.keys[name]
         return name
 
     def remove(self, name: bytes) -> None:
-        self.apply(Txn((), (Delete(name),)))
+        self.delete(name)
         self.others.pop(name, None)
 
     def entries(self, value: bytes = FOO.value) -> list[KeyValue]:
@@ -289,7 +309,7 @@ def timed(reply: Any, sent: float, at: float) -> Any:
     match reply:
         case Lifetime():
             return replace(reply, sent=sent, at=at)
-        case Outcome():
+        case Entered() | Joined() | Left() | Moved():
             return replace(reply, at=at)
         case Mapping():
             return {name: timed(each, sent, at) for name, each in reply.items()}

@@ -109,7 +109,7 @@ class Job(str, Enum):
 def test_a_name_is_its_value_and_not_what_str_makes_of_it(etcd: EtcdClient) -> None:
     foo = Microlock(etcd, Job.IMPORT, Job.IMPORT)
     jobs = LockManager(etcd, Job.IMPORT, prefix=Job.IMPORT)
-    assert (foo.key, foo.node_id, foo._names.prefix) == ("import", "import", b"import/")
+    assert (foo.key, foo.node_id, foo._core.names.prefix) == ("import", "import", b"import/")
     assert (jobs.create(Job.IMPORT).key, jobs.create("a").node_id) == ("importimport", "import")
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from pathlib import Path
+from weakref import ref
 
+import grpc
 import pytest
 
 from microlock import Microlock, connect
 from microlock.errors import ClientRequiredError, InvalidArgumentError
 from microlock.etcd.connect import client_of
+from microlock.etcd.wire import GrpcWire
 
 
 def addresses(endpoints: object) -> list[str]:
@@ -184,3 +188,42 @@ def test_a_lock_without_a_client_is_refused(etcd):
 def test_a_client_of_ours_is_taken_as_it_is():
     with connect("etcd0") as client:
         assert client_of(client) is client
+
+
+class Lender:
+    """What python-etcd3 has."""
+
+    metadata = None
+    timeout = None
+
+    def __init__(self) -> None:
+        self.channel = grpc.insecure_channel("etcd0:2379")
+
+
+def test_a_lent_client_is_looked_up_before_anything_is_made(monkeypatch):
+    lender = Lender()
+    client = client_of(lender)
+    monkeypatch.setattr("microlock.etcd.connect.GrpcWire", None)
+    assert client_of(lender) is client
+
+
+def test_a_handler_that_comes_while_a_lent_client_is_made_gets_the_same_one(monkeypatch):
+    lender, handled = Lender(), []
+
+    class Interrupted(GrpcWire):
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)
+            if not handled:
+                handled.append(None)
+                handled.append(client_of(lender))
+
+    monkeypatch.setattr("microlock.etcd.connect.GrpcWire", Interrupted)
+    assert client_of(lender) is handled[1]
+
+
+def test_a_lent_client_that_is_dropped_is_forgotten():
+    lender = Lender()
+    known = ref(client_of(lender))
+    del lender
+    gc.collect()
+    assert known() is None

@@ -16,26 +16,32 @@ from unittest.mock import Mock
 import pytest
 
 from microlock import events
-from microlock.emitter import Emitter
-from microlock.errors import DestroyedError, InvalidArgumentError
+from microlock.engine.emitter import LockEmitter
+from microlock.engine.handlers import Mailbox
+from microlock.errors import DestroyedError, InvalidArgumentError, LossReason
 from microlock.events import LockEvent
 
 LOCKED = LockEvent("locked", "foo", "alpha", token=5)
 
 
 class Client:
-    """What an emitter needs of one: its dispatcher, run here by hand."""
+    """What an emitter needs of one: the threads of the handlers, run here by hand."""
 
     def __init__(self) -> None:
-        self.jobs: deque[Callable[[], None]] = deque()
+        self.jobs: deque[Callable[[], object]] = deque()
         self.closed = False
+        self.timeouts: list[float] = []
 
     def one(self, kind: object) -> Client:
         if self.closed:
             raise DestroyedError("closed")
         return self
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, mailbox: Mailbox, job: Callable[[], object]) -> None:
+        self.jobs.append(job)
+
+    def end(self, mailbox: Mailbox, job: Callable[[], object], *, timeout: float) -> None:
+        self.timeouts.append(timeout)
         self.jobs.append(job)
 
     def run(self) -> None:
@@ -43,17 +49,18 @@ class Client:
             self.jobs.popleft()()
 
 
-class Foo(Emitter):
+class Foo(LockEmitter):
     """An emitter, and what its handlers were called with."""
 
     def __init__(self) -> None:
         self.client = Client()
-        super().__init__(self.client, "foo")
+        super().__init__(self.client, "foo")  # type: ignore[arg-type]
         self.calls: list[Any] = []
 
-    def tell(self, name: str = "locked") -> None:
-        self._tell(name, node_id="alpha", token=5)
+    def tell(self, name: str = "locked", **fields: Any) -> Any:
+        logged = self._tell(name, node_id="alpha", token=5, **fields)
         self.client.run()
+        return logged
 
     def note(self, *args: Any) -> None:
         self.calls.append(args)
@@ -202,7 +209,7 @@ def test_what_cannot_be_called_is_no_handler(foo, handler):
 
 def test_a_handler_that_could_not_be_listened_for_is_not_kept():
     class Closed(Foo):
-        def _listened(self, event: str) -> None:
+        def _listens(self, event: str) -> None:
             raise DestroyedError("closed")
 
     foo = Closed()
@@ -319,7 +326,78 @@ def test_a_refused_second_registration_leaves_the_first(foo, monkeypatch):
     def refuse(event: str) -> None:
         raise DestroyedError("no more")
 
-    monkeypatch.setattr(foo, "_listened", refuse)
+    monkeypatch.setattr(foo, "_listens", refuse)
     with pytest.raises(DestroyedError):
         foo.on("locked", foo.note)
     assert foo.listeners("locked") == [foo.note]
+
+
+# Its end.
+
+
+def test_listeners_are_removed_when_they_have_been_told_of_what_was_before(foo):
+    foo.on("released", foo.note)
+    foo._tell("released")
+    foo._tell_no_more(60.0)
+    foo.client.run()
+    assert len(foo.calls) == 1
+    assert not foo.event_names()
+
+
+@pytest.mark.parametrize(("patience", "waits"), [(60.0, 1.0), (0.5, 0.5), (-1.0, 0.0)])
+def test_nobody_waits_long_for_slow_handlers(foo, patience, waits):
+    foo._tell_no_more(patience)
+    assert foo.client.timeouts == [waits]
+
+
+def test_listeners_are_removed_also_when_the_client_is_closed(foo):
+    foo.on("released", foo.note)
+    foo.client.closed = True
+    foo._tell_no_more(60.0)
+    assert not foo.event_names()
+
+
+def test_what_nobody_could_be_told_of_is_logged_and_harms_nothing(foo, monkeypatch, caplog):
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(foo.client, "submit", refuse)
+    foo.on("locked", foo.note)
+    foo.tell()
+    (record,) = caplog.records
+    assert record.getMessage() == "nobody was told of 'locked' of 'foo'"
+
+
+# What is logged, by whoever tells.
+
+
+def test_what_happens_to_a_hold_is_logged_with_why(foo):
+    level, text, *about = foo.tell("lost", reason=LossReason.DELETED)
+    why = LossReason.DELETED.value
+    assert level == logging.WARNING
+    assert text % tuple(about) == f"lost: lock 'foo', node 'alpha', token 5: {why}"
+
+
+def test_an_error_is_logged_where_it_suspends_a_hold(foo):
+    _, text, *about = foo.tell("suspended", error=DestroyedError("gone"))
+    assert (text % tuple(about)).endswith("token 5: gone")
+
+
+def test_what_goes_well_is_logged_for_those_who_debug(foo, caplog):
+    assert foo.tell("acquired") is None
+    with caplog.at_level(logging.DEBUG, "microlock"):
+        level, text, *about = foo.tell("acquired")
+    assert level == logging.DEBUG
+    assert text % tuple(about) == "acquired: lock 'foo', node 'alpha', token 5"
+
+
+def test_changes_of_the_key_are_not_logged(foo, caplog):
+    with caplog.at_level(logging.DEBUG, "microlock"):
+        assert foo.tell("locked") is None
+
+
+def test_what_pyee_emits_itself_is_run_by_pyee(foo):
+    seen: list[Any] = []
+    foo.on("locked", seen.append)
+    foo.emit("locked", "not an event of ours")
+    assert seen == ["not an event of ours"]

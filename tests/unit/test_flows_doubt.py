@@ -8,7 +8,7 @@ from store import FOO, Store
 
 from microlock.core import flows
 from microlock.core.place import Contended
-from microlock.core.port import Grant, Read, Revoke, Txn
+from microlock.core.port import Enter, Grant, Read, Revoke
 from microlock.errors import (
     LockUncertainError,
     StoreError,
@@ -177,7 +177,7 @@ def test_a_look_without_an_answer_asks_for_nothing_more(store, fault):
     caller = Caller(store, {LOOK: fault})
     if fault.end is End.REPEAT:
         caller.try_lock()
-        assert [type(each) for each in caller.requests] == [Read, Grant, Txn]
+        assert [type(each) for each in caller.requests] == [Read, Grant, Enter]
     else:
         with pytest.raises((StoreError, KeyboardInterrupt)):
             caller.try_lock()

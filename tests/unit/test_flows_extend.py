@@ -7,7 +7,7 @@ from faults import TTL, Caller, End, Fate, NoAnswer, Refusal
 from store import Store
 
 from microlock.core.place import Lost, Place
-from microlock.core.port import Revoke, Txn
+from microlock.core.port import Join, Move, Revoke
 from microlock.errors import (
     LeaseNotFoundError,
     LossReason,
@@ -219,7 +219,7 @@ def test_a_doubtful_put_under_an_old_lease_does_not_come_back_after_the_release(
 
 
 def test_an_extension_in_doubt_of_an_adopted_hold_does_not_end_it(store, place):
-    caller = Caller(store, {Txn: NoAnswer(Fate.APPLIED)})
+    caller = Caller(store, {Move: NoAnswer(Fate.APPLIED)})
     left, _ = caller.extend(caller.adopt())
     assert left.deadline > store.now
 
@@ -231,7 +231,7 @@ def test_an_adopted_hold_is_extended_without_revoking_the_lease_of_the_other_obj
 
 
 def test_a_late_copy_of_the_put_that_joined_the_queue_leaves_an_extension_alone(store):
-    first = Caller(store, {Txn: NoAnswer(Fate.LATE, End.REPEAT)})
+    first = Caller(store, {Join: NoAnswer(Fate.LATE, End.REPEAT)})
     place = first.wait()
 
     class BeforeTheOldLeaseIsRevoked:

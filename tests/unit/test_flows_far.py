@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from course import (
+from faults import Caller, End, Fate, NoAnswer, Refusal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meanwhile import (
     enters,
     leaves,
     long_silence,
@@ -14,14 +17,11 @@ from course import (
     the_lease_is_revoked,
     the_place_is_deleted,
 )
-from faults import Caller, End, Fate, NoAnswer, Refusal
-from hypothesis import given
-from hypothesis import strategies as st
 from store import FOO, Store
 
 from microlock.core.flows.taking import NEAR
 from microlock.core.place import AwaitTurn, Contended, Place
-from microlock.core.port import Grant, Put, Read, Revoke, Txn
+from microlock.core.port import Grant, Join, Read, Revoke
 from microlock.core.queue import Holder, places
 from microlock.errors import StoreUnavailableError
 
@@ -46,7 +46,7 @@ def nested(store: Store) -> None:
 def a_users_own(store: Store) -> None:
     """A key that has the name of an entry, and no lease."""
     name = FOO.prefix + b"%x" % (0xABC000 + store.revision)
-    store.apply(Txn((), (Put(name, b"theirs", 0),)))
+    store.put(name, b"theirs")
     store.others[name] = store.keys[name]
 
 
@@ -92,7 +92,7 @@ def test_who_joins_a_queue_of_any_length_asks_once(store, count):
     enter(store, count)
     caller = Caller(store)
     caller.wait()
-    assert [type(each) for each in caller.requests] == [Grant, Txn, AwaitTurn, Revoke]
+    assert [type(each) for each in caller.requests] == [Grant, Join, AwaitTurn, Revoke]
 
 
 def test_what_is_read_by_a_join_does_not_grow_with_the_queue(store):
@@ -100,13 +100,13 @@ def test_what_is_read_by_a_join_does_not_grow_with_the_queue(store):
 
     class Counts:
         def meet(self, request, caller):
-            outcome = caller.ask(request)
-            found.append(len(outcome.keys))
-            return outcome
+            joined = caller.ask(request)
+            found.append(len(joined.before))
+            return joined
 
     enter(store, 50)
     Caller(store, {JOIN: Counts()}).wait()
-    assert found == [1 + 1 + NEAR]
+    assert found == [1 + NEAR]
 
 
 # The turn.
@@ -175,11 +175,12 @@ def test_a_repeated_join_of_a_long_queue_knows_the_holder(store, fate):
     assert asked(caller)[0].holder.node_id == "node-0"
 
 
-def test_a_repeated_join_that_was_applied_is_near_for_all_was_read(store):
-    enter(store, 10)
+def test_a_repeated_join_that_was_applied_is_as_far_as_any_other(store):
+    names = enter(store, 10)
+    after = place(store, names[-NEAR])
     caller = Caller(store, {JOIN: NoAnswer(Fate.APPLIED, End.REPEAT)})
     caller.wait()
-    assert asked(caller)[0].after is None
+    assert asked(caller)[0].after == after
 
 
 def test_a_repeated_join_behind_which_others_came_has_its_own_place(store):
@@ -234,13 +235,14 @@ def test_what_is_no_entry_is_never_waited_for_and_hides_nobody(store, other, at)
     assert request.after is None or request.after in [(name, e.token) for name, e in real]
 
 
-def test_with_a_nested_name_before_all_the_whole_queue_is_read_and_it_is_near(store):
+def test_with_a_nested_name_before_all_the_whole_queue_is_read_and_it_is_as_far_as_ever(store):
     nested(store)
-    enter(store, 5)
+    names = enter(store, 5)
+    after = place(store, names[-NEAR])
     caller = Caller(store)
     caller.wait(course=[the_first_leaves])
     assert caller.requests[LOOK] == Read(FOO.prefix)
-    assert asked(caller)[0].after is None
+    assert asked(caller)[0].after == after
 
 
 def test_a_read_of_the_whole_queue_that_fails_is_undone(store):
@@ -307,6 +309,7 @@ def lay_out(kinds: Sequence[str]) -> Store:
     return store
 
 
+@settings(deadline=None)
 @given(KEYS)
 def test_it_is_the_first_if_and_only_if_no_older_entry_is_there(kinds):
     store = lay_out(kinds)
@@ -316,6 +319,7 @@ def test_it_is_the_first_if_and_only_if_no_older_entry_is_there(kinds):
     assert isinstance(verdict, Place) == (not real)
 
 
+@settings(deadline=None)
 @given(KEYS)
 def test_a_try_takes_the_lock_if_and_only_if_no_older_entry_is_there(kinds):
     store = lay_out(kinds)
@@ -323,6 +327,7 @@ def test_a_try_takes_the_lock_if_and_only_if_no_older_entry_is_there(kinds):
     assert isinstance(Caller(store).try_lock(), Place) == (not real)
 
 
+@settings(deadline=None)
 @given(KEYS)
 def test_who_waits_knows_the_holder_and_waits_behind_an_entry_with_one_at_most_after_it(kinds):
     store = lay_out(kinds)
@@ -336,6 +341,7 @@ def test_who_waits_knows_the_holder_and_waits_behind_an_entry_with_one_at_most_a
             assert request.after is None
 
 
+@settings(deadline=None)
 @given(KEYS, st.data())
 def test_whoever_leaves_first_it_holds_when_the_last_has_left_and_not_before(kinds, data):
     store = lay_out(kinds)

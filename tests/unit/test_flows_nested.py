@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 from faults import Caller, End, Fate, NoAnswer, Refusal, Slow
-from store import FOO, Store
+from store import FOO, OLDEST, Store
 
-from microlock.core.flows import OLDEST
 from microlock.core.flows.taking import NEAR
 from microlock.core.place import Contended, Place
-from microlock.core.port import Grant, KeepAlive, Put, Read, Revoke, Txn
+from microlock.core.port import Enter, Grant, Join, KeepAlive, Read, Revoke
 from microlock.errors import (
     LockUncertainError,
     StoreNoSpaceError,
@@ -87,8 +86,8 @@ def test_put_look_withdraw_is_a_put_a_look_and_a_revocation(store):
     caller = Caller(store)
     caller.try_lock()
     *_, put, look, withdraw = caller.requests
-    assert (put.then[0], look, withdraw) == (
-        Put(b"foo/1", FOO.value, 1),
+    assert (put, look, withdraw) == (
+        Join(FOO.prefix, b"foo/1", FOO.value, 1, NEAR),
         Read(FOO.prefix),
         Revoke(1),
     )
@@ -101,7 +100,7 @@ def test_few_nested_names_are_all_seen_with_the_put(store, more):
         store.enter("beta", key=f"foo/{number}")
     caller = Caller(store)
     caller.try_lock()
-    assert kinds(caller) == [Read, Grant, Txn, Txn]
+    assert kinds(caller) == [Read, Grant, Enter, Join]
 
 
 def test_more_nested_names_than_the_put_reads_cost_a_read_and_a_keep_alive(store):
@@ -109,7 +108,7 @@ def test_more_nested_names_than_the_put_reads_cost_a_read_and_a_keep_alive(store
         store.enter("beta", key=f"foo/{number}")
     caller = Caller(store)
     caller.try_lock()
-    assert kinds(caller) == [Read, Grant, Txn, Txn, Read, KeepAlive]
+    assert kinds(caller) == [Read, Grant, Enter, Join, Read, KeepAlive]
 
 
 # The read after the put.

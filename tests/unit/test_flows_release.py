@@ -8,7 +8,7 @@ from store import FOO, Store
 
 from microlock.core import flows
 from microlock.core.place import Lost, Place
-from microlock.core.port import CreatedAt, Delete, Revoke, Txn
+from microlock.core.port import Leave, Revoke
 from microlock.errors import (
     LockUncertainError,
     LossReason,
@@ -34,8 +34,7 @@ def place(store) -> Place:
 def test_a_release_deletes_the_entry_that_is_ours_and_no_other(store, place):
     caller = Caller(store)
     caller.release(place)
-    guards = (CreatedAt(place.entry, place.token),)
-    assert caller.requests == [Txn(guards, (Delete(place.entry),))]
+    assert caller.requests == [Leave(place.entry, place.token)]
 
 
 def test_a_release_leaves_the_lease_for_the_next_hold(store, place):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from faults import TTL, Caller, End, Fate, NoAnswer, Refusal
+from meanwhile import the_first_leaves
 from store import FOO, Store
 
 from microlock.core.place import Lost, Place
-from microlock.core.port import Get, KeepAlive, Put, Revoke, Txn
+from microlock.core.port import Get, KeepAlive, Revoke
 from microlock.core.queue import Holder
 from microlock.errors import LockUncertainError, LossReason, StorePermissionError, StoreTimeoutError
 
@@ -32,7 +33,11 @@ def under_another_lease(store: Store, place: Place) -> None:
 def recreated(store: Store, place: Place) -> None:
     """Somebody deletes the entry and puts it again."""
     store.remove(place.entry)
-    store.apply(Txn((), (Put(place.entry, FOO.value, place.lease.id),)))
+    store.put(place.entry, FOO.value, place.lease.id)
+
+
+def without_its_lease(store: Store, place: Place) -> None:
+    store.put(place.entry, FOO.value)
 
 
 def test_a_renewal_looks_at_the_entry_after_the_keep_alive(store, place):
@@ -84,6 +89,17 @@ def test_an_entry_that_was_put_again_by_somebody_is_a_loss(store, place):
 def test_an_entry_that_another_object_has_moved_to_its_lease_is_a_loss(store, place):
     under_another_lease(store, place)
     assert Caller(store).renew(place) == Lost(LossReason.LEASE_GONE)
+
+
+def test_an_entry_that_was_put_again_without_its_lease_is_a_loss(store, place):
+    without_its_lease(store, place)
+    assert Caller(store).renew(place) == Lost(LossReason.LEASE_GONE)
+
+
+def test_an_entry_without_its_lease_is_in_nobodys_way(store, place):
+    without_its_lease(store, place)
+    assert isinstance(Caller(store).try_lock(), Place)
+    assert isinstance(Caller(store).wait(course=[the_first_leaves]), Place)
 
 
 def test_a_loss_to_another_object_of_our_node_leaves_its_entry_alone(store, place):

@@ -11,7 +11,7 @@ from store import FOO, Store
 from microlock.core import flows
 from microlock.core.keys import Names
 from microlock.core.place import Place
-from microlock.core.port import Put, Read, Revoke, Txn
+from microlock.core.port import Read, Revoke
 from microlock.core.queue import Holder
 from microlock.errors import StorePermissionError, StoreTimeoutError
 
@@ -103,7 +103,7 @@ def test_a_hold_that_was_found_keeps_the_name_of_who_took_it(store, beta):
 def test_the_lease_of_a_hold_may_serve_other_locks_and_is_left(store):
     entry = store.enter("")
     old = store.keys[entry].lease_id
-    store.apply(Txn((), (Put(b"other/f00", b"", old),)))
+    store.put(b"other/f00", b"", old)
     assert isinstance(extended(store, entry), Place)
     assert store.keys[b"other/f00"].lease_id == old
 
@@ -125,7 +125,7 @@ def test_the_lease_of_a_hold_that_was_ended_is_left(store, beta):
 def test_a_later_hold_of_the_same_name_is_left_alone(store, beta):
     lease_id = store.keys[beta].lease_id
     store.remove(beta)
-    store.apply(Txn((), (Put(beta, b"beta", lease_id),)))
+    store.put(beta, b"beta", lease_id)
     assert not remove(store, beta, 2)
     assert beta in store.keys
 

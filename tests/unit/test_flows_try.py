@@ -6,10 +6,9 @@ import pytest
 from faults import TTL, Caller, End, Fate, NoAnswer, Slow
 from store import FOO, Store
 
-from microlock.core.flows import OLDEST
 from microlock.core.lease import Lease
 from microlock.core.place import Contended, Place
-from microlock.core.port import Grant, KeepAlive, Read, Revoke, Txn
+from microlock.core.port import Enter, Grant, KeepAlive, Leave, Read, Revoke
 from microlock.core.queue import Holder
 from microlock.errors import StoreTimeoutError
 
@@ -61,7 +60,7 @@ def test_a_cold_try_on_a_held_lock_only_reads(store):
     store.enter("beta")
     caller = Caller(store)
     caller.try_lock()
-    assert caller.requests == [Read(FOO.prefix, OLDEST)]
+    assert caller.requests == [Read(FOO.prefix, limit=1)]
 
 
 def test_a_refusal_tells_who_holds(store):
@@ -94,7 +93,7 @@ def test_a_warm_cycle_is_two_transactions(store):
     lease = left_lease(store)
     caller = Caller(store)
     caller.release(caller.try_lock(lease))
-    assert kinds(caller) == [Txn, Txn]
+    assert kinds(caller) == [Enter, Leave]
 
 
 def test_a_warm_cycle_makes_two_revisions(store):
@@ -117,7 +116,7 @@ def test_a_keep_alive_precedes_a_try_whose_lease_is_older_than_a_tenth_of_its_tt
     store.pass_time(TTL / 10)
     caller = Caller(store)
     caller.try_lock(lease)
-    assert kinds(caller) == [KeepAlive, Txn]
+    assert kinds(caller) == [KeepAlive, Enter]
 
 
 def test_the_keep_alive_before_a_try_moves_the_deadline(store):
@@ -207,7 +206,7 @@ def test_a_hold_that_etcd_took_longer_to_confirm_than_the_ttl_is_renewed_before_
 def test_a_hold_that_ended_before_etcd_confirmed_it_is_tried_anew(store):
     caller = Caller(store, {2: Slow(back=TTL + 1)})
     place = caller.try_lock()
-    assert kinds(caller) == [Read, Grant, Txn, KeepAlive, Read, Grant, Txn]
+    assert kinds(caller) == [Read, Grant, Enter, KeepAlive, Read, Grant, Enter]
     assert store.entries()[0].lease_id == place.lease.id
 
 
@@ -224,7 +223,7 @@ def test_a_tenure_is_under_the_lease_it_names(store):
 
 
 def test_what_a_lost_hold_may_yet_put_is_ended_before_another_try(store):
-    first = Caller(store, {Txn: NoAnswer(Fate.LATE, End.REPEAT)})
+    first = Caller(store, {Enter: NoAnswer(Fate.LATE, End.REPEAT)})
     lost = first.try_lock()
     store.remove(lost.entry)
     caller = Caller(store)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from course import (
+from faults import TTL, Caller, End, Fate, NoAnswer, Refusal, Slow
+from meanwhile import (
     enters,
     fails,
     leaves,
@@ -17,14 +18,13 @@ from course import (
     the_lease_is_revoked,
     the_place_is_deleted,
 )
-from faults import TTL, Caller, End, Fate, NoAnswer, Refusal, Slow
 from store import FOO, Store
 
 from microlock.core import flows
 from microlock.core.flows.taking import NEAR
 from microlock.core.lease import Lease
 from microlock.core.place import AwaitTurn, Contended, Place
-from microlock.core.port import CreatedAt, Grant, KeepAlive, KeyValue, Put, Read, Revoke, Txn
+from microlock.core.port import Enter, Grant, Join, KeepAlive, KeyValue, Move, Revoke
 from microlock.core.queue import Holder
 from microlock.errors import (
     DestroyedError,
@@ -69,17 +69,13 @@ def left(store: Store) -> tuple[list[Any], list[int]]:
 def test_who_waits_joins_with_one_transaction_that_puts_its_entry_once(store, beta):
     caller = Caller(store)
     caller.wait(course=[the_first_leaves])
-    put = Put(b"foo/1", FOO.value, 1)
-    oldest, newest = Read(FOO.prefix, 1), Read(FOO.prefix, NEAR + 1, newest=True)
-    assert caller.requests[JOIN] == Txn(
-        (CreatedAt(b"foo/1", 0),), (put, oldest, newest), (Read(FOO.prefix),)
-    )
+    assert caller.requests[JOIN] == Join(FOO.prefix, b"foo/1", FOO.value, 1, NEAR)
 
 
 def test_who_waits_asks_etcd_for_nothing_but_a_lease_and_a_place(store, beta):
     caller = Caller(store)
     caller.wait(course=[the_first_leaves])
-    assert kinds(caller) == [Grant, Txn, AwaitTurn]
+    assert kinds(caller) == [Grant, Join, AwaitTurn]
 
 
 def test_a_lease_left_by_an_earlier_cycle_makes_waiting_one_transaction(store):
@@ -87,7 +83,7 @@ def test_a_lease_left_by_an_earlier_cycle_makes_waiting_one_transaction(store):
     store.enter("beta")
     caller = Caller(store)
     caller.wait(lease, course=[the_first_leaves])
-    assert kinds(caller) == [Txn, AwaitTurn]
+    assert kinds(caller) == [Join, AwaitTurn]
 
 
 def test_a_lease_past_its_deadline_is_not_used_to_wait_though_etcd_may_still_have_it(store):
@@ -114,14 +110,14 @@ def test_the_place_is_told_with_who_holds_the_lock(store, beta):
 def test_a_free_lock_is_held_without_waiting(store):
     caller = Caller(store)
     caller.wait()
-    assert kinds(caller) == [Grant, Txn]
+    assert kinds(caller) == [Grant, Join]
 
 
 def test_a_nested_name_is_not_waited_for(store):
     store.enter("beta", key="foo/bar")
     caller = Caller(store)
     caller.wait()
-    assert kinds(caller) == [Grant, Txn]
+    assert kinds(caller) == [Grant, Join]
 
 
 def test_who_waits_for_a_free_lock_has_its_revision_as_token(store):
@@ -172,7 +168,7 @@ def test_the_token_is_that_of_the_place_that_was_taken(store, beta):
 def test_a_hold_that_was_waited_for_has_its_whole_ttl_ahead(store, beta):
     caller = Caller(store)
     place = caller.wait(course=[passes(TTL / 2), the_first_leaves])
-    assert kinds(caller) == [Grant, Txn, AwaitTurn, KeepAlive]
+    assert kinds(caller) == [Grant, Join, AwaitTurn, KeepAlive]
     assert place.lease.sent == store.now - 2 * store.latency
 
 
@@ -199,14 +195,14 @@ def test_a_free_lock_is_held_for_a_whole_ttl_with_a_lease_of_before(store):
     store.pass_time(TTL / 2)
     caller = Caller(store)
     place = caller.wait(lease)
-    assert kinds(caller) == [Txn, KeepAlive]
+    assert kinds(caller) == [Join, KeepAlive]
     assert place.lease.sent == store.now - 2 * store.latency
 
 
 def test_who_joins_with_a_lease_that_ends_before_the_answer_joins_again(store):
     caller = Caller(store, {JOIN: Slow(back=TTL + 1)})
     place = caller.wait()
-    assert kinds(caller).count(Txn) == 2
+    assert kinds(caller).count(Join) == 2
     assert store.entries()[0].lease_id == place.lease.id
 
 
@@ -308,7 +304,7 @@ def test_who_waited_in_vain_and_cannot_be_withdrawn_is_uncertain(store, beta):
 def test_a_lease_is_renewed_before_a_place_is_given_up_after_silence(store, beta):
     caller = Caller(store)
     caller.wait(course=[silence, the_first_leaves])
-    assert kinds(caller) == [Grant, Txn, AwaitTurn, KeepAlive, AwaitTurn]
+    assert kinds(caller) == [Grant, Join, AwaitTurn, KeepAlive, AwaitTurn]
 
 
 def test_a_place_whose_lease_lives_is_kept_after_silence(store, beta):
@@ -468,12 +464,12 @@ def test_what_is_left_of_a_lost_hold_is_ended_before_the_queue_is_joined(store):
     lost = Caller(store).try_lock()
     caller = Caller(store)
     place = caller.wait(lost=lost)
-    assert kinds(caller) == [Revoke, Grant, Txn]
+    assert kinds(caller) == [Revoke, Grant, Join]
     assert [kv.create_revision for kv in store.entries()] == [place.token]
 
 
 def test_both_leases_of_a_lost_hold_are_ended_whose_extension_was_in_doubt(store):
-    caller = Caller(store, {Txn: NoAnswer(Fate.LATE)})
+    caller = Caller(store, {Move: NoAnswer(Fate.LATE)})
     lost, _ = caller.extend(Caller(store).try_lock())
     place = Caller(store).wait(lost=lost)
     caller.deliver()
@@ -502,7 +498,7 @@ def test_a_lost_hold_that_cannot_be_ended_is_waited_for(store):
 
 
 def test_a_lost_hold_in_doubt_that_cannot_be_ended_is_uncertain(store):
-    lost = Caller(store, {Txn: NoAnswer(Fate.LATE, End.REPEAT)}).try_lock()
+    lost = Caller(store, {Enter: NoAnswer(Fate.LATE, End.REPEAT)}).try_lock()
     with pytest.raises(LockUncertainError):
         Caller(store, {0: NoAnswer(Fate.NEVER)}).wait(lost=lost)
 

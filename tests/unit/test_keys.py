@@ -18,6 +18,7 @@ from microlock.core.keys import (
     check_interval,
     check_key,
     check_max_hold,
+    check_min_hold,
     check_node_id,
     check_prefix,
     check_retries,
@@ -49,6 +50,7 @@ CHECKS: dict[str, tuple[Callable[[Any], Any], type[InvalidArgumentError]]] = {
     "timeout": (check_timeout, InvalidArgumentError),
     "timeout of a wait": (check_wait, InvalidArgumentError),
     "interval": (check_interval, InvalidArgumentError),
+    "min_hold": (check_min_hold, InvalidArgumentError),
     "max_hold": (check_max_hold, InvalidArgumentError),
     "retries": (check_retries, InvalidArgumentError),
     "token": (check_token, InvalidArgumentError),
@@ -105,6 +107,7 @@ BAD = [
     *(("timeout", value, shown) for value, shown in {**BAD_TIMEOUTS, **NONE}.items()),
     *(("timeout of a wait", value, shown) for value, shown in BAD_WAITS.items()),
     *(("interval", value, shown) for value, shown in {**BAD_WAITS, **NONE}.items()),
+    *(("min_hold", value, shown) for value, shown in {**BAD_WAITS, **NONE}.items()),
     *(("max_hold", value, shown) for value, shown in BAD_TIMEOUTS.items()),
     *(("retries", value, shown) for value, shown in BAD_RETRIES.items()),
     *(("token", value, shown) for value, shown in BAD_TOKENS.items()),
@@ -177,7 +180,7 @@ def test_a_timeout_is_seconds_as_they_are(timeout, seconds):
     assert check_timeout(timeout) == seconds
 
 
-@pytest.mark.parametrize("check", [check_wait, check_interval])
+@pytest.mark.parametrize("check", [check_wait, check_interval, check_min_hold])
 @pytest.mark.parametrize(
     ("given", "seconds"),
     [(0, 0.0), (0.2, 0.2), (Fraction(1, 4), 0.25), (MAX_WAIT, MAX_WAIT)],

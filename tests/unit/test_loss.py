@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable
 
 import pytest
 from store import Store
+from walk import Foo
 
-from microlock import LockLostError, Microlock
+from microlock.core.hold import HoldState
+from microlock.engine import clock
+from microlock.engine.loss import Loss
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.errors import LockLostError
 
 # Seconds after which a thread that hangs is a failure.
 PATIENCE = 20.0
 
 
-class Ended(threading.Event):
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    monkeypatch.setattr(clock, "now", lambda: store.now)
+
+
+@pytest.fixture
+def loss(foo: Foo, hold: HoldState) -> Loss:
+    hold.ended = ReentrantEvent()
+    return Loss(foo.core, hold)
+
+
+class Ended(ReentrantEvent):
     """The end of a hold, for which one waits by the clock of the store.
 
     Args:
@@ -37,13 +52,12 @@ class Ended(threading.Event):
 
 
 @pytest.fixture
-def wait(foo: Microlock, store: Store) -> Callable[..., bool]:
+def wait(loss: Loss, hold: HoldState, store: Store) -> Callable[..., bool]:
     """Waits for the loss of the hold, while all this happens."""
 
     def wait(*course: Callable[[], object], timeout: float | None = None) -> bool:
-        assert foo._holding
-        foo._holding.ended = Ended(store, course)
-        return foo.lost.wait(timeout)
+        hold.ended = Ended(store, course)
+        return loss.wait(timeout)
 
     return wait
 
@@ -54,35 +68,33 @@ def test_a_hold_is_lost_by_its_deadline_alone(foo, hold, store, wait):
     assert store.now == pytest.approx(end)
 
 
-def test_a_loss_by_the_deadline_needs_nobody_to_notice_it(foo, hold, client, wait):
-    told = []
-    foo.on("lost", told.append)
+def test_a_loss_by_the_deadline_needs_nobody_to_notice_it(foo, wait):
     wait()
-    assert told == []
+    assert foo.names == ["acquired"]
 
 
 def test_a_wait_for_a_loss_lasts_as_long_as_the_hold_is_renewed(foo, hold, store, wait):
     end = store.now + foo.remaining
-    assert wait(lambda: store.pass_time(2), foo.renew)
+    assert wait(lambda: store.pass_time(2), foo.renew().result)
     assert store.now > end + 2
 
 
 def test_a_hold_that_is_given_back_is_not_lost(foo, hold, wait):
-    assert not wait(foo.unlock)
+    assert not wait(foo.unlock().result)
 
 
 def test_a_hold_whose_lock_is_destroyed_is_not_lost(foo, hold, wait):
-    assert not wait(foo.destroy)
+    assert not wait(lambda: foo.destroy().result())
 
 
 @pytest.fixture
-def find(foo: Microlock, store: Store) -> Callable[[], None]:
+def find(foo: Foo, store: Store) -> Callable[[], None]:
     """Deletes the entry, and has the loss found."""
 
     def find() -> None:
-        store.remove(store.entries()[0].name)
+        store.remove(foo.entries[0])
         with pytest.raises(LockLostError):
-            foo.renew()
+            foo.renew().result()
 
     return find
 
@@ -110,79 +122,76 @@ def test_a_loss_within_the_time_of_a_wait_is_one(hold, wait):
     assert wait(timeout=60)
 
 
-def test_a_wait_for_a_loss_goes_on_while_the_hold_is_being_given_back(foo, hold, wait):
-    holding = foo._holding
-    assert wait(holding.give_back, holding.stand)
+def test_a_wait_for_a_loss_goes_on_while_the_hold_is_being_given_back(hold, wait):
+    assert wait(hold.give_back, hold.stand)
 
 
-def test_a_wait_for_a_loss_takes_its_time_while_the_hold_is_being_given_back(
-    foo, hold, store, wait
-):
+def test_a_wait_for_a_loss_takes_its_time_while_the_hold_is_being_given_back(hold, store, wait):
     start = store.now
-    wait(foo._holding.give_back, timeout=1)
+    wait(hold.give_back, timeout=1)
     assert store.now == pytest.approx(start + 1)
 
 
-def test_a_loss_is_not_set_while_the_hold_lasts(foo, hold):
-    assert not foo.lost.is_set()
+def test_a_loss_is_not_set_while_the_hold_lasts(loss):
+    assert not loss.is_set()
 
 
-def test_a_loss_is_set_at_the_deadline(foo, hold, store):
+def test_a_loss_is_set_at_the_deadline(foo, loss, store):
     store.pass_time(foo.remaining)
-    assert foo.lost.is_set()
+    assert loss.is_set()
 
 
 def test_what_was_never_held_is_not_lost(foo):
-    assert (foo.lost.is_set(), foo.lost.wait()) == (False, False)
+    loss = Loss(foo.core, None)
+    assert (loss.is_set(), loss.wait()) == (False, False)
 
 
-def test_what_was_given_back_is_not_lost(foo, hold, store):
-    foo.unlock()
+def test_what_was_given_back_is_not_lost(foo, loss, store):
+    foo.unlock().result()
     store.pass_time(60)
-    assert (foo.lost.is_set(), foo.lost.wait()) == (False, False)
+    assert (loss.is_set(), loss.wait()) == (False, False)
 
 
-def test_a_loss_is_that_of_the_hold_it_was_asked_of(foo, hold, store):
-    first = foo.lost
+def test_a_loss_is_that_of_the_hold_it_was_asked_of(foo, loss, store):
     store.pass_time(60)
-    foo.lock()
-    assert (first.is_set(), foo.lost.is_set()) == (True, False)
+    later = Loss(foo.core, foo.lock().result())
+    assert (loss.is_set(), later.is_set()) == (True, False)
 
 
-def test_a_hold_is_lost_to_a_child_of_the_process(foo, hold, monkeypatch):
-    monkeypatch.setattr(os, "getpid", lambda: 0)
-    assert foo.lost.wait()
+def test_a_hold_is_lost_to_a_child_of_the_process(foo, loss):
+    foo.forked = True
+    assert loss.wait()
 
 
-def wait_elsewhere(foo: Microlock, end: Callable[[], object]) -> list[bool]:
+def wait_elsewhere(foo: Foo, loss: Loss, end: Callable[[], object]) -> list[bool]:
     """What another thread is told that waits for the loss, when this has ended the hold."""
-    foo.extend(3600)  # far longer than anybody has patience here
+    foo.extend(3600).result()  # far longer than anybody has patience here
     told: list[bool] = []
-    thread = threading.Thread(target=lambda: told.append(foo.lost.wait()), daemon=True)
+    thread = threading.Thread(target=lambda: told.append(loss.wait()), daemon=True)
     thread.start()
     end()
     thread.join(PATIENCE)
     return told
 
 
-def test_who_waits_for_a_loss_is_woken_when_the_hold_is_given_back(foo, hold):
-    assert wait_elsewhere(foo, foo.unlock) == [False]
+def test_who_waits_for_a_loss_is_woken_when_the_hold_is_given_back(foo, loss):
+    assert wait_elsewhere(foo, loss, lambda: foo.unlock().result()) == [False]
 
 
-def test_who_waits_for_a_loss_is_woken_when_it_is_found(foo, hold, find):
-    assert wait_elsewhere(foo, find) == [True]
+def test_who_waits_for_a_loss_is_woken_when_it_is_found(foo, loss, find):
+    assert wait_elsewhere(foo, loss, find) == [True]
 
 
-def test_a_suspended_machine_does_not_make_a_wait_last_as_long_as_the_hold_would_have(foo, hold):
+def test_a_suspended_machine_does_not_make_a_wait_last_as_long_as_the_hold_would_have(loss, hold):
     """The clock that a wait goes by stands still meanwhile."""
     asked = []
 
-    class StandsStill(threading.Event):
+    class StandsStill(ReentrantEvent):
         def wait(self, timeout: float | None = None) -> bool:
             asked.append(timeout)
             self.set()
             return False
 
-    foo._holding.ended = StandsStill()
-    foo.lost.wait()
+    hold.ended = StandsStill()
+    loss.wait()
     assert asked == [0.5]

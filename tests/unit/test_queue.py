@@ -12,7 +12,7 @@ from microlock.core.queue import (
     Standing,
     changes,
     holder_of,
-    holders,
+    oldest,
     places,
 )
 
@@ -128,6 +128,32 @@ def test_an_entry_put_anew_stands_where_it_was_put_anew():
     assert queue.standing(b"foo/1", 9) is Standing.WAITS
 
 
+def test_the_first_is_the_entry_of_the_holder():
+    assert Queue(PREFIX, [entry("2", 7), entry("1", 5)]).first == b"foo/1"
+    assert Queue(PREFIX).first is None
+
+
+def test_an_entry_put_again_without_its_lease_is_gone_and_in_nobodys_way():
+    queue = Queue(PREFIX, [entry("1", 5), entry("2", 7, b"beta", 2)])
+    queue.put(entry("1", 5, lease_id=0))
+    assert queue.standing(b"foo/1", 5) is Standing.GONE
+    assert queue.holder == BETA
+
+
+def test_a_key_without_a_lease_is_no_entry_of_a_queue():
+    queue = Queue(PREFIX, [entry("2", 7)])
+    queue.put(entry("3", 9, lease_id=0))
+    assert queue.standing(b"foo/3", 9) is Standing.GONE
+
+
+def test_an_entry_that_gets_its_lease_back_gets_its_place_back():
+    queue = Queue(PREFIX, [entry("1", 5), entry("2", 7, b"beta", 2)])
+    queue.put(entry("1", 5, lease_id=0))
+    queue.put(entry("1", 5))
+    assert queue.holder == ALPHA
+    assert queue.standing(b"foo/2", 7) is Standing.WAITS
+
+
 def standing(name: str, token: int) -> Standing:
     """Where it stands in a queue of two, beside a nested lock."""
     queue = Queue(PREFIX, [entry("2", 7), entry("1", 5), entry("bar/1", 3)])
@@ -173,26 +199,27 @@ def key(name: str, revision: int, lease_id: int = 1) -> KeyValue:
 
 
 def test_each_of_many_locks_is_held_by_its_oldest_entry():
-    found = holders([key("foo/2", 7, 2), key("foo/1", 5), key("bar/3", 9, 3)])
-    assert found == {b"foo/": ALPHA, b"bar/": Holder("alpha", 9, 3)}
+    first, other = key("foo/1", 5), key("bar/3", 9, 3)
+    assert oldest([key("foo/2", 7, 2), first, other]) == {b"foo/": first, b"bar/": other}
 
 
 def test_a_nested_lock_has_a_holder_of_its_own():
-    found = holders([key("foo/1", 5), key("foo/bar/2", 7, 2)])
-    assert found == {b"foo/": ALPHA, b"foo/bar/": Holder("alpha", 7, 2)}
+    foo, nested = key("foo/1", 5), key("foo/bar/2", 7, 2)
+    assert oldest([foo, nested]) == {b"foo/": foo, b"foo/bar/": nested}
 
 
 @pytest.mark.parametrize("name", ["foo", "foo/", "foo/bar", "1", "/1", "foo/12345678901234567"])
 def test_a_key_that_is_no_entry_is_no_lock(name):
-    assert holders([key(name, 5)]) == {}
+    assert oldest([key(name, 5)]) == {}
 
 
 def test_a_key_without_a_lease_is_no_lock_though_it_looks_like_an_entry():
-    assert holders([key("users/42", 5, lease_id=0)]) == {}
+    assert oldest([key("users/42", 5, lease_id=0)]) == {}
 
 
 def test_a_key_without_a_lease_does_not_hold_the_lock_that_it_looks_like():
-    assert holders([key("foo/1", 3, lease_id=0), key("foo/2", 5)]) == {b"foo/": ALPHA}
+    holder = key("foo/2", 5)
+    assert oldest([key("foo/1", 3, lease_id=0), holder]) == {b"foo/": holder}
 
 
 @pytest.mark.parametrize(

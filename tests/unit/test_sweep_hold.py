@@ -11,7 +11,7 @@ from store import Store
 
 from microlock.core.lease import Lease
 from microlock.core.place import Lost, Place
-from microlock.core.port import Revoke, Txn
+from microlock.core.port import Enter, Move, Revoke
 from microlock.errors import LockUncertainError, StoreError
 
 Given = tuple[Place, Caller]
@@ -30,13 +30,13 @@ def held_with_another_waiting(store: Store) -> Given:
 
 def held_in_doubt(store: Store) -> Given:
     """A copy of the put is still under way."""
-    caller = Caller(store, {Txn: NoAnswer(Fate.LATE, End.REPEAT)})
+    caller = Caller(store, {Enter: NoAnswer(Fate.LATE, End.REPEAT)})
     return caller.try_lock(), caller
 
 
 def extended_in_doubt(store: Store, fate: Fate) -> Given:
     place, _ = held(store)
-    caller = Caller(store, {Txn: NoAnswer(fate)})
+    caller = Caller(store, {Move: NoAnswer(fate)})
     place, _ = caller.extend(place)
     return place, caller
 

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from faults import TTL, Caller
 from stage import plays
-from store import Store
+from store import OLDEST, PUTS, Store
 
-from microlock.core.flows import OLDEST
 from microlock.core.place import Contended, Place
-from microlock.core.port import Grant, Revoke, Txn
+from microlock.core.port import Grant, Revoke
 from microlock.errors import LockUncertainError, StoreError
 
 Given = tuple[tuple[Any, Any], Caller]  # the lease of an earlier cycle, a hold that was lost
@@ -193,4 +192,4 @@ def test_a_failed_try_leaves_no_lease_but_those_of_before(scene):
 def test_a_lease_for_the_next_try_has_no_put_under_way(scene):
     for stage in plays(scene, a_try):
         if isinstance(stage.verdict, Contended) and stage.verdict.lease:
-            assert not any(isinstance(each, Txn) for each in stage.under_way), stage
+            assert not any(isinstance(each, PUTS) for each in stage.under_way), stage

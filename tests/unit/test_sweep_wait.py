@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from course import (
+from faults import TTL, Caller, End, Fate, NoAnswer, Refusal
+from meanwhile import (
     Happening,
     enters,
     long_silence,
@@ -17,12 +18,11 @@ from course import (
     the_lease_is_revoked,
     the_place_is_deleted,
 )
-from faults import TTL, Caller, End, Fate, NoAnswer, Refusal
 from stage import Stage, plays
 from store import Store
 
 from microlock.core.place import Contended, Place
-from microlock.core.port import Grant, Revoke, Txn
+from microlock.core.port import Enter, Grant, Join, Revoke
 from microlock.errors import DestroyedError, LockUncertainError, StoreError
 
 # The lease of an earlier cycle, a hold that was lost, what happens meanwhile.
@@ -154,7 +154,7 @@ def expired_by_our_clock(store: Store) -> Given:
 
 
 def expired_in_doubt(store: Store) -> Given:
-    caller = Caller(store, {Txn: NoAnswer(Fate.LATE, End.REPEAT)})
+    caller = Caller(store, {Enter: NoAnswer(Fate.LATE, End.REPEAT)})
     lost = caller.try_lock()
     store.enter("beta")
     (lease, _, course), _ = given(store, the_first_leaves, the_first_leaves)
@@ -299,8 +299,6 @@ def test_waiting_in_vain_leaves_no_lease_for_the_next_try(scene):
 @in_each_scene
 def test_a_lease_with_a_join_under_way_is_known_to_be_doubtful(scene):
     for stage in plays(scene, a_wait, DESTROYED):
-        if isinstance(stage.verdict, Place) and any(isinstance(e, Txn) for e in stage.under_way):
-            puts = [
-                put.lease_id for e in stage.under_way if isinstance(e, Txn) for put in e.then[:1]
-            ]
+        if isinstance(stage.verdict, Place):
+            puts = [each.lease_id for each in stage.under_way if isinstance(each, Enter | Join)]
             assert stage.verdict.lease.doubtful or stage.verdict.lease.id not in puts, stage

@@ -5,24 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from microlock.core.flows.settling import Flow, discard, doubtful, find, grant, keep_alive
+from microlock.core.flows.settling import Flow, discard, doubtful, grant, keep_alive
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
 from microlock.core.place import Lost, Place
-from microlock.core.port import (
-    CreatedAt,
-    Delete,
-    Found,
-    Get,
-    KeyValue,
-    Outcome,
-    Put,
-    Read,
-    Revoke,
-    Txn,
-    UnderLease,
-)
-from microlock.core.queue import Holder, places
+from microlock.core.port import Found, Get, KeyValue, Leave, Left, Move, Moved, Read, Revoke
+from microlock.core.queue import Holder
 from microlock.errors import (
     LeaseNotFoundError,
     LockUncertainError,
@@ -39,9 +27,7 @@ def release(names: Names, place: Place, ttl: int) -> Flow[Lease | Lost | None]:
     be counted on.
     """
     try:
-        outcome: Outcome = yield Txn(
-            guards=(CreatedAt(place.entry, place.token),), then=(Delete(place.entry),)
-        )
+        left: Left = yield Leave(place.entry, place.token)
     except StoreError as error:
         # Out of space, etcd 3.5.1 refuses the delete in a transaction, but no revocation.
         if not error.may_have_happened and not isinstance(error, StoreNoSpaceError):
@@ -52,11 +38,11 @@ def release(names: Names, place: Place, ttl: int) -> Flow[Lease | Lost | None]:
         yield from discard(names, *doubtful(place.leases), after=error)
         raise
     lease = place.lease
-    if outcome.succeeded and lease.asked == ttl and not lease.doubtful and not place.next_lease:
+    if left.done and lease.asked == ttl and not lease.doubtful and not place.next_lease:
         return lease
     yield from discard(names, *place.leases)
     # A repeated delete that finds nothing has most likely been done by its first copy.
-    return None if outcome.succeeded or outcome.repeated else Lost(LossReason.DELETED)
+    return None if left.done or left.repeated else Lost(LossReason.DELETED)
 
 
 def renew(names: Names, place: Place) -> Flow[Place | Lost]:
@@ -73,7 +59,7 @@ def renew(names: Names, place: Place) -> Flow[Place | Lost]:
     try:
         lifetime = yield from keep_alive(place.lease)
         found: Found = yield Get(place.entry)
-        lost = _lost(place, found.keys)
+        lost = _lost(place, found.keys[0] if found.keys else None)
     except LeaseNotFoundError:
         lost = Lost(LossReason.LEASE_GONE)
     if lost:
@@ -119,18 +105,11 @@ def extend(
 
 def _move(names: Names, place: Place, lease: Lease) -> Flow[Place | Lost]:
     """Puts the entry under another lease, once, however often it is repeated."""
-    outcome: Outcome = yield Txn(
-        # The old lease is part of the guard: a copy that arrives after a later extension must
-        # not move the entry back.
-        guards=(
-            CreatedAt(place.entry, place.token),
-            UnderLease(place.entry, place.lease.id),
-        ),
-        then=(Put(place.entry, names.value, lease.id),),
-        otherwise=(Get(place.entry),),
-    )
+    # It tells the old lease: a copy that arrives after a later extension must not move the entry
+    # back.
+    reply: Moved = yield Move(place.entry, names.value, place.token, place.lease.id, lease.id)
     moved = replace(place, lease=lease, next_lease=None)
-    lost = None if outcome.succeeded else _lost(moved, outcome.keys)
+    lost = None if reply.done else _lost(moved, reply.there)
     if lost:
         yield from discard(names, place.lease, lease)
         return lost
@@ -145,9 +124,8 @@ def _move(names: Names, place: Place, lease: Lease) -> Flow[Place | Lost]:
     return moved
 
 
-def _lost(place: Place, found: tuple[KeyValue, ...]) -> Lost | None:
+def _lost(place: Place, mine: KeyValue | None) -> Lost | None:
     """What the entry, as it was read, says of the hold."""
-    mine = find(place.entry, found)
     if mine is None or mine.create_revision != place.token:
         return Lost(LossReason.DELETED)
     if mine.lease_id != place.lease.id:
@@ -158,32 +136,31 @@ def _lost(place: Place, found: tuple[KeyValue, ...]) -> Lost | None:
 def adopt(names: Names, *, now: float) -> Flow[Place | Holder | None]:
     """The hold of our node, whichever object took it; else who holds the lock."""
     found: Found = yield Read(names.prefix)
-    entries = places(names.prefix, found.keys)
-    if not entries:
+    if not found.keys:
         return None
-    (entry, holder), *_ = entries
-    if not any(kv.name == entry and kv.value == names.value for kv in found.keys):
-        return holder
-    return Place(entry, holder.token, Lease(holder.lease_id, asked=None, ttl=0, sent=now))
+    first = found.keys[0]
+    return _place(first, now) if first.value == names.value else Holder.of(first)
 
 
 def seek(names: Names, token: int, *, now: float) -> Flow[tuple[Names, Place] | Holder | None]:
     """The hold with this token, whoever has it; else who holds the lock."""
     found: Found = yield Read(names.prefix)
-    entries = places(names.prefix, found.keys)
-    if not entries:
+    if not found.keys:
         return None
-    (entry, holder), *_ = entries
-    if holder.token != token:
-        return holder
-    kv = find(entry, found.keys)
-    assert kv
+    first = found.keys[0]
+    if first.create_revision != token:
+        return Holder.of(first)
+    return replace(names, value=first.value), _place(first, now)
+
+
+def _place(kv: KeyValue, now: float) -> Place:
+    """That of another object."""
     lease = Lease(kv.lease_id, asked=None, ttl=0, sent=now)
-    return replace(names, value=kv.value), Place(entry, token, lease)
+    return Place(kv.name, kv.create_revision, lease)
 
 
 def remove(entry: bytes, token: int) -> Flow[bool]:
     """Deletes the entry of a hold, and leaves its lease alone. Returns whether it is this that
     has ended the hold."""
-    outcome: Outcome = yield Txn((CreatedAt(entry, token),), (Delete(entry),))
-    return outcome.succeeded or outcome.repeated  # a copy without an answer may have been the one
+    left: Left = yield Leave(entry, token)
+    return left.done or left.repeated  # a copy without an answer may have been the one

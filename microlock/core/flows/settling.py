@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
-from microlock.core.place import AwaitTurn
-from microlock.core.port import Grant, KeepAlive, KeyValue, Lifetime, Request, Revoke
+from microlock.core.port import Grant, KeepAlive, Lifetime, Revoke
 from microlock.errors import (
     DestroyedError,
     LeaseNotFoundError,
@@ -19,7 +18,8 @@ from microlock.errors import (
 )
 
 T = TypeVar("T")
-Flow = Generator[Request | AwaitTurn, Any, T]
+# Requests of a store; `AwaitTurn` where nothing is given that awaits it.
+Flow = Generator[Any, Any, T]
 
 
 def grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:
@@ -76,7 +76,3 @@ def discard(names: Names, *leases: Lease, after: BaseException | None = None) ->
 
 def doubtful(leases: Iterable[Lease]) -> list[Lease]:
     return [replace(lease, doubtful=True) for lease in leases]
-
-
-def find(name: bytes, found: tuple[KeyValue, ...]) -> KeyValue | None:
-    return next((kv for kv in found if kv.name == name), None)

@@ -6,16 +6,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from microlock.core.flows.settling import Flow, discard, find, grant, keep_alive
+from microlock.core.flows.settling import Flow, discard, grant, keep_alive
 from microlock.core.keys import Names, entry_name
 from microlock.core.lease import Lease
 from microlock.core.place import AwaitTurn, Contended, Place, TurnResult
-from microlock.core.port import CreatedAt, Empty, Found, Outcome, Put, Read, Txn
-from microlock.core.queue import Standing, holder_of, places
+from microlock.core.port import Enter, Entered, Found, Join, Joined, KeyValue, Read
+from microlock.core.queue import Holder, Standing
 from microlock.errors import LeaseNotFoundError, LockUncertainError, StoreError
 
-# Enough to find the holder, unless this many nested names are older: then `_join` reads them all.
-OLDEST = 16
 # Who has no more entries than so many before its own hears of every change, not to be late. The
 # others, in a long queue, would hear of two changes for each holder before them.
 NEAR = 2
@@ -45,8 +43,8 @@ def try_lock(
     while True:
         if lease is None or lease.deadline <= now:
             # Look before the grant, so that a try on a held lock writes nothing.
-            found: Found = yield Read(names.prefix, OLDEST)
-            holder = holder_of(names.prefix, found.keys)
+            found: Found = yield Read(names.prefix, limit=1)
+            holder = Holder.of(found.keys[0]) if found.keys else None
             if holder and lost and holder.token == lost.token:
                 yield from discard(names, *lost.leases)
                 lost = None
@@ -118,25 +116,16 @@ def wait(
 
 def _put(names: Names, lease: Lease, now: float) -> Flow[Place | Contended]:
     entry = entry_name(names.prefix, lease.id)
-    txn = Txn(
-        guards=(Empty(names.prefix),),
-        then=(Put(entry, names.value, lease.id),),
-        otherwise=(Read(names.prefix, OLDEST),),
-    )
     if not lease.fresh(now):
         lease = lease.renewed((yield from keep_alive(lease)))
-    outcome: Outcome = yield txn
-    if outcome.repeated:
+    entered: Entered = yield Enter(names.prefix, entry, names.value, lease.id)
+    if entered.repeated:
         lease = replace(lease, doubtful=True)
-    mine = find(entry, outcome.keys)
-    if not outcome.succeeded and not mine:
-        holder = holder_of(names.prefix, outcome.keys)
-        if holder:
-            return Contended(holder, lease)
+    if entered.token is None and entered.holder:
+        return Contended(Holder.of(entered.holder), lease)
     try:
-        if outcome.succeeded or mine:  # by this copy of the transaction or by an earlier one
-            token = mine.create_revision if mine else outcome.revision
-            return Place(entry, token, (yield from _alive(lease, outcome.at)))
+        if entered.token is not None:
+            return Place(entry, entered.token, (yield from _alive(lease, entered.at)))
         return (yield from _look(names, entry, lease))
     except StoreError as error:
         error.may_have_happened = True  # whatever became of the last request, the entry may stand
@@ -144,7 +133,7 @@ def _put(names: Names, lease: Lease, now: float) -> Flow[Place | Contended]:
 
 
 def _look(names: Names, entry: bytes, lease: Lease) -> Flow[Place | Contended]:
-    """Only nested names are in the way: puts our entry, and looks who is older."""
+    """Nobody of this lock seems to be in the way: puts our entry, and looks who is older."""
     place, wait, at = yield from _join(names, entry, lease)
     if wait:
         # Our entry is there, to be undone.
@@ -180,40 +169,36 @@ def _queue_up(
 def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Place, AwaitTurn | None, float]]:
     """Puts our entry at the end of the queue. Returns our place, what to wait for if it is not
     the first, and the moment."""
-    everything, oldest = Read(names.prefix), Read(names.prefix, 1)
-    newest = Read(names.prefix, NEAR + 1, newest=True)  # ours, and who is next before us
-    outcome: Outcome = yield Txn(
-        # A copy that arrives after an extension must not move the entry back to this lease.
-        guards=(CreatedAt(entry, 0),),
-        then=(Put(entry, names.value, lease.id), oldest, newest),
-        otherwise=(everything,),
-    )
-    keys, at = outcome.keys, outcome.at
-    if outcome.repeated:
+    joined: Joined = yield Join(names.prefix, entry, names.value, lease.id, NEAR)
+    token, before, at = joined.token, joined.before, joined.at
+    if joined.repeated:
         lease = replace(lease, doubtful=True)
-    far = outcome.succeeded and keys[0] not in keys[1:]  # there may be more in between
-    if far and not places(names.prefix, keys[:1]):  # a nested name is the oldest
+    if before is None:
         try:
-            found: Found = yield everything
+            found: Found = yield Read(names.prefix)
         except StoreError as error:
             error.may_have_happened = True  # our entry is there
             raise
-        keys, far = found.keys, False
+        token, before = _older(entry, found.keys)
         at = math.inf  # nobody knows how long that took: a keep-alive will tell
-    entries = dict(places(names.prefix, keys))
-    if entry not in entries:
+    if token is None:
         yield from discard(names, lease)
         raise LeaseNotFoundError(f"the entry {entry!r} is gone, or a user's own key")
-    mine = entries[entry]
-    place = Place(entry, mine.token, lease)
-    before = [(name, each) for name, each in entries.items() if each.token < mine.token]
+    place = Place(entry, token, lease)
     if not before:
         return place, None, at
     after = None
-    if far and len(before) > NEAR:
-        name, each = before[-NEAR]
-        after = name, each.token
-    return place, AwaitTurn(place, before[0][1], after), at
+    if len(before) > NEAR:
+        after = before[-NEAR].name, before[-NEAR].create_revision
+    return place, AwaitTurn(place, Holder.of(before[0]), after), at
+
+
+def _older(entry: bytes, keys: tuple[KeyValue, ...]) -> tuple[int | None, tuple[KeyValue, ...]]:
+    """The token of the entry, and what is older, oldest first."""
+    for position, kv in enumerate(keys):
+        if kv.name == entry:
+            return kv.create_revision, keys[:position]
+    return None, keys
 
 
 def _whole(lease: Lease, at: float) -> Flow[Lease]:

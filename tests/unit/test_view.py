@@ -6,7 +6,7 @@ import pytest
 from faults import Caller
 from store import FOO, Store
 
-from microlock.core.port import Delete, Event, Found, KeyValue, Put, Read, Revoke, Txn
+from microlock.core.port import Event, Found, KeyValue, Read, Revoke
 from microlock.core.queue import Change, Holder, Standing
 from microlock.core.view import View
 
@@ -330,6 +330,21 @@ def test_nothing_is_known_of_an_entry_after_changes_were_missed():
     assert standing(watched, ALPHA) is Standing.UNKNOWN
 
 
+def test_the_first_entry_is_known_with_the_first_read():
+    watched = View(FOO.prefix)
+    assert watched.first is None
+    watched.rebase(Found(9, (kv(ALPHA),)))
+    assert watched.first == kv(ALPHA).name
+
+
+def test_an_entry_put_again_without_its_lease_is_a_loss_for_its_holder():
+    watched = View(FOO.prefix)
+    watched.rebase(Found(9, (kv(ALPHA), kv(BETA))))
+    bare = KeyValue(kv(ALPHA).name, b"alpha", ALPHA.token, 0)
+    assert watched.apply([Event(10, bare.name, bare)]) == [Change(False, ALPHA), Change(True, BETA)]
+    assert standing(watched, ALPHA) is Standing.GONE
+
+
 def busy(store: Store) -> None:
     """Holds, waiting, expiry, an extension, a nested lock, and a transaction with two changes."""
     caller = Caller(store)
@@ -343,7 +358,7 @@ def busy(store: Store) -> None:
     store.pass_time(10)
     lease_id = store.keys[gamma].lease_id
     other = b"foo/ff%x" % lease_id
-    store.apply(Txn((), (Delete(gamma), Put(other, b"epsilon", lease_id))))
+    store.change([gamma], [(other, b"epsilon", lease_id)])
     store.apply(Revoke(lease_id))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from microlock.core.hold import HoldState
+from microlock.core.lock import LockCore
 from microlock.engine import clock
-from microlock.holding import Holding
+from microlock.engine.reentrant_event import ReentrantEvent
 
 _NAP = 0.5
 
@@ -11,12 +13,13 @@ _NAP = 0.5
 class Loss:
     """What `Microlock.lost` is; in the manner of `threading.Event`."""
 
-    def __init__(self, holding: Holding | None) -> None:
-        self._holding = holding
+    def __init__(self, core: LockCore, hold: HoldState | None) -> None:
+        self._core = core
+        self._hold = hold
 
     def is_set(self) -> bool:
         """Whether the hold was lost."""
-        return self._holding is not None and self._holding.reason(clock.now()) is not None
+        return self._core.reason(self._hold, clock.now()) is not None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the hold ends, `timeout` seconds at most.
@@ -25,12 +28,14 @@ class Loss:
         itself, also when nobody is there to notice it.
         """
         end = None if timeout is None else clock.now() + timeout
-        while self._holding and not self._holding.ended.is_set() and not self.is_set():
+        hold = self._hold
+        while hold and not hold.ended.is_set() and not self.is_set():
             now = clock.now()
             if end is not None and end <= now:
                 break
             # Not the whole time: a clock that waits stands still while the machine is suspended,
             # and the deadline does not. 0: it is being given back.
-            patience = min(self._holding.remaining(now), _NAP) or 0.01
-            self._holding.ended.wait(patience if end is None else min(patience, end - now))
+            patience = min(hold.remaining(now), _NAP) or 0.01
+            assert isinstance(hold.ended, ReentrantEvent)
+            hold.ended.wait(patience if end is None else min(patience, end - now))
         return self.is_set()

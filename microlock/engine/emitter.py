@@ -1,4 +1,4 @@
-"""pyee's emitter, with handlers on a thread of their own.
+"""pyee's emitter, with handlers on threads of their own.
 
 Handlers are called with the `LockEvent` if they accept an argument, and with none if they don't.
 One that raises is logged and reported as `error`; it stops nothing.
@@ -10,14 +10,15 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from pyee import EventEmitter
 
 from microlock import events
-from microlock.engine.handlers import Handlers
-from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockError
-from microlock.etcd.client import EtcdClient
+from microlock.engine.client import Client
+from microlock.engine.handlers import Handlers, Mailbox
+from microlock.errors import InvalidArgumentError, MicrolockError
 from microlock.events import LockEvent
 
 # Seconds that destroy() waits for the handlers of the events before it.
@@ -39,46 +40,61 @@ _LEVELS = {
 }
 
 
-class Emitter(EventEmitter):
-    """What a lock tells its listeners."""
+class LockEmitter(EventEmitter):
+    """What tells of a lock."""
 
-    def __init__(self, client: EtcdClient, key: str) -> None:
+    def __init__(self, client: Client, key: str) -> None:
         super().__init__()
         # pyee's own. A signal's handler may come in the middle, and add or remove another.
         self._lock = threading.RLock()  # type: ignore[assignment]
-        self._client = client
         self._key = key
+        self._client = client
+        self._mailbox = Mailbox()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} can't be copied or pickled: make one where it is needed")
 
-    def _listened(self, event: str) -> None:
+    def listeners(self, event: str) -> list[Callable[..., Any]]:
+        """The handlers of an event."""
+        with self._lock:
+            return super().listeners(event)
+
+    def event_names(self) -> set[str]:
+        """The events that have handlers."""
+        with self._lock:
+            return super().event_names()
+
+    def _handles(self) -> bool:
+        """Whether this thread runs a handler of this lock."""
+        return self._mailbox.thread == threading.get_ident()
+
+    def _listened(self, name: str) -> bool:
+        """Whether an event has handlers."""
+        return name in self._events
+
+    def _listens(self, event: str) -> None:
         """Called when a handler of this event was added; it is removed again if this raises."""
 
-    def _tell(self, name: str, **fields: Any) -> None:
-        """Has the handlers called, after those of the events before."""
+    def _tell(self, name: str, **fields: Any) -> tuple[Any, ...] | None:
+        """Has the handlers called, after those of the events before. Returns what to log."""
         level = _LEVELS.get(name, logging.NOTSET)
         logged = level and log.isEnabledFor(level)
-        listened = name in self.event_names()
+        listened = name in self._events
         if not logged and not listened:
-            return
+            return None
         event = LockEvent(name, self._key, **fields)
-        if logged:
-            why = event.reason.value if event.reason else event.error
-            log.log(
-                level,
-                "%s: lock %r, node %r, token %s%s",
-                *(name, event.key, event.node_id, event.token, f": {why}" if why else ""),
-            )
         if listened:
             try:
-                self._client.one(Handlers).submit(lambda: self._deliver(event))
-            except DestroyedError:
+                self._client.one(Handlers).submit(self._mailbox, partial(self._deliver, event))
+            except MicrolockError:
                 pass  # the client is closed, and its threads with it
-            except (
-                RuntimeError
-            ):  # no thread can be started; what it is told of is done all the same
+            except RuntimeError:  # no thread can be started; what is told is done all the same
                 log.exception("nobody was told of %r of %r", name, self._key)
+        if not logged:
+            return None
+        why = event.reason.value if event.reason else event.error
+        about = name, event.key, event.node_id, event.token, f": {why}" if why else ""
+        return level, "%s: lock %r, node %r, token %s%s", *about
 
     def _deliver(self, event: LockEvent) -> None:
         if self.listeners(event.name):  # pyee raises an `error` that nobody listens to
@@ -91,8 +107,10 @@ class Emitter(EventEmitter):
         """
         timeout = max(0.0, min(patience, _PATIENCE))
         try:
-            self._client.one(Handlers).finish(self.remove_all_listeners, timeout=timeout)
-        except DestroyedError:
+            self._client.one(Handlers).end(
+                self._mailbox, self.remove_all_listeners, timeout=timeout
+            )
+        except MicrolockError:
             self.remove_all_listeners()
 
     # pyee's two seams: how a handler is added, by any of its methods, and how it is run.
@@ -117,7 +135,7 @@ class Emitter(EventEmitter):
             v.__wrapped__ = k  # type: ignore[attr-defined]  # shows what `once` has wrapped
         super()._add_event_handler(event, k, v)
         try:
-            self._listened(event)
+            self._listens(event)
         except MicrolockError:
             if not known:
                 self.remove_listener(event, k)

@@ -1,0 +1,76 @@
+"""What is done with locks from elsewhere: who holds what; ending or extending a hold by its token.
+
+Each is a call, as those of `core.lock`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from microlock.core import flows
+from microlock.core.call import NOW, Steps
+from microlock.core.keys import Names
+from microlock.core.place import Lost, Place
+from microlock.core.port import Found, Holders, Read
+from microlock.core.queue import Holder, oldest
+from microlock.errors import LockLostError, LockNotOwnedError, LossReason
+
+
+def holder(names: Names) -> Steps[Holder | None]:
+    """Who holds the lock."""
+    found: Found = yield Read(names.prefix)
+    return Holder.of(found.keys[0]) if found.keys else None
+
+
+def locks(prefix: bytes) -> Steps[dict[str, Holder]]:
+    """Who holds what, by the names after the prefix."""
+    found: Found = yield Holders(prefix)
+    return {
+        lock[len(prefix) : -1].decode(errors="backslashreplace"): Holder.of(kv)
+        for lock, kv in sorted(oldest(found.keys).items())
+        if len(lock) - 1 > len(prefix)  # not the lock that is called as the prefix
+    }
+
+
+def release(names: Names, token: int) -> Steps[None]:
+    """Gives back the hold with this token."""
+    _, place = yield from _seek(names, token)
+    if not (yield from flows.remove(place.entry, place.token)):
+        raise _not_held(names, token)
+
+
+def extend(names: Names, token: int, ttl: int, *, lease_ids: Iterator[int]) -> Steps[float]:
+    """Gives the hold with this token another ttl. Returns the seconds left."""
+    theirs, place = yield from _seek(names, token)
+    left, error = yield from flows.extend(theirs, place, ttl, lease_ids=lease_ids)
+    if error:
+        raise error
+    if isinstance(left, Lost):
+        raise _not_held(names, token)
+    if theirs.value:  # a lease without a name may serve other locks too, as Go's sessions do
+        yield from flows.discard(theirs, replace(place.lease, asked=0))
+    remaining: float = left.deadline - (yield NOW)
+    if remaining <= 0:
+        raise LockLostError(names.key, names.node_id, LossReason.EXPIRED, ttl=ttl)
+    return remaining
+
+
+def break_lock(names: Names) -> Steps[Holder | None]:
+    """Ends the hold, whosever it is. Returns whose it was."""
+    found: Found = yield Read(names.prefix)
+    for kv in found.keys[:1]:
+        if (yield from flows.remove(kv.name, kv.create_revision)):
+            return Holder.of(kv)
+    return None
+
+
+def _seek(names: Names, token: int) -> Steps[tuple[Names, Place]]:
+    found = yield from flows.seek(names, token, now=(yield NOW))
+    if isinstance(found, tuple):
+        return found
+    raise _not_held(names, token, found)
+
+
+def _not_held(names: Names, token: int, by: Holder | None = None) -> LockNotOwnedError:
+    return LockNotOwnedError(names.key, names.node_id, by, why=f"not with token {token}")

@@ -1,0 +1,141 @@
+"""One wait in the queue of a lock: when it ends, what is watched meanwhile, how its lease is kept.
+
+Far from its turn it watches one entry before its own, and nothing else. When that is gone it
+watches the lock, as every waiter does whose turn is near.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from microlock.core.lease import Lease
+from microlock.core.place import AwaitTurn, Place, TurnResult
+from microlock.core.port import Lifetime
+from microlock.core.queue import Holder, Standing
+
+# Seconds before the time is over: from then on a waiter watches who holds the lock, to say so.
+_LAST = 1.0
+_NEWS = {Standing.FIRST, Standing.GONE}
+
+
+class Watched(Protocol):
+    """What a watch has told so far."""
+
+    def look(self, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
+        """Where an entry stands, and who holds the lock."""
+
+
+class Wait:
+    """The waits of one `lock()`, from the first place in the queue that it has to its last.
+
+    Args:
+        prefix: of the entries of the lock.
+        until: when to give up; None is never.
+        early: see `Lease.due`.
+
+    Attributes:
+        tokens: of the places it has had.
+        place: where it waits; None between two of them.
+        holder: who holds the lock meanwhile, as far as known; None before the first place.
+    """
+
+    def __init__(self, prefix: bytes, until: float | None, early: float) -> None:
+        self.tokens: set[int] = set()
+        self.place: Place | None = None
+        self.holder: Holder | None = None
+        self._prefix = prefix
+        self._until = until
+        self._early = early
+        self._tried = 0.0  # when a renewal failed last
+        self._ended = False  # etcd has said that the lease has ended
+        self._after: tuple[bytes, int] | None = None  # what it waits behind, far from its turn
+
+    def begin(self, request: AwaitTurn, now: float) -> bool:
+        """Waits at this place. Returns whether it is another one."""
+        news = request.place.token not in self.tokens
+        self.tokens.add(request.place.token)
+        self.place, self.holder, self._ended = request.place, request.holder, False
+        self._after = None if self._late(now) else request.after
+        return news
+
+    @property
+    def near(self) -> bool:
+        """Whether the whole lock is to be watched."""
+        return self._after is None
+
+    @property
+    def watches(self) -> bytes:
+        """The name of what is watched."""
+        return self._after[0] if self._after else self._prefix
+
+    @property
+    def interest(self) -> bytes:
+        """The entry whose changes matter."""
+        assert self.place
+        return self._after[0] if self._after else self.place.entry
+
+    def _late(self, now: float) -> bool:
+        return self._until is not None and self._until - _LAST <= now
+
+    def result(self, views: Mapping[bytes, Watched], now: float) -> TurnResult | None:
+        """How the wait at this place has ended, if it has."""
+        place = self.place
+        assert place
+        standing = self._standing(views, place, now)
+        if self._ended:
+            standing = Standing.GONE
+        elif standing not in _NEWS:
+            if self._until is not None and self._until <= now:
+                standing = Standing.WAITS
+            elif place.lease.deadline <= now:
+                standing = Standing.UNKNOWN
+            else:
+                return None
+        assert self.holder
+        return TurnResult(standing, place.lease, now, self.holder)
+
+    def _standing(self, views: Mapping[bytes, Watched], place: Place, now: float) -> Standing:
+        if view := views.get(self._prefix):  # maybe since another object of this client watches it
+            self._after = None
+            standing, holder = view.look(place.entry, place.token)
+            self.holder = holder or self.holder
+            return standing
+        if self._after:
+            view = views.get(self._after[0])
+            gone = view is not None and view.look(*self._after)[0] is Standing.GONE
+            if gone or self._late(now):
+                self._after = None
+        return Standing.UNKNOWN
+
+    def wakes(self) -> float:
+        """When to look again, if nothing happens before."""
+        assert self.place
+        deadline = self.place.lease.deadline
+        if self._until is None:
+            return deadline
+        return min(deadline, self._until - _LAST if self._after else self._until)
+
+    # Keeping the lease.
+
+    def due(self) -> float | None:
+        """When to renew it."""
+        return self.place.lease.due(early=self._early, tried=self._tried) if self.place else None
+
+    @property
+    def leases(self) -> tuple[Lease, ...]:
+        return self.place.leases if self.place else ()
+
+    def renewed(self, lease_id: int, lifetime: Lifetime) -> bool:
+        """A lease of this id was renewed, or has ended. Returns whether it is that of the place."""
+        if self.place is None or lease_id != self.place.lease.id:
+            return False
+        if lifetime.ttl > 0:
+            self.place = self.place.renewed(lease_id, lifetime)
+        else:
+            self._ended = True
+        return True
+
+    def silent(self, now: float) -> None:
+        """etcd did not answer a renewal."""
+        self._tried = now

@@ -1,0 +1,216 @@
+"""A client of a store: what the locks of one process share, and their calls on the caller's thread.
+
+Which store it is, and how one request gets there, is the matter of a `Store`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from microlock.core.port import Get, Request, WatchReply
+from microlock.core.retry import Attempt, Budget, Members, Pause, persist
+from microlock.engine import clock
+from microlock.engine.backoff import jitter
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.errors import (
+    DestroyedError,
+    ForkedError,
+    MicrolockError,
+    StoreError,
+    StorePermissionError,
+)
+
+T = TypeVar("T")
+C = TypeVar("C", bound="Client")
+
+
+# Takes what a stream of watches tells.
+Sink = Callable[[WatchReply | MicrolockError], None]
+
+
+class Watching(Protocol):
+    """A stream of watches. Each call returns at once."""
+
+    def create(self, watch_id: int, name: bytes, start: int | None) -> None:
+        """Makes a watch of a lock or an entry, from the revision `start` on; None is now."""
+
+    def cancel(self, watch_id: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """A store of locks, as one client sees it.
+
+    Attributes:
+        members: the addresses that it can be asked at, no two the same.
+        answered: whether any of them ever gave an answer.
+    """
+
+    @property
+    def members(self) -> Sequence[str]: ...
+
+    @property
+    def answered(self) -> bool: ...
+
+    def attempt(self, member: str, request: Request, *, timeout: float, repeated: bool) -> Any:
+        """Sends the request once; the reply is as `microlock.core.port` says.
+
+        Args:
+            member: the address to send it to.
+            timeout: seconds.
+            repeated: an earlier attempt had no answer, and may be applied yet.
+
+        Raises:
+            StoreError: there is no such reply; its text names the member.
+        """
+
+    def open_watch(self, member: str, sink: Sink, *, timeout: float) -> Watching:
+        """A new stream of watches from a member, which is opened within `timeout` seconds.
+
+        `sink` gets what it tells, as it comes, and at last the error that it ended with.
+        """
+
+    def close(self) -> None: ...
+
+
+class Client:
+    """What locks call a store through, any number of them and from any thread of one process.
+
+    Use it as a context manager, or call `close()`. After `os.fork()` the child needs its own.
+
+    Attributes:
+        timeout: seconds that each call of a lock may take.
+    """
+
+    def __init__(self, store: Store, *, timeout: float) -> None:
+        self.timeout = timeout
+        self._store = store
+        self._members = Members(store.members, answered=lambda: store.answered)
+        self._closed = ReentrantEvent()
+        self._pid = os.getpid()
+        self._shared: dict[Any, Any] = {}
+        self._shared_lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {', '.join(self._members.addresses)}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} can't be copied or pickled: connect() in each process")
+
+    def __enter__(self: C) -> C:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the background threads and the connections; holds end with their ttl.
+
+        Twice is fine. Later calls raise DestroyedError. So do those under way, or, where it can't
+        be told any more what became of them, LockUncertainError.
+        """
+        if not self.forked and not self._closed.is_set():
+            for each in list(self._shared.values()):
+                each.finish(self.timeout)
+        self._closed.set()
+        if self.forked or sys.is_finalizing():
+            return  # the threads and the connections are the parent's, or stand still for ever
+        with self._shared_lock:
+            shared = list(self._shared.values())
+            self._shared.clear()
+        for each in shared:
+            each.close()
+        self._store.close()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that made it."""
+        return os.getpid() != self._pid
+
+    def check(self) -> None:
+        """Raises DestroyedError after `close()`, ForkedError in a child of its process."""
+        if os.getpid() != self._pid:
+            raise ForkedError(f"{self!r} was made before os.fork(): connect() again in the child")
+        if self._closed.is_set():
+            raise DestroyedError(f"{self!r} is closed")
+
+    def one(self, kind: Callable[[Client], T]) -> T:
+        """The one `kind` of this client, such as its watcher; made when first asked for.
+
+        It is closed with the client.
+        """
+        known: T | None = self._shared.get(kind)  # after close() there is none
+        if known is not None and not self.forked:
+            return known
+        self.check()  # before the lock too: in a child of the process nobody may release it
+        with self._shared_lock:
+            self.check()
+            if kind not in self._shared:
+                self._shared[kind] = kind(self)
+            made: T = self._shared[kind]
+            return made
+
+    def perform(self, request: Any, budget: Budget) -> Any:
+        """Does what is asked for: a request of the port, or of the store alone.
+
+        Raises:
+            StoreError: the time is over, or another try is of no use.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+        """
+        trying = persist(
+            request,
+            self._members,
+            budget,
+            now=clock.now(),
+            patience=self.timeout,
+            jitter=jitter,
+        )
+        try:
+            step = next(trying)
+            while True:
+                try:
+                    reply: Any = None
+                    if isinstance(step, Attempt):
+                        self.check()
+                        reply = self._store.attempt(
+                            step.member, request, timeout=step.timeout, repeated=step.repeated
+                        )
+                    elif isinstance(step, Pause):
+                        self._closed.sleep(step.seconds)
+                    else:
+                        reply = clock.now()
+                except StoreError as error:
+                    step = trying.throw(error)
+                else:
+                    step = trying.send(reply)
+        except StopIteration as answered:
+            return answered.value
+        except MicrolockError as verdict:
+            # It says all that a user needs: what stood on the way to it (the wire's own error, the
+            # attempts before) would be pages, and hold what was called.
+            verdict.__context__ = None
+            raise verdict.with_traceback(None) from None
+        finally:
+            trying.close()  # an interrupt that came while it is collected would be lost
+
+    def open_watch(self, sink: Sink) -> tuple[Watching, str]:
+        """A new stream of watches from a member that answers, and which one that is.
+
+        `sink`: as for `Store.open_watch`.
+
+        Raises what a call raises: a stream that fails tells little of why.
+        """
+        with suppress(StorePermissionError):  # as good an answer as any
+            self.perform(Get(b"health"), Budget.of(clock.now(), self.timeout))
+        member = self._members.current
+        return self._store.open_watch(member, sink, timeout=self.timeout), member
+
+    def move_on(self, member: str) -> None:
+        """This member failed: the next call goes to the next one."""
+        self._members.move_on(member)

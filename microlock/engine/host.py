@@ -1,0 +1,295 @@
+"""What the threads of a client do for one lock, and what its calls ask of them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Any, TypeVar
+from weakref import ref
+
+from microlock.core.call import Call, Park, Steps
+from microlock.core.keys import Names
+from microlock.core.lease import Lease
+from microlock.core.lock import LockCore
+from microlock.core.port import Found, Lifetime
+from microlock.core.queue import Change
+from microlock.core.retry import Budget
+from microlock.core.turns import Kind, Ticket
+from microlock.engine import clock
+from microlock.engine.client import Client
+from microlock.engine.drive import drive
+from microlock.engine.emitter import LockEmitter
+from microlock.engine.reader import Reader
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.engine.timer import Timer
+from microlock.errors import DestroyedError, MicrolockError
+
+T = TypeVar("T")
+
+log = logging.getLogger("microlock")
+
+
+_threads = threading.local()
+_numbers = count()
+
+
+def this_thread() -> int:
+    """A number for this thread. Unlike its ident, no later thread gets it again."""
+    number: int = _threads.__dict__.setdefault("number", next(_numbers))
+    return number
+
+
+def _lease_id() -> int:
+    """A new one. Random, since a process that forks must not share them with its children."""
+    return secrets.randbits(63) or 1
+
+
+LEASE_IDS: Iterator[int] = iter(_lease_id, 0)  # any thread may ask
+
+
+class Host:
+    """Runs the core of one lock: its steps one at a time, and what they ask for in between.
+
+    It is told by the watches and the renewals of the client, on their threads, and holds its lock
+    weakly: see `Timer.adopt`.
+
+    Args:
+        client: whose threads and connection it uses.
+        face: the lock.
+        options: as for `LockCore`.
+
+    Attributes:
+        core: what the lock decides.
+        next_due: see `core.agenda.Due`.
+    """
+
+    __slots__ = (
+        "_adopted",
+        "_face",
+        "_mutex",
+        "_refusal",
+        "_said",
+        "_watched",
+        "client",
+        "core",
+        "lease_ids",
+        "next_due",
+    )
+
+    def __init__(
+        self, client: Client, face: LockEmitter, names: Names, ttl: int, **options: Any
+    ) -> None:
+        self.client = client
+        self.next_due: float | None = None
+        self.lease_ids = LEASE_IDS
+        self._face = ref(face)
+        self._mutex = threading.RLock()
+        self._watched: frozenset[bytes] = frozenset()
+        self._adopted = False
+        self._refusal: MicrolockError | None = None  # why a watch has ended
+        self._said: tuple[Any, ...] = ()  # what is to be logged
+        self.core = LockCore(names, ttl, env=self, **options)
+
+    # Calls, on the thread of the caller.
+
+    def call(
+        self,
+        kind: Kind = Kind.ACT,
+        *,
+        wait: float | None = 0.0,
+        queued: Callable[[], MicrolockError] | None = None,
+        waits: bool = False,
+    ) -> Call:
+        """A call of this thread, as of now. `waits`: `cancel()` and `destroy()` end it."""
+        self._adopt()
+        ticket = Ticket(kind, self.owner(), ReentrantEvent(), waits=waits)
+        return Call(
+            ticket,
+            clock.now(),
+            self.client.timeout,
+            wait=wait,
+            stop=(lambda: self.core.stopped(ticket)) if waits else None,
+            queued=queued or self.core.holds_nothing_yet,
+        )
+
+    def owner(self) -> object:
+        """Who calls: this thread, or None in a handler of this lock."""
+        face = self._face()
+        return None if face and face._handles() else this_thread()
+
+    def run(self, call: Call, steps: Steps[T]) -> T:
+        """Makes a call to its end."""
+
+        def perform(request: Any) -> Any:
+            if isinstance(request, Park):
+                return self._park(request)
+            return self.client.perform(request, call.budget(request, clock.now()))
+
+        try:
+            return drive(steps, perform, self._mutex)
+        finally:
+            self.step(self.core.leave, call)
+
+    def look(self, steps: Steps[T]) -> T:
+        """Makes a call that changes nothing, and takes no turn."""
+        budget = Budget.of(clock.now(), self.client.timeout)
+        return drive(steps, lambda request: self.client.perform(request, budget), self._mutex)
+
+    def _park(self, request: Park) -> None:
+        self.sync()
+        self.client.check()
+        assert isinstance(request.on, ReentrantEvent)
+        request.on.wait(max(0.0, request.until - clock.now()))
+
+    def step(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """One step of the core, and what follows from it."""
+        with self._mutex:
+            result = act(*args, **kwargs)
+        self.sync()
+        return result
+
+    # What the core wants to be watched, and when it wants to be asked.
+
+    def sync(self) -> None:
+        """Has watched what the core wants to be watched, has it asked when something is due, and
+        logs what it has told."""
+        tracker = self.core.tracker
+        if tracker.changed and not self.client.forked:
+            with self._mutex:
+                while tracker.changed:
+                    tracker.changed = False
+                    try:
+                        self._watch()
+                        self.client.one(Timer).schedule(self)
+                    except DestroyedError:  # the client is closed
+                        break
+                    except BaseException:  # an interrupt: it is not done
+                        tracker.changed = True
+                        raise
+        if self._said:  # not under the mutex: a handler of logging may take its time
+            said, self._said = self._said, ()
+            for each in said:
+                log.log(*each)
+
+    def _watch(self) -> None:
+        # Until it is so: a signal's handler may come in the middle, and change it.
+        while (wanted := self._wanted()).keys() != self._watched:
+            reader = self.client.one(Reader)
+            for name in self._watched - wanted.keys():
+                reader.unwatch(name, self)
+                self._watched -= {name}
+                self.core.tracker.views.pop(name, None)
+            for name in wanted.keys() - self._watched:
+                try:
+                    view = reader.watch(name, self, known=wanted[name])
+                except RuntimeError:  # no thread can be started
+                    log.exception("%r is not watched", self.core.names.key)
+                    return
+                self._watched |= {name}
+                self.core.tracker.views[name] = view
+                self.core.seen(clock.now())
+
+    def _wanted(self) -> dict[bytes, Found | None]:
+        wanted, prefix = self.core.watches, self.core.names.prefix
+        if not wanted or prefix in wanted:
+            return wanted
+        # For a waiter far from its turn the watch that is there is the cheapest.
+        there = self.client.one(Reader).watching(prefix, besides=self)
+        return {prefix if there and not kv else name: kv for name, kv in wanted.items()}
+
+    def listen(self) -> None:
+        """Has the lock watched, and waits until it is, or a first attempt has failed."""
+        self._adopt()
+        self._refusal = None
+        self.step(self.core.listen)
+        self.client.one(Reader).settle(self.core.names.prefix, self.client.timeout)
+        if self._refusal:
+            raise self._refusal
+
+    # For the watches.
+
+    @property
+    def interest(self) -> bytes | None:
+        with self._mutex:
+            return self.core.interest
+
+    def watched(self, name: bytes, changes: Sequence[Change], *, synthesised: bool) -> None:
+        now = clock.now()
+        self.step(self.core.watched, name, changes, synthesised=synthesised, now=now)
+
+    def watch_failed(self, name: bytes, error: MicrolockError, *, final: bool) -> None:
+        if final:
+            self._refusal = error
+        self.step(self.core.watch_failed, name, error, final=final, now=clock.now())
+
+    # For the renewals.
+
+    def due(self, now: float) -> Sequence[Lease]:
+        return self.step(self.core.due, now)
+
+    def due_next(self) -> float | None:
+        """When it is due, if it is."""
+        with self._mutex:
+            return self.core.next_due
+
+    def renewed(self, lease_id: int, lifetime: Lifetime) -> None:
+        self.step(self.core.renewed, lease_id, lifetime, clock.now())
+
+    def silent(self, lease_id: int, error: MicrolockError, *, sent: float) -> None:
+        self.step(self.core.silent, lease_id, error, sent=sent, now=clock.now())
+
+    def stir(self) -> None:
+        """The client is closed: every call that waits looks again."""
+        with self._mutex:
+            self.core.stir_all()
+
+    def release_at_exit(self, now: float) -> Sequence[Steps[object]]:
+        with self._mutex:
+            return self.core.release_at_exit(now)
+
+    # For the core.
+
+    @property
+    def forked(self) -> bool:
+        return self.client.forked
+
+    def tell(self, name: str, **fields: Any) -> None:
+        if (face := self._face()) and (said := face._tell(name, **fields)):
+            self._said = (*self._said, said)
+
+    def listened(self, name: str) -> bool:
+        face = self._face()
+        return face is not None and face._listened(name)
+
+    def event(self) -> ReentrantEvent:
+        return ReentrantEvent()
+
+    def random(self) -> float:
+        return random.random()
+
+    # Being dropped.
+
+    def _adopt(self) -> None:
+        if not self._adopted:
+            if face := self._face():
+                self.client.one(Timer).adopt(face, self)
+            self._adopted = True
+
+    def dropped(self) -> None:
+        """Gives back all that it has: its lock is garbage."""
+        if self.core.present(clock.now()):
+            log.warning("%r was dropped while it was held: it is given back", self.core.names.key)
+        self.destroy()
+
+    def destroy(self) -> None:
+        """Ends all, of a lock that nobody calls any more."""
+        call = self.call(Kind.END)
+        try:
+            if self.step(self.core.begin_to_end, call.owner):
+                self.run(call, self.core.destroy(call))
+        finally:
+            self.step(self.core.close)

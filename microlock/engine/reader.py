@@ -1,0 +1,352 @@
+"""Reading what etcd tells: one thread and one stream for all that a client watches.
+
+The thread starts with the first watch, and ends a little after the last one. It feeds
+`microlock.core.watchstream` and performs what that decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from microlock.core.port import Found, WatchReply
+from microlock.core.queue import Holder, Standing
+from microlock.core.retry import Budget
+from microlock.core.watchstream import (
+    Cancel,
+    Command,
+    Create,
+    Log,
+    Query,
+    Reopen,
+    Subscriber,
+    Tell,
+    TellFailed,
+    WatchStream,
+)
+from microlock.engine import clock
+from microlock.engine.backoff import jitter
+from microlock.engine.client import Client, Watching
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.engine.threads import start
+from microlock.errors import (
+    DestroyedError,
+    MicrolockError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+
+# Seconds that the thread and its stream stay with nothing to watch: another wait may begin soon.
+_LINGER = 2.0
+
+log = logging.getLogger("microlock")
+
+
+class Watched:
+    """What a watch has told so far; from any thread."""
+
+    __slots__ = ("_name", "_reader")
+
+    def __init__(self, reader: Reader, name: bytes) -> None:
+        self._reader = reader
+        self._name = name
+
+    def look(self, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
+        """Where the entry stands that was put at revision `token`, and who holds the lock."""
+        return self._reader.look(self._name, entry, token)
+
+
+@dataclass(frozen=True, eq=False)
+class _Link:
+    """A stream, which it marks the replies of, and the member that it goes to."""
+
+    stream: Watching
+    member: str
+
+
+# What the thread has to do: review a name, take what the stream of a mark tells, or look whether
+# it is to end.
+_Item = bytes | tuple[object, WatchReply | MicrolockError] | None
+
+
+class Reader:
+    """The watches of one client."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._inbox: SimpleQueue[_Item] = SimpleQueue()
+        self._closed = False
+        # Nothing blocks, and nobody is notified, while it is held: it may be taken in a signal's
+        # handler and in a garbage collection.
+        self._lock = threading.RLock()
+        # Under the lock:
+        self._machine = WatchStream()
+        self._settling: list[tuple[bytes, ReentrantEvent]] = []  # those in `settle`
+        self._thread: threading.Thread | None = None
+        self._mark: object = None  # of the stream that counts; None  <=>  there is none
+        self._link: _Link | None = None
+        # Of the thread alone:
+        self._open_at = 0.0  # no stream is opened before
+
+    # For any thread.
+
+    def watch(self, name: bytes, subscriber: Subscriber, *, known: Found | None = None) -> Watched:
+        """Notifies `subscriber` of every change from when this returns, which is at once.
+
+        Twice is as once. It is kept until `unwatch`.
+
+        Args:
+            name: the prefix of a lock, for all its entries, or one entry.
+            known: what was there at some revision. If nobody watches it yet, what changed since
+                is told, and nothing is read.
+
+        Raises:
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            RuntimeError: no thread can be started. Nothing is watched.
+        """
+        self._client.check()
+        with self._lock:
+            self._machine.subscribe(name, subscriber, known)
+        self._inbox.put(name)
+        try:
+            self._start()
+        except RuntimeError:  # too many threads, or the interpreter exits
+            self.unwatch(name, subscriber)
+            raise
+        return Watched(self, name)
+
+    def unwatch(self, name: bytes, subscriber: Subscriber) -> None:
+        """Notifies it no more, but of what is under way. Twice is fine; never blocks."""
+        if self._client.forked:  # the lock may be held for ever by a thread of the parent
+            return
+        with self._lock:
+            known = self._machine.unsubscribe(name, subscriber)
+        if known:
+            self._inbox.put(name)
+
+    def watching(self, name: bytes, *, besides: Subscriber) -> bool:
+        """Whether anybody else of this client watches it."""
+        with self._lock:
+            return self._machine.watching(name, besides)
+
+    @property
+    def names(self) -> list[bytes]:
+        """What is watched by anybody of this client."""
+        with self._lock:
+            return self._machine.names
+
+    def look(self, name: bytes, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
+        """As `Watched.look`, of the watch of `name`."""
+        with self._lock:
+            return self._machine.look(name, entry, token)
+
+    def settle(self, name: bytes, timeout: float) -> None:
+        """Waits until the watch runs or its first attempt has failed, `timeout` seconds at most.
+
+        If it does not run by then its subscribers have been told so, and what is there when it
+        does is told as a change.
+
+        Raises:
+            StoreError: etcd refuses: no permission, no TLS, not etcd.
+            DestroyedError: the client was closed.
+        """
+        waiting = name, ReentrantEvent()
+        with self._lock:
+            self._settling.append(waiting)
+            running = self._thread is not None
+        try:
+            self._inbox.put(name)
+            if running and not waiting[1].wait(timeout):
+                late = StoreTimeoutError(
+                    f"{self._client!r} did not answer: watching begins when it does"
+                )
+                self._deliver(self._fed(partial(self._machine.late, name, late)))
+        finally:
+            with self._lock:
+                self._settling.remove(waiting)
+        with self._lock:
+            error = self._machine.error(name)
+        if error and not isinstance(error, StoreUnavailableError):
+            raise error
+
+    def finish(self, timeout: float) -> None:
+        """The client is about to close."""
+
+    def close(self) -> None:
+        """Ends the thread and the stream; all subscribers are told, on this thread."""
+        self._closed = True
+        thread = self._thread
+        self._end(DestroyedError(f"{self._client!r} was closed"))
+        self._inbox.put(None)
+        if thread and thread.ident and thread is not threading.current_thread():
+            thread.join(timeout=1)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread and self._thread.ident:  # if not, it was interrupted in its start
+                return
+            thread = self._thread = threading.Thread(
+                target=self._run, name="microlock-watch", daemon=True
+            )
+        # Without the lock: a new thread may collect garbage before it says that it runs.
+        try:
+            start(thread)
+        except RuntimeError:
+            with self._lock:
+                if self._thread is thread:
+                    self._thread = None
+            raise
+
+    # The thread.
+
+    def _run(self) -> None:
+        with self._lock:
+            if self._thread is not threading.current_thread():  # two were started: one is enough
+                return
+        try:
+            self._follow()
+        except MicrolockError as error:  # the client was closed, here or by its owner
+            self._end(error)
+        except BaseException as error:
+            log.exception("watching with %r ended", self._client)
+            self._end(MicrolockError(f"watching ended: {error!r}"))
+
+    def _follow(self) -> None:
+        """Reads until there is nothing to watch. Raises why nothing can be watched any more."""
+        self._open_at = 0.0
+        while True:
+            with self._lock:
+                idle = self._machine.idle
+            wait = None if self._link else self._open_at - clock.now()
+            if idle:
+                wait = _LINGER
+            elif wait is not None and wait <= 0:
+                self._open()
+                continue
+            try:
+                item = self._inbox.get(timeout=wait)
+            except Empty:
+                if idle and self._over():
+                    return
+                continue
+            self._client.check()
+            if self._closed:
+                raise DestroyedError(f"watching with {self._client!r} was ended")
+            self._take(item)
+
+    def _over(self) -> bool:
+        """Whether the thread may end; then it is not the thread any more."""
+        with self._lock:
+            if not (self._machine.idle and self._inbox.empty()):
+                return False
+            self._machine.restart()
+            link = self._detach()
+            self._thread = None
+        if link:
+            link.stream.close()
+        return True
+
+    def _end(self, error: MicrolockError) -> None:
+        """Nothing is watched any more."""
+        with self._lock:
+            commands = self._machine.end(error)
+            link = self._detach()
+            self._thread = None
+        if link:
+            link.stream.close()
+        self._deliver(commands)
+        self._wake_settled()
+
+    def _detach(self) -> _Link | None:
+        """Under the lock: what the stream tells counts no more. Returns what is to be closed."""
+        link, self._link, self._mark = self._link, None, None
+        return link
+
+    def _open(self) -> None:
+        mark = object()
+        try:
+            stream, member = self._client.open_watch(lambda told: self._inbox.put((mark, told)))
+        except StoreError as error:
+            self._feed(partial(self._machine.broke, error))
+            return
+        with self._lock:
+            self._mark, self._link = mark, _Link(stream, member)
+        self._feed(self._machine.opened)
+
+    def _take(self, item: _Item) -> None:
+        match item:
+            case bytes():
+                self._feed(partial(self._machine.review, item))
+            case (mark, told) if mark is self._mark:
+                self._feed(partial(self._heard, told))
+
+    def _heard(self, told: WatchReply | MicrolockError) -> Iterable[Command]:
+        if isinstance(told, StoreError):
+            return self._machine.broke(told)
+        if isinstance(told, MicrolockError):  # closed by somebody else
+            return [self._machine.restart()]
+        return self._machine.received(told)
+
+    def _feed(self, tell: Callable[[], Iterable[Command]]) -> None:
+        """Tells the machine something, and performs what it wants, in this order."""
+        commands = deque(self._fed(tell))
+        while commands:
+            match commands.popleft():
+                case Query(name, request):
+                    found: Found | StoreError
+                    try:
+                        found = self._client.perform(
+                            request, Budget.of(clock.now(), self._client.timeout)
+                        )
+                    except StoreError as error:
+                        found = error
+                    commands += self._fed(partial(self._machine.read, name, found))
+                case Create(watch_id, name, start):
+                    if self._link:
+                        self._link.stream.create(watch_id, name, start)
+                case Cancel(watch_id):
+                    if self._link:
+                        self._link.stream.cancel(watch_id)
+                case Reopen(attempt, error):
+                    self._reopen(attempt, error)
+                case command:
+                    self._deliver([command])
+        self._wake_settled()
+
+    def _fed(self, tell: Callable[[], Iterable[Command]]) -> Iterable[Command]:
+        with self._lock:
+            return tell()
+
+    def _reopen(self, attempt: int, error: StoreError | None) -> None:
+        with self._lock:
+            link = self._detach()
+        if link:
+            link.stream.close()
+        if link and error:
+            self._client.move_on(link.member)
+        self._open_at = clock.now() + jitter(attempt)
+
+    def _deliver(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            match command:
+                case Log(text):
+                    log.warning(text)
+                case Tell() | TellFailed():
+                    for subscriber in command.subscribers:
+                        try:
+                            command.deliver(subscriber)
+                        except BaseException:  # nobody is to end the watches of others
+                            log.exception("%r failed to take what was watched", subscriber)
+
+    def _wake_settled(self) -> None:
+        """Wakes those in `settle`, after their subscribers were notified."""
+        with self._lock:
+            settling = [event for name, event in self._settling if self._machine.settled(name)]
+        for event in settling:
+            event.set()

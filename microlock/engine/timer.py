@@ -1,0 +1,262 @@
+"""Time: one thread for all the locks of a client. It renews leases, notices deadlines, and gives
+back what a lock had that was dropped.
+
+What is due at the same time is renewed in one request.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import threading
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, ref
+
+from microlock.core import agenda
+from microlock.core.agenda import Agenda
+from microlock.core.lease import Lease
+from microlock.core.port import KeepAlives, Lifetime
+from microlock.core.retry import Budget
+from microlock.engine import clock
+from microlock.engine.client import Client
+from microlock.engine.drive import drive
+from microlock.engine.handlers import Handlers, Mailbox
+from microlock.engine.threads import start
+from microlock.errors import DestroyedError, MicrolockError, StoreTimeoutError
+
+if TYPE_CHECKING:
+    from microlock.engine.host import Host
+
+# The longest sleep while something is due: so deadlines are noticed that a suspended machine has
+# slept through, while the clock that the thread waits by stood still.
+_NAP = 1.0
+# For all that is given back when the interpreter exits.
+_FAREWELL = 1.0
+
+# So many dropped locks are given back at the same time.
+_AT_ONCE = 8
+
+log = logging.getLogger("microlock")
+
+
+class _Face(ref[Any]):
+    """A lock, and what is left of it when it is dropped."""
+
+    __slots__ = ("host",)
+    host: Host
+
+
+class Timer:
+    """Looks after the locks of one client."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        # Filled from anywhere, also by a garbage collection: it takes no lock of ours.
+        self._inbox: SimpleQueue[_Face | threading.Event | None] = SimpleQueue()
+        self._cleaning = cycle([Mailbox() for _ in range(_AT_ONCE)])
+        self._lock = threading.RLock()
+        # Under the lock:
+        self._agenda: Agenda[Host] = Agenda()
+        self._faces: dict[int, _Face] = {}  # by the id() of the host
+        self._thread: threading.Thread | None = None
+        self._sleeps_until = 0.0
+        self._closed = False
+        self._at_once: float = agenda.BATCH  # how many are looked after; of the thread alone
+        _timers.add(self)
+
+    def adopt(self, face: object, host: Host) -> None:
+        """Gives back what this lock has when it is dropped, or when the interpreter exits."""
+        reference = _Face(face, self._inbox.put)
+        reference.host = host
+        with self._lock:
+            if not self._closed:
+                self._faces[id(host)] = reference
+                self._start()
+
+    def schedule(self, host: Host) -> None:
+        """Looks after it when something is due."""
+        at, planned = host.core.next_due, host.next_due
+        nothing = at is None or (planned is not None and planned <= at and self._thread)
+        if nothing and not host.core.closed:
+            return  # or it is asked again then
+        with self._lock:
+            if self._closed:
+                return
+            if host.core.closed:
+                self._forget(host)
+            if at is not None and self._agenda.add(host, at) and at < self._sleeps_until:
+                self._inbox.put(None)
+            self._agenda.prune(len(self._faces))
+            self._start()
+
+    def _start(self) -> None:
+        """Under the lock: starts the thread, if there is something to do for it."""
+        if (self._thread and self._thread.is_alive()) or not (self._faces or self._agenda.next):
+            return
+        self._thread = threading.Thread(target=self._run, name="microlock-renewal", daemon=True)
+        try:
+            start(self._thread)
+        except RuntimeError:  # too many threads, or the interpreter exits
+            self._thread = None
+            log.exception("nothing is renewed, and no loss is told of: no thread can be started")
+
+    def finish(self, timeout: float) -> None:
+        """The client is about to close: waits until what dropped locks had is given back, but no
+        longer than `timeout` seconds."""
+        end = clock.now() + timeout
+        done = [threading.Event() for _ in range(_AT_ONCE)]  # one for each mailbox
+        with self._lock:
+            if self._thread is None or self._thread is threading.current_thread():
+                return
+            for each in done:
+                self._inbox.put(each)
+        for each in done:
+            each.wait(max(0.0, end - clock.now()))
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._agenda = Agenda()
+            hosts = [each.host for each in self._faces.values()]
+            self._faces.clear()
+            self._inbox.put(None)
+            thread = self._thread
+        for host in hosts:
+            host.stir()
+        if thread and thread.ident and thread is not threading.current_thread():
+            thread.join(timeout=1)
+
+    def release_at_exit(self, budget: Budget) -> None:
+        """Gives back what is held and what waits, as far as the time allows."""
+        if self._client.forked or self._closed:
+            return  # it is the parent's; or left to its ttl, and said so
+        now = clock.now()
+        hosts = [each.host for each in list(self._faces.values())]
+        ends = [each for host in hosts for each in host.release_at_exit(now)]
+        for number, end in enumerate(ends):
+            try:
+                drive(end, lambda request: self._client.perform(request, budget), self._lock)
+            except DestroyedError:
+                break  # the client was closed, by whoever lent it: left to their ttl
+            except MicrolockError as error:
+                log.warning("left to their ttl at exit: %d places, %s", len(ends) - number, error)
+                break
+
+    # The thread.
+
+    def _run(self) -> None:
+        while (patience := self._patience()) is not None:
+            try:
+                item = self._inbox.get(timeout=None if patience == math.inf else patience)
+                while True:
+                    self._take(item)
+                    item = self._inbox.get_nowait()
+            except Empty:
+                pass
+            self._look_after()
+
+    def _patience(self) -> float | None:
+        """Seconds to sleep; None: there is nothing to do any more."""
+        with self._lock:
+            at = self._agenda.next
+            if at is None and not self._faces and self._inbox.empty():
+                self._thread = None
+                return None
+            self._sleeps_until = math.inf if at is None else at
+            return math.inf if at is None else max(0.0, min(at - clock.now(), _NAP))
+
+    def _take(self, item: _Face | threading.Event | None) -> None:
+        if item is None:
+            return
+        job = partial(self._give_back, item.host) if isinstance(item, _Face) else item.set
+        try:  # elsewhere: renewals must not wait for it
+            self._client.one(Handlers).submit(next(self._cleaning), job)
+        except DestroyedError:
+            pass  # the client is closed
+        except RuntimeError:
+            _do(job)
+
+    def _give_back(self, host: Host) -> None:
+        try:
+            host.dropped()
+        except MicrolockError as error:
+            log.warning("%r was dropped, and is left to its ttl: %s", host.core.names.key, error)
+        self._forget(host)
+
+    def _forget(self, host: Host) -> None:
+        with self._lock:
+            host.next_due = None
+            if self._faces.pop(id(host), None) and not self._faces:
+                self._inbox.put(None)  # the thread may end
+
+    def _look_after(self) -> None:
+        now = clock.now()
+        with self._lock:
+            self._sleeps_until = 0.0
+            due = self._agenda.due(now, self._at_once)
+        leases = [(host, lease) for host in due for lease in _do(host.due, now) or ()]
+        unanswered = self._renew(leases, now) if leases else set()
+        for host in due:
+            # Those that etcd had no time for are the next; their time is the oldest.
+            _do(self._schedule_again, host, 0.0 if id(host) in unanswered else now + agenda.TICK)
+
+    def _schedule_again(self, host: Host, earliest: float) -> None:
+        at = host.due_next()
+        with self._lock:
+            if at is not None and not self._closed:
+                self._agenda.add(host, max(at, earliest))
+
+    def _renew(self, leases: list[tuple[Host, Lease]], now: float) -> set[int]:
+        """Returns the id() of those that etcd did not answer, though it did others."""
+        leases.sort(key=lambda each: each[1].deadline)  # the most urgent first
+        lifetimes, error = self._ask([lease for _, lease in leases])
+        # One silence for all: nobody's loss is to be told late because others were asked first.
+        self._at_once = agenda.BATCH if lifetimes else math.inf
+        unanswered: set[int] = set()
+        for host, lease in leases:
+            if lifetime := lifetimes.get(lease.id):
+                _do(host.renewed, lease.id, lifetime)
+            elif lifetimes:
+                unanswered.add(id(host))
+            else:
+                _do(partial(host.silent, sent=now), lease.id, error)
+        return unanswered
+
+    def _ask(self, leases: list[Lease]) -> tuple[dict[int, Lifetime], MicrolockError]:
+        """What etcd answers; and the error that is to be told of where it does not."""
+        now = clock.now()
+        end = now + agenda.patience(leases, now, self._client.timeout)
+        try:
+            request = KeepAlives(tuple(lease.id for lease in leases))
+            return self._client.perform(request, Budget(end, end)), StoreTimeoutError("no answer")
+        except MicrolockError as failure:
+            return {}, failure
+        except Exception as failure:
+            log.exception("a renewal with %r failed", self._client)
+            return {}, MicrolockError(f"the renewal failed: {failure!r}")
+
+
+def _do(act: Callable[..., Any], *args: Any) -> Any:
+    """What goes wrong with one does not stop the others from being looked after."""
+    try:
+        return act(*args)
+    except DestroyedError:
+        return None  # the client is closed
+    except Exception:
+        log.exception("a lock is not looked after as it should be")
+        return None
+
+
+_timers: WeakSet[Timer] = WeakSet()
+
+
+@atexit.register
+def _release_all() -> None:
+    budget = Budget.of(clock.now(), _FAREWELL)
+    for timer in list(_timers):
+        timer.release_at_exit(budget)

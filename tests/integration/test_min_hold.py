@@ -1,0 +1,199 @@
+"""`min_hold`: nobody else gets the lock before that, however early it is given back."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+from time import monotonic, sleep
+
+import pytest
+from conftest import Etcd
+from ctl import Etcdctl
+from nodes import Make, begin
+from test_processes import started
+from watching import DEADLINE, Recorder, eventually
+from witness import AT_ONCE, at_most, entries
+
+from microlock import (
+    AlreadyLockedError,
+    InvalidArgumentError,
+    LockManager,
+    LockNotOwnedError,
+    Microlock,
+    State,
+    connect,
+)
+
+MIN_HOLD = 3
+SOON = 3.5  # for etcd to notice the end of a lease, rounded up to a second, on a busy machine
+
+
+def in_time(started: float, min_hold: float = MIN_HOLD) -> bool:
+    """Whether now is not before the time, and soon after it."""
+    return min_hold <= monotonic() - started <= min_hold + SOON
+
+
+def enter(foo: Microlock) -> None:
+    with foo:
+        pass
+
+
+WAYS: dict[str, Callable[[Microlock], object]] = {
+    "unlock": lambda foo: (foo.lock(), foo.unlock()),
+    "with": enter,
+    "decorated": lambda foo: foo(lambda: None)(),
+    "destroy": lambda foo: (foo.lock(), foo.destroy()),
+    "in a block": lambda foo: (foo.__enter__(), foo.unlock(), foo.__exit__(None, None, None)),
+    "extended": lambda foo: (foo.lock(), foo.extend(1), foo.unlock()),
+    "unlocked by another thread": lambda foo: (foo.lock(), begin(foo.unlock).result(DEADLINE)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("ttl", [2, 60])
+def test_nobody_else_gets_it_before_and_somebody_does_soon_after(
+    make: Make, way: str, ttl: int
+) -> None:
+    foo, two = make(ttl=ttl, auto_renew=True, min_hold=MIN_HOLD), make("two")
+    started = monotonic()
+    with at_most(AT_ONCE):
+        WAYS[way](foo)
+    assert not foo.held
+    with pytest.raises(AlreadyLockedError):
+        two.lock()
+    two.lock(timeout=DEADLINE)
+    assert in_time(started)
+
+
+def test_a_dropped_lock_stays_taken_until_then(make: Make, etcd_server: Etcd, key: str) -> None:
+    two, started = make("two"), monotonic()
+    with connect(etcd_server.endpoint) as etcd:
+        Microlock(etcd, key, "one", 60, min_hold=MIN_HOLD).lock()
+        gc.collect()
+        two.lock(timeout=DEADLINE)
+    assert in_time(started)
+
+
+def test_a_closed_client_leaves_it_taken_until_then(
+    make: Make, etcd_server: Etcd, key: str
+) -> None:
+    two, started = make("two"), monotonic()
+    with connect(etcd_server.endpoint) as etcd:
+        enter(Microlock(etcd, key, "one", 60, min_hold=MIN_HOLD))
+    two.lock(timeout=DEADLINE)
+    assert in_time(started)
+
+
+ENDS = {
+    "killed after unlock": "foo.unlock(); os.kill(os.getpid(), 9)",
+    "exits after unlock": "foo.unlock()",
+    "exits": "",
+    "exits by sys.exit": "sys.exit(1)",
+    "exits in a block": "with Microlock(foo._etcd, key + '-2', 'one', ttl=1): sys.exit()",
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+@pytest.mark.parametrize("ttl", [2, 60])
+def test_a_process_that_ends_leaves_it_taken_until_then(
+    etcd_server: Etcd, make: Make, key: str, way: str, ttl: int
+) -> None:
+    two = make("two")
+    min_hold = 5
+    script = f"""
+foo = Microlock(connect(endpoint), key, "one", ttl={ttl}, auto_renew=True, min_hold={min_hold})
+print(flush=True)
+sys.stdin.readline()
+foo.lock()
+print(flush=True)
+{ENDS[way]}
+"""
+    with started(script, etcd_server.endpoint, key) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        begun = monotonic()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.wait(DEADLINE)
+        two.lock(timeout=DEADLINE)
+    assert in_time(begun, min_hold)
+
+
+def test_given_back_later_it_is_free_at_once(make: Make, etcdctl: Etcdctl, key: str) -> None:
+    foo = make(ttl=60, min_hold=1)
+    foo.lock()
+    sleep(1.1)
+    foo.unlock()
+    assert entries(etcdctl, key) == []
+
+
+def test_it_does_not_delay_who_gives_back(make: Make) -> None:
+    foo = make(min_hold=60)
+    foo.on("unlocked", print)
+    with at_most(AT_ONCE):
+        enter(foo)
+        foo.destroy()
+
+
+def test_what_is_left_is_not_renewed_and_not_held(make: Make) -> None:
+    foo, two = make(ttl=2, auto_renew=True, min_hold=MIN_HOLD), make("two")
+    seen = Recorder(foo, "released", "unlocked")
+    begun = monotonic()
+    token = foo.lock().token
+    foo.unlock()
+    assert (foo.held, foo.state, foo.token, foo.remaining) == (False, State.RELEASED, None, 0.0)
+    with pytest.raises(LockNotOwnedError):
+        foo.unlock()
+    with pytest.raises(LockNotOwnedError):
+        foo.renew()
+    holder = two.holder()
+    assert holder
+    assert (holder.node_id, holder.token) == ("one", token)
+    assert [each.name for each in seen.wait_for(2)] == ["released", "unlocked"]
+    assert in_time(begun)
+
+
+def test_the_object_itself_gets_it_no_sooner(make: Make) -> None:
+    foo, begun = make(min_hold=MIN_HOLD), monotonic()
+    token = foo.lock().token
+    foo.unlock()
+    with pytest.raises(AlreadyLockedError) as caught:
+        foo.lock()
+    assert caught.value.holder.token == token
+    assert foo.lock(timeout=DEADLINE).token > token
+    assert in_time(begun)
+
+
+def test_an_interrupted_unlock_can_be_tried_again(make: Make, etcdctl: Etcdctl, key: str) -> None:
+    foo = make(min_hold=MIN_HOLD)
+    foo.lock()
+    assert foo.renew() > 0
+    assert foo.extend(30) > 2
+    foo.unlock()
+    assert len(entries(etcdctl, key)) == 1
+    assert eventually(lambda: entries(etcdctl, key) == [], MIN_HOLD + SOON)
+
+
+def test_a_manager_makes_such_locks(make: Make, etcd_server: Etcd, key: str) -> None:
+    two = make("two")
+    with connect(etcd_server.endpoint) as etcd:
+        jobs, begun = LockManager(etcd, "one", ttl=60), monotonic()
+        jobs.lock(key, min_hold=MIN_HOLD).unlock()
+        two.lock(timeout=DEADLINE)
+        assert in_time(begun)
+        two.unlock()
+        begun = monotonic()
+        with jobs.create(key, min_hold=MIN_HOLD):
+            pass
+        two.lock(timeout=DEADLINE)
+        assert in_time(begun)
+
+
+@pytest.mark.parametrize("value", [True, math.nan, math.inf, -1, "5", None, 9_000_000_001, 10**400])
+def test_a_wrong_min_hold_is_named(make: Make, value: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="min_hold") as caught:
+        make(min_hold=value)
+    assert ascii(value)[:20] in str(caught.value)

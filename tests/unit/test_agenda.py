@@ -1,0 +1,115 @@
+"""What is due when: the earliest first, and each item once."""
+
+from __future__ import annotations
+
+import pytest
+
+from microlock.core.agenda import BATCH, TICK, Agenda, patience
+from microlock.core.lease import Lease
+
+
+class Item:
+    next_due: float | None = None
+
+
+@pytest.fixture
+def agenda() -> Agenda[Item]:
+    return Agenda()
+
+
+def test_nothing_is_due_at_first(agenda):
+    assert (agenda.next, agenda.due(1000.0, BATCH)) == (None, [])
+
+
+def test_an_item_is_due_at_its_time_and_not_before(agenda):
+    item = Item()
+    agenda.add(item, 10.0)
+    assert agenda.due(9.99, BATCH) == []
+    assert agenda.due(10.0, BATCH) == [item]
+
+
+def test_an_item_that_was_due_is_off_the_agenda(agenda):
+    item = Item()
+    agenda.add(item, 10.0)
+    agenda.due(10.0, BATCH)
+    assert (item.next_due, agenda.next, agenda.due(20.0, BATCH)) == (None, None, [])
+
+
+def test_what_falls_due_within_one_tick_is_done_together_and_never_early(agenda):
+    one, two = Item(), Item()
+    agenda.add(one, 10.01)
+    agenda.add(two, 10.04)
+    assert agenda.next == pytest.approx(10.05)
+    assert agenda.due(10.051, BATCH) == [one, two]
+    assert TICK == 0.05
+
+
+def test_the_longest_overdue_is_the_first(agenda):
+    late, later, latest = Item(), Item(), Item()
+    agenda.add(later, 20.0)
+    agenda.add(latest, 30.0)
+    agenda.add(late, 10.0)
+    assert agenda.due(30.0, 2) == [late, later]
+    assert agenda.due(30.0, 2) == [latest]
+
+
+def test_what_is_earlier_than_everything_else_is_told(agenda):
+    one, two, three = Item(), Item(), Item()
+    assert agenda.add(one, 20.0)
+    assert not agenda.add(two, 30.0)
+    assert agenda.add(three, 10.0)
+
+
+def test_an_item_can_be_made_earlier_and_is_due_once(agenda):
+    item = Item()
+    agenda.add(item, 20.0)
+    assert agenda.add(item, 10.0)
+    assert agenda.due(10.0, BATCH) == [item]
+    assert agenda.due(30.0, BATCH) == []
+
+
+@pytest.mark.parametrize("again", [10.0, 20.0])
+def test_an_item_is_not_put_off_by_a_later_time(agenda, again):
+    item = Item()
+    agenda.add(item, 10.0)
+    assert not agenda.add(item, again)
+    assert agenda.due(10.0, BATCH) == [item]
+
+
+def test_an_item_that_was_due_can_be_put_on_again(agenda):
+    item = Item()
+    agenda.add(item, 10.0)
+    agenda.due(10.0, BATCH)
+    agenda.add(item, 20.0)
+    assert agenda.due(20.0, BATCH) == [item]
+
+
+def test_what_was_done_at_an_earlier_time_is_dropped_when_it_is_most_of_it(agenda):
+    item, other = Item(), Item()
+    agenda.add(other, 1500.0)
+    for time in range(1000, 0, -1):
+        agenda.add(item, float(time))
+        agenda.prune(2)
+    assert len(agenda._entries) < 100
+    assert agenda.due(2000.0, BATCH) == [item, other]
+
+
+# How long a request for renewals may take.
+
+
+def leases(*sent: float, ttl: int = 10) -> list[Lease]:
+    return [Lease(number, asked=ttl, ttl=ttl, sent=each) for number, each in enumerate(sent)]
+
+
+def test_a_request_leaves_time_for_another_before_the_first_deadline():
+    urgent, other = leases(997.0, 1000.0, ttl=5)
+    assert patience([other, urgent], 1000.0, 60.0) == (urgent.deadline - 1000.0) / 2
+
+
+@pytest.mark.parametrize(("timeout", "most"), [(0.5, 0.5), (60.0, 2.0)])
+def test_a_request_takes_no_longer_than_the_client_allows_or_others_can_wait(timeout, most):
+    assert patience(leases(1000.0, ttl=3600), 1000.0, timeout) == most
+
+
+def test_one_that_is_late_does_not_cut_the_others_short():
+    assert patience(leases(900.0, *[1000.0] * 100), 1000.0, 60.0) > 101 * 0.001

@@ -1,0 +1,71 @@
+"""One attempt at several keep-alives, on one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from microlock.core.port import KeepAlives
+from microlock.errors import StoreTimeoutError, StoreUnavailableError
+from microlock.etcd import rpc_pb2 as pb
+from microlock.etcd.calls import attempt
+
+
+class Wire:
+    """Answers as many keep-alives as it is to, and then with `end` if there is one."""
+
+    address, answered = "nowhere", True
+
+    def __init__(self, answers: int, end: Exception | None = None) -> None:
+        self.closed = False
+        self._answers = answers
+        self._end = end
+
+    def stream(
+        self, method: str, reply: Any, sink: Callable[[Any], None], *, timeout: Any, metadata: Any
+    ) -> Wire:
+        self._sink = sink
+        return self
+
+    def send(self, message: Any) -> None:
+        if self._answers:
+            self._answers -= 1
+            self._sink(pb.LeaseKeepAliveResponse(ID=message.ID, TTL=60))
+        elif self._end:
+            self._sink(self._end)
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def keep_alive(wire: Any) -> Any:
+    return attempt(KeepAlives((1, 2, 3)), wire, timeout=0.02, metadata=(), repeated=False)
+
+
+def test_each_lease_has_its_lifetime():
+    wire = Wire(3)
+    assert {lease: each.ttl for lease, each in keep_alive(wire).items()} == {1: 60, 2: 60, 3: 60}
+    assert wire.closed
+
+
+@pytest.mark.parametrize("end", [None, StoreUnavailableError("away")])
+def test_those_without_an_answer_in_time_are_missing(end):
+    wire = Wire(2, end)
+    assert list(keep_alive(wire)) == [1, 2]
+    assert wire.closed
+
+
+def test_without_any_answer_in_time_it_is_an_error():
+    wire = Wire(0)
+    with pytest.raises(StoreTimeoutError):
+        keep_alive(wire)
+    assert wire.closed
+
+
+def test_the_error_that_the_stream_ends_with_is_raised():
+    with pytest.raises(StoreUnavailableError, match="away"):
+        keep_alive(Wire(0, StoreUnavailableError("away")))

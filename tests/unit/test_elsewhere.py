@@ -1,0 +1,179 @@
+"""What is done with locks from elsewhere, by their names and tokens alone."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from faults import Caller, Fate, NoAnswer
+from store import Store
+
+from microlock.core import elsewhere
+from microlock.core.keys import Names
+from microlock.core.port import Move, Read, Revoke
+from microlock.core.queue import Holder
+from microlock.core.retry import NOW
+from microlock.errors import LockLostError, LockNotOwnedError, LossReason, StoreTimeoutError
+
+ADMIN = Names.of("foo", "admin")
+
+
+@pytest.fixture
+def caller(store: Store) -> Caller:
+    return Caller(store)
+
+
+def run(caller: Caller, steps: Generator[Any, Any, Any]) -> Any:
+    """Makes a call to its end."""
+    perform = caller.perform
+    caller.perform = lambda asked: caller.store.now if asked is NOW else perform(asked)
+    return caller.run(steps)
+
+
+@pytest.fixture
+def beta(store: Store) -> Holder:
+    return Holder.of(store.keys[store.enter("beta")])
+
+
+def test_the_holder_is_the_oldest(caller, store, beta):
+    store.enter("gamma")
+    assert run(caller, elsewhere.holder(ADMIN)) == beta
+
+
+def test_a_free_lock_has_no_holder(caller):
+    assert run(caller, elsewhere.holder(ADMIN)) is None
+
+
+def test_locks_are_told_by_their_names_after_the_prefix(caller, store):
+    names = ["app/one", "app/two", "app/deep/er", "other"]
+    made = {name: Holder.of(store.keys[store.enter("beta", name)]) for name in names}
+    assert run(caller, elsewhere.locks(b"app/")) == {
+        name.removeprefix("app/"): made[name] for name in sorted(names[:3])
+    }
+    assert run(caller, elsewhere.locks(b"")) == made
+
+
+def test_the_lock_that_is_called_as_the_prefix_is_not_below_it(caller, store):
+    store.enter("beta", "app")
+    store.enter("beta", "apple")
+    assert [*run(caller, elsewhere.locks(b"app"))] == ["le"]
+
+
+def test_a_lock_with_a_strange_name_is_told_too(caller, store):
+    name = store.enter("beta", "app")
+    kv = store.keys.pop(name)
+    strange = b"\xff/" + name.rpartition(b"/")[2]
+    store.put(strange, kv.value, kv.lease_id)
+    assert [*run(caller, elsewhere.locks(b""))] == ["\\xff"]
+
+
+# By its token.
+
+
+def test_a_hold_is_given_back_by_its_token(foo, hold, caller, store):
+    run(caller, elsewhere.release(ADMIN, hold.token))
+    assert foo.entries == []
+
+
+def test_a_hold_that_is_given_back_elsewhere_leaves_its_lease_to_its_maker(foo, hold, caller):
+    run(caller, elsewhere.release(ADMIN, hold.token))
+    assert foo.store.ours() == [hold.place.lease.id]
+
+
+def test_what_another_holds_is_not_given_back(caller, store, beta):
+    with pytest.raises(LockNotOwnedError, match="not with token 999") as raised:
+        run(caller, elsewhere.release(ADMIN, 999))
+    assert raised.value.holder == beta
+
+
+def test_what_nobody_holds_is_not_given_back(caller):
+    with pytest.raises(LockNotOwnedError) as raised:
+        run(caller, elsewhere.release(ADMIN, 7))
+    assert raised.value.holder is None
+
+
+class Ends:
+    """The hold ends just after it was found."""
+
+    def meet(self, request: Any, caller: Caller) -> Any:
+        reply = caller.ask(request)
+        for kv in caller.store.entries():
+            caller.store.delete(kv.name)
+        return reply
+
+
+@pytest.mark.parametrize("act", ["release", "extend"])
+def test_what_ends_meanwhile_is_not_owned(foo, hold, store, act):
+    caller = Caller(store, {Read: Ends()})
+    steps = (
+        elsewhere.release(ADMIN, hold.token)
+        if act == "release"
+        else elsewhere.extend(ADMIN, hold.token, 30, lease_ids=store.lease_ids)
+    )
+    with pytest.raises(LockNotOwnedError):
+        run(caller, steps)
+
+
+def test_a_hold_is_extended_by_its_token_for_whoever_has_it(foo, hold, caller, store):
+    left = run(caller, elsewhere.extend(ADMIN, hold.token, 30, lease_ids=store.lease_ids))
+    assert left > 29
+    (entry,) = store.entries(b"alpha")
+    assert entry.create_revision == hold.token
+    assert store.ours() == [entry.lease_id]
+
+
+def test_an_extension_leaves_the_lease_of_a_client_without_a_name(caller, store):
+    """It may serve other locks too, as Go's sessions do."""
+    kv = store.keys[store.enter("")]
+    run(caller, elsewhere.extend(ADMIN, kv.create_revision, 30, lease_ids=store.lease_ids))
+    assert kv.lease_id in store.leases
+
+
+def test_an_extension_in_doubt_raises_the_doubt(foo, hold, store):
+    caller = Caller(store, {Move: NoAnswer(Fate.APPLIED)})
+    with pytest.raises(StoreTimeoutError) as raised:
+        run(caller, elsewhere.extend(ADMIN, hold.token, 30, lease_ids=store.lease_ids))
+    assert raised.value.may_have_happened
+
+
+class Slow:
+    def meet(self, request: Any, caller: Caller) -> Any:
+        caller.store.pass_time(60)
+        return caller.ask(request)
+
+
+def test_an_extension_that_is_over_before_it_returns_is_lost(foo, hold, store):
+    caller = Caller(store, {Revoke: Slow()})
+    with pytest.raises(LockLostError, match="its ttl of 30 s passed") as raised:
+        run(caller, elsewhere.extend(ADMIN, hold.token, 30, lease_ids=store.lease_ids))
+    assert raised.value.reason is LossReason.EXPIRED
+
+
+# Breaking it.
+
+
+def test_a_lock_is_broken_whosever_it_is(caller, store, beta):
+    assert run(caller, elsewhere.break_lock(ADMIN)) == beta
+    assert store.keys == {}
+
+
+def test_breaking_a_lock_lets_the_next_have_it(foo, hold, caller, store):
+    store.enter("gamma")
+    run(caller, elsewhere.break_lock(ADMIN))
+    assert run(caller, elsewhere.holder(ADMIN)).node_id == "gamma"
+
+
+def test_a_free_lock_is_not_broken(caller):
+    assert run(caller, elsewhere.break_lock(ADMIN)) is None
+
+
+def test_a_lock_that_became_free_meanwhile_is_not_broken(foo, hold, store):
+    assert run(Caller(store, {Read: Ends()}), elsewhere.break_lock(ADMIN)) is None
+
+
+def test_the_maker_of_a_broken_hold_learns_of_it(foo, hold, caller, store):
+    foo.pass_time(1)
+    run(caller, elsewhere.break_lock(ADMIN))
+    foo.hear()
+    assert foo.core.reason(hold, store.now) is LossReason.DELETED
