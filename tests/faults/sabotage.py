@@ -10,20 +10,21 @@ from unittest.mock import patch
 
 import scenarios
 from actors import Stage
-from microlock.holding import Holding
-from microlock.possession import Possession
 from verdict import Rule
 
-from microlock import events, session
+from microlock import events
 from microlock.core import flows
 from microlock.core.flows import Flow, taking
+from microlock.core.hold import HoldState
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
 from microlock.core.place import Place
 from microlock.core.port import Found, Leave, Lifetime, Read
 from microlock.core.queue import Holder
+from microlock.core.tracker import Tracker
+from microlock.engine.emitter import LockEmitter
 from microlock.errors import LossReason
-from microlock.etcd import calls
+from microlock.etcd import calls, watching
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,13 @@ def deadline_from_the_reply() -> AbstractContextManager[Any]:
 
 
 def _losing(times: int) -> AbstractContextManager[Any]:
-    def lose(self: Possession, holding: Holding, reason: LossReason) -> None:
-        if holding.lose(reason):
+    def lose(self: Tracker, hold: HoldState, reason: LossReason) -> None:
+        if hold.lose(reason):
+            self.changed = True
             for _ in range(times):
-                self._tell_of(events.lost, holding, reason=reason)
+                self.tell_of(events.lost, hold, reason=reason)
 
-    return patch.object(Possession, "_lose", lose)
+    return patch.object(Tracker, "lose", lose)
 
 
 def lose_silently() -> AbstractContextManager[Any]:
@@ -136,25 +138,25 @@ def lose_twice() -> AbstractContextManager[Any]:
 @contextmanager
 def watch_from_now() -> Iterator[None]:
     """Goes on after a disconnect with what comes, without what went by."""
-    request = session.pb.WatchCreateRequest
+    request = watching.pb.WatchCreateRequest
 
     def forgetful(**fields: Any) -> Any:
         return request(**fields | {"start_revision": 0})
 
-    with patch.object(session.pb, "WatchCreateRequest", forgetful):
+    with patch.object(watching.pb, "WatchCreateRequest", forgetful):
         yield
 
 
 def tell_twice() -> AbstractContextManager[Any]:
     """Tells each time twice that the lock was taken."""
-    tell = Possession._tell
+    tell = LockEmitter._tell
 
-    def careless(self: Possession, name: str, **fields: Any) -> None:
-        tell(self, name, **fields)
+    def careless(self: LockEmitter, name: str, **fields: Any) -> Any:
         if name == events.locked:
             tell(self, name, **fields)
+        return tell(self, name, **fields)
 
-    return patch.object(Possession, "_tell", careless)
+    return patch.object(LockEmitter, "_tell", careless)
 
 
 SABOTAGES = (
