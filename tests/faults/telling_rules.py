@@ -87,9 +87,17 @@ class _Hearing:
         since = self._ear.since
         if self._before and self._before.synthesised:
             since = self._before.at
-        for each in self._happened[0 if self._last is None else self._last + 1 :]:
-            if since < self._run.earliest(each.cause) and each.cause.at < end:
-                yield self._missed(each)
+        missed = [
+            each
+            for each in self._happened[0 if self._last is None else self._last + 1 :]
+            if since < self._run.earliest(each.cause) and each.cause.at < end
+        ]
+        before = self._before.event if self._before else "unlocked"
+        free = before == "unlocked" and missed and missed[-1].event == "unlocked"
+        if free and self._run.compacted(since, self._ear.until):
+            return  # it was free, and was found free: there was nothing to tell
+        for each in missed:
+            yield self._missed(each)
 
     def _wrong(self, told: Told, why: str) -> Violation:
         return Violation(

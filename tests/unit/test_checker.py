@@ -677,6 +677,23 @@ def test_a_lock_found_free_that_was_free_before_needs_a_compaction(two: Script) 
     assert not two.broken
 
 
+def test_a_lock_found_free_at_last_that_was_free_before_needs_a_compaction(two: Script) -> None:
+    two.lock("r", 40, 40.2, 6, 0xC)
+    two.put(40.1, 6, 0xC, node="r")
+    two.unlock("r", 45, 45.2)
+    two.delete(45.1, 7, 0xC)
+    assert two.broken == {Rule.MISSED}
+    two.fault(39, 44, "compaction")
+    assert not two.broken
+
+
+def test_a_lock_found_held_at_last_is_told_whatever_was_compacted(two: Script) -> None:
+    two.lock("r", 40, 40.2, 6, 0xC)
+    two.put(40.1, 6, 0xC, node="r")
+    two.fault(39, 44, "compaction")
+    assert two.broken == {Rule.MISSED}
+
+
 def test_a_synthesised_change_must_fit_to_what_was_told(two: Script) -> None:
     two.drop("l", lambda each: isinstance(each, Told) and each.at > 15)
     two.told("l", 25, "locked", 3, synthesised=True)  # and who had it before?
