@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pydoc
 import re
 import signal
 import subprocess
@@ -168,6 +169,14 @@ def test_the_public_names_of_a_lock_are_those_of_the_readmes_table(
     assert names - set(dir(pyee.EventEmitter)) == told - set(
         dir(pyee.EventEmitter)
     ) | constructor | {"events"}
+
+
+def test_help_shows_the_names_of_the_readmes_table_and_nothing_else() -> None:
+    shown = pydoc.render_doc(microlock.Microlock, renderer=pydoc.plaintext)
+    names = set(re.findall(r"^ \|  ([a-z]\w*)(?:\(.*| = .*)?$", shown, re.MULTILINE))
+    told = {name for name in in_first_column("## The lock") if hasattr(microlock.Microlock, name)}
+    assert told - {"mro"} <= names
+    assert names - told <= {"key", "node_id", "ttl", "events", *dir(pyee.EventEmitter)}
 
 
 def test_the_public_names_of_a_manager_are_those_of_the_readmes_table() -> None:

@@ -233,6 +233,17 @@ def test_what_was_lost_is_not_given_back_and_nothing_is_asked(foo, hold, store):
     assert len(foo.caller.requests) == asked
 
 
+@pytest.mark.parametrize(
+    ("auto_renew", "cure"), [(False, "auto_renew=True"), (True, "etcd did not answer in time")]
+)
+def test_a_hold_that_expired_says_its_ttl_and_the_cure(store, auto_renew, cure):
+    foo = Foo(store, auto_renew=auto_renew)
+    foo.lock().result()
+    store.pass_time(60)
+    with pytest.raises(LockLostError, match=f"its ttl of {TTL} s passed .*{cure}, or a longer ttl"):
+        foo.unlock().result()
+
+
 def test_what_was_deleted_is_found_lost_by_unlock(foo, hold, store):
     store.remove(foo.entries[0])
     with pytest.raises(LockLostError) as raised:
