@@ -16,10 +16,10 @@ import grpc
 
 from microlock.core.keys import check_timeout
 from microlock.engine.reentrant_event import ReentrantEvent
-from microlock.engine.threads import masked
 from microlock.errors import ClientRequiredError, InvalidArgumentError
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.login import Given, Login
+from microlock.etcd.off_main_thread import OffMainThread
 from microlock.etcd.wire import GrpcWire, Metadata
 
 DEFAULT_PORT = 2379
@@ -87,7 +87,8 @@ def connect(
         channel = partial(grpc.secure_channel, credentials=credentials, options=_OPTIONS)
     else:
         channel = partial(grpc.insecure_channel, options=_OPTIONS)
-    channels = masked(lambda: [channel(each) for each in addresses])
+    # For the threads that grpcio starts: they block the signals that their starter blocks.
+    channels = OffMainThread().aside(lambda: [channel(each) for each in addresses])
     answered = ReentrantEvent()
     return EtcdClient(
         [

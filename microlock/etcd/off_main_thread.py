@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import finalize
 
-from microlock.engine.threads import start
+from microlock.engine.threads import daemon
 
 T = TypeVar("T")
 
@@ -33,20 +33,22 @@ class OffMainThread:
         finalize(self, self._jobs.put, None).atexit = False
 
     def run(self, call: Callable[[], T], *, patience: float = 60) -> T:
-        """What the call returns or raises. An interrupt ends the wait for it, and not the call.
+        """What the call returns or raises; one of the main thread is made on another.
 
         A call that is not back after `patience` seconds raises NotBackError.
         """
         if threading.get_ident() != threading.main_thread().ident:
             return call()
+        return self.aside(call, patience=patience)
+
+    def aside(self, call: Callable[[], T], *, patience: float = 60) -> T:
+        """As `run`, on another thread whoever calls. An interrupt ends the wait for it, and not the
+        call."""
         try:
             self._idle.get_nowait()
         except Empty:  # none yet; or an interrupted call is still under way
-            thread = threading.Thread(
-                target=_work, args=(self._jobs, self._idle), name="microlock-calls", daemon=True
-            )
             try:
-                start(thread)
+                daemon("microlock-calls", _work, self._jobs, self._idle).start()
             except RuntimeError:  # too many threads, or the interpreter exits
                 return call()
         outcome: SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = SimpleQueue()

@@ -5,7 +5,6 @@ Another transport than grpcio has these two calls to provide, and raises the sam
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -15,7 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from microlock.engine.reentrant_event import ReentrantEvent
-from microlock.engine.threads import start
+from microlock.engine.threads import daemon
 from microlock.errors import (
     DestroyedError,
     MicrolockError,
@@ -155,11 +154,8 @@ class GrpcWire:
         except ValueError as error:
             raise self._translated(error) from error
         stream = GrpcStream(call, requests)
-        thread = threading.Thread(
-            target=_push, args=(call, sink, self._translated), name="microlock-stream", daemon=True
-        )
         try:
-            start(thread)
+            daemon("microlock-stream", _push, call, sink, self._translated).start()
         except RuntimeError as error:  # too many threads, or the interpreter exits
             stream.close()
             raise StoreUnavailableError(f"no thread can read from {self.address}") from error
