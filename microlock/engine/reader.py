@@ -33,7 +33,7 @@ from microlock.engine import clock
 from microlock.engine.backoff import jitter
 from microlock.engine.client import Client, Watching
 from microlock.engine.reentrant_event import ReentrantEvent
-from microlock.engine.threads import daemon
+from microlock.engine.threads import Daemon
 from microlock.errors import (
     DestroyedError,
     MicrolockError,
@@ -191,7 +191,7 @@ class Reader:
         with self._lock:
             if self._thread and self._thread.ident:  # if not, it was interrupted in its start
                 return
-            thread = self._thread = daemon("microlock-watch", self._run)
+            thread = self._thread = Daemon("microlock-watch", self._run)
         # Without the lock: a new thread may collect garbage before it says that it runs.
         try:
             thread.start()

@@ -6,8 +6,9 @@ would not wake a main thread in `time.sleep()`. So they block all signals, and s
 that they start in turn, as grpcio's. The handlers' threads don't: they run users' code, whose
 child processes would block them too.
 
-Each thread blocks them for itself. To block them where it is started, and unblock them afterwards,
-would take a main thread that is interrupted in between its signals for ever.
+Each thread blocks them for itself, before its `start()` returns: a signal that it takes before that
+is handled when the caller goes on. To block them in the caller meanwhile, and unblock them
+afterwards, would take a main thread that is interrupted in between its signals for ever.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ _OWN = {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"}
 _BLOCKED = {each for each in signal.Signals if each.name not in _OWN}
 
 
-def daemon(name: str, run: Callable[..., object], *args: object) -> threading.Thread:
-    """A thread that is still to be started, and blocks all signals."""
-    return threading.Thread(target=_block, args=(run, *args), name=name, daemon=True)
+class Daemon(threading.Thread):
+    """A thread that blocks all signals, and that the interpreter does not wait for."""
 
+    def __init__(self, name: str, run: Callable[..., object], *args: object) -> None:
+        super().__init__(target=run, args=args, name=name, daemon=True)
+        self._blocks = threading.Event()
 
-def _block(run: Callable[..., object], *args: object) -> None:
-    if hasattr(signal, "pthread_sigmask"):  # not Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
-    run(*args)
+    def start(self) -> None:
+        super().start()
+        self._blocks.wait()
+
+    def run(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # not Windows
+            signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        self._blocks.set()
+        super().run()

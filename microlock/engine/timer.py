@@ -26,7 +26,7 @@ from microlock.engine import clock
 from microlock.engine.client import Client
 from microlock.engine.drive import drive
 from microlock.engine.handlers import Handlers, Mailbox
-from microlock.engine.threads import daemon
+from microlock.engine.threads import Daemon
 from microlock.errors import DestroyedError, MicrolockError, StoreTimeoutError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Timer:
         """Under the lock: starts the thread, if there is something to do for it."""
         if (self._thread and self._thread.is_alive()) or not (self._faces or self._agenda.next):
             return
-        self._thread = daemon("microlock-renewal", self._run)
+        self._thread = Daemon("microlock-renewal", self._run)
         try:
             self._thread.start()
         except RuntimeError:  # too many threads, or the interpreter exits

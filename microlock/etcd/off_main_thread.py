@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import finalize
 
-from microlock.engine.threads import daemon
+from microlock.engine.threads import Daemon
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class OffMainThread:
             self._idle.get_nowait()
         except Empty:  # none yet; or an interrupted call is still under way
             try:
-                daemon("microlock-calls", _work, self._jobs, self._idle).start()
+                Daemon("microlock-calls", _work, self._jobs, self._idle).start()
             except RuntimeError:  # too many threads, or the interpreter exits
                 return call()
         outcome: SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = SimpleQueue()

@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from microlock.engine.reentrant_event import ReentrantEvent
-from microlock.engine.threads import daemon
+from microlock.engine.threads import Daemon
 from microlock.errors import (
     DestroyedError,
     MicrolockError,
@@ -155,7 +155,7 @@ class GrpcWire:
             raise self._translated(error) from error
         stream = GrpcStream(call, requests)
         try:
-            daemon("microlock-stream", _push, call, sink, self._translated).start()
+            Daemon("microlock-stream", _push, call, sink, self._translated).start()
         except RuntimeError as error:  # too many threads, or the interpreter exits
             stream.close()
             raise StoreUnavailableError(f"no thread can read from {self.address}") from error

@@ -577,7 +577,7 @@ def test_a_hundred_abandoned_locks_leave_no_thread_behind(etcd_server: Etcd, pre
 def test_a_signal_is_left_to_the_threads_of_the_program(etcd_server: Etcd, key: str) -> None:
     """One that another thread takes does not wake a main thread in `time.sleep()`."""
     script = """
-import os, signal, threading, time
+import os, signal, threading
 from pathlib import Path
 
 block, callers = signal.pthread_sigmask, set()
@@ -597,7 +597,6 @@ etcd = connect(endpoint)
 foo = Microlock(etcd, key, "foo", ttl=60, auto_renew=True)
 foo.on("unlocked", print)
 foo.lock()
-time.sleep(0.2)  # for what was started last
 handlers = {t.native_id for t in threading.enumerate() if t.name == "microlock-handlers"}
 main = threading.main_thread()
 taking = {int(task.name) for task in Path("/proc/self/task").iterdir() if takes(task)}
