@@ -210,6 +210,11 @@ class WatchStream:
         """Whether nothing is watched; found at once, however much is."""
         return not any(watch.subscribers for watch in self._watches.values())
 
+    @property
+    def asked(self) -> int | None:
+        """The oldest creation that etcd has not answered: it answers them in their order."""
+        return next(iter(self._asked), None)
+
     def watching(self, name: bytes, besides: Subscriber) -> bool:
         """Whether anybody else watches it."""
         watch = self._watches.get(name)

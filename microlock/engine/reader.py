@@ -217,21 +217,32 @@ class Reader:
 
     def _follow(self) -> None:
         """Reads until there is nothing to watch. Raises why nothing can be watched any more."""
-        self._open_at = 0.0
+        self._open_at, asked, patience = 0.0, None, 0.0
         while True:
+            now, before = clock.now(), asked
             with self._lock:
-                idle = self._machine.idle
-            wait = None if self._link else self._open_at - clock.now()
+                idle, asked = self._machine.idle, self._machine.asked
+            if asked != before:
+                patience = now + self._client.timeout
+            wait = None
             if idle:
                 wait = _LINGER
-            elif wait is not None and wait <= 0:
-                self._open()
-                continue
+            elif self._link is None:
+                wait = self._open_at - now
+                if wait <= 0:
+                    self._open()
+                    continue
+            elif asked is not None:
+                wait = max(0.0, patience - now)
             try:
                 item = self._inbox.get(timeout=wait)
             except Empty:
                 if idle and self._over():
                     return
+                if asked is not None and not idle:
+                    # A ping is answered all the same, by a proxy or by a server that hangs.
+                    slow = StoreTimeoutError(f"{self._client!r} did not begin to watch in time")
+                    self._feed(partial(self._machine.broke, slow))
                 continue
             self._client.check()
             if self._closed:

@@ -12,6 +12,7 @@ from watching import eventually
 
 from microlock.core.port import Event, Found, KeyValue, WatchCancelled, WatchCreated, WatchEvents
 from microlock.core.queue import Change, Holder, Standing
+from microlock.engine import clock
 from microlock.engine import reader as reader_module
 from microlock.engine.reader import Reader
 from microlock.errors import (
@@ -29,16 +30,18 @@ GONE = Event(10, ENTRY, None)
 
 
 class Stream:
-    """Notes what is sent, and has each watch made at once."""
+    """Notes what is sent, and has each watch made at once, unless it is `mute`."""
 
-    def __init__(self, sink: Callable[[Any], None]) -> None:
+    def __init__(self, sink: Callable[[Any], None], *, mute: bool = False) -> None:
+        self.mute = mute
         self.sink = sink
         self.sent: list[Any] = []
         self.closed = threading.Event()
 
     def create(self, watch_id: int, name: bytes, start: int | None) -> None:
         self.sent.append(("create", name, start))
-        self.sink(WatchCreated(watch_id, 9))
+        if not self.mute:
+            self.sink(WatchCreated(watch_id, 9))
 
     def cancel(self, watch_id: int) -> None:
         self.sent.append(("cancel", watch_id))
@@ -53,6 +56,7 @@ class Client:
 
     Attributes:
         refusals: the errors that opening a stream meets, one after the other.
+        mute: how many of the streams answer nothing.
         moves: how often another member was turned to.
     """
 
@@ -62,6 +66,7 @@ class Client:
     def __init__(self) -> None:
         self.streams: list[Stream] = []
         self.refusals: list[Exception] = []
+        self.mute = 0
         self.moves = 0
         self.read: Callable[[], Found] = lambda: Found(9, (ALPHA,))
 
@@ -73,7 +78,7 @@ class Client:
     def open_watch(self, sink: Callable[[Any], None]) -> tuple[Stream, str]:
         if self.refusals:
             raise self.refusals.pop(0)
-        self.streams.append(Stream(sink))
+        self.streams.append(Stream(sink, mute=len(self.streams) < self.mute))
         return self.streams[-1], "a wire"
 
     def move_on(self, wire: object) -> None:
@@ -367,6 +372,32 @@ def test_after_a_failure_it_goes_on_with_another_member(client, reader, one):
     assert eventually(lambda: again.sent)
     assert again.sent[0] == ("create", LOCK, 10)
     assert client.moves == 1
+
+
+@pytest.mark.parametrize("mute", [1, 2])
+def test_a_member_that_does_not_begin_a_watch_is_left_for_another(client, reader, one, mute):
+    client.timeout, client.mute = 0.02, mute
+    reader.watch(LOCK, one)
+    assert eventually(lambda: one.calls)
+    assert (len(client.streams), client.moves) == (mute + 1, mute)
+    ((error, final),) = one.failures
+    assert (type(error), final) == (StoreTimeoutError, False)
+
+
+def test_a_member_that_had_nothing_to_answer_for_long_has_all_its_time_for_the_next_watch(
+    client, reader, one, monkeypatch
+):
+    reader.watch(LOCK, one)
+    reader.settle(LOCK, 5)
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now + 3600)
+    stream = stream_of(client)
+    stream.mute = True
+    reader.watch(ENTRY, one)
+    assert eventually(lambda: len(stream.sent) == 2)
+    stream.sink(WatchCreated(2, 9))
+    assert eventually(lambda: one.calls == 2)
+    assert (len(client.streams), one.failures) == (1, [])
 
 
 def test_after_a_login_that_expired_it_goes_on_with_the_same_member(client, reader, one):
