@@ -12,7 +12,7 @@ from microlock.core.queue import Change, Holder, Queue, Standing, changes
 class View:
     """Turns a read and the events after it into changes of the lock, each told once."""
 
-    __slots__ = ("_owed", "_prefix", "_queue", "next_revision")
+    __slots__ = ("_outdated", "_prefix", "_queue", "_replays", "next_revision")
 
     def __init__(self, prefix: bytes) -> None:
         self._prefix = prefix
@@ -20,12 +20,13 @@ class View:
         # starts from now, and `rebase` gets what is read after that.
         self.next_revision: int | None = None
         self._queue: Queue | None = None  # None <=> nothing was ever known
-        self._owed = False  # somebody listens already, though nothing is known
+        self._replays = False  # somebody listens already, though nothing is known
+        self._outdated = False  # what is known is of a history that etcd has not any more
 
     @property
     def holder(self) -> Holder | None:
         """Who held the lock when it was last known."""
-        return self._queue.holder if self._queue else None
+        return self._queue.holder if self._queue and not self._outdated else None
 
     @property
     def first(self) -> bytes | None:
@@ -46,15 +47,18 @@ class View:
         """
         before, self._queue = self._queue, Queue(self._prefix, found.keys)
         self.next_revision = found.revision + 1
-        owed, self._owed = self._owed, False
+        replays, self._replays = self._replays, False
+        outdated, self._outdated = self._outdated, False
         holder = self._queue.holder
-        if before:
-            return changes(before.holder, holder)
-        return [Change(holder is not None, holder)] if owed else []
+        if before is None:
+            return [Change(holder is not None, holder)] if replays else []
+        if outdated and before.holder != holder:  # the same token may be another's
+            return changes(before.holder, None) + changes(None, holder)
+        return changes(before.holder, holder)
 
-    def owe(self) -> None:
-        """Somebody listens from now on, whatever is known by now."""
-        self._owed = self._queue is None
+    def replay(self) -> None:
+        """Somebody listens from now on: if nothing is known yet, what is read is told."""
+        self._replays = self._queue is None
 
     def apply(self, events: Iterable[Event]) -> list[Change]:
         """Takes events in their order. What was read or told already is passed over."""
@@ -74,6 +78,11 @@ class View:
             self.next_revision = revision + 1
         return told
 
-    def forget(self) -> None:
-        """The changes since `next_revision` are not to be had."""
+    def forget(self, *, outdated: bool = False) -> None:
+        """The changes since `next_revision` are not available.
+
+        `outdated`: what was told is of another history, whose revisions and tokens mean nothing
+        any more.
+        """
         self.next_revision = None
+        self._outdated |= outdated

@@ -135,14 +135,13 @@ Command = Create | Cancel | Query | Reopen | Log | Tell | TellFailed
 class _Watch:
     """The watch of one lock, or of one of its entries, for all its subscribers."""
 
-    __slots__ = ("error", "name", "odd", "past", "settled", "subscribers", "view", "watch_id")
+    __slots__ = ("error", "name", "odd", "settled", "subscribers", "view", "watch_id")
 
     def __init__(self, name: bytes, known: Found | None) -> None:
         self.name = name
         self.view = View(lock_of(name) or name)
         if known:
             self.view.rebase(known)
-        self.past: View | None = None  # of a history that etcd has not any more
         self.subscribers: dict[int, Subscriber] = {}  # by id()
         self.settled = False  # it has run, or `error` says why it has not yet
         self.error: MicrolockError | None = None
@@ -154,27 +153,17 @@ class _Watch:
         """The last revision that it has told of."""
         return (self.view.next_revision or 1) - 1
 
-    def begin_anew(self) -> None:
-        """What was told is of another history, whose revisions and tokens mean nothing here."""
-        self.past, self.view = self.view, View(lock_of(self.name) or self.name)
+    def tell(self, changes: Iterable[Change], about: frozenset[bytes | None] | None) -> Tell:
+        return Tell(self.name, self._everybody(), tuple(changes), about)
 
-    def rebase(self, found: Found) -> list[Change]:
-        """Takes what was read. Returns what must have changed."""
-        told = self.view.rebase(found)
-        past, self.past = self.past, None
-        return told if past is None else _replaced(past.holder, self.view.holder)
+    def fail(self, error: MicrolockError, *, final: bool = False) -> TellFailed:
+        """What is known first after that is told as a change."""
+        self.view.replay()
+        return TellFailed(self.name, self._everybody(), error, final)
 
-    def everybody(self) -> tuple[Subscriber, ...]:
+    def _everybody(self) -> tuple[Subscriber, ...]:
         # The copy is made in one step: a garbage collection may unsubscribe in the middle.
         return tuple(self.subscribers.copy().values())
-
-
-def _replaced(before: Holder | None, after: Holder | None) -> list[Change]:
-    """What is told when one history takes the place of another: the same token may be another's."""
-    if before == after:
-        return []
-    freed = [Change(False, before)] if before else []
-    return freed + ([Change(True, after)] if after else [])
 
 
 class WatchStream:
@@ -272,16 +261,20 @@ class WatchStream:
 
     def received(self, reply: WatchReply) -> list[Command]:
         """etcd has told this on the stream."""
-        if isinstance(reply, WatchCreated):
-            return self._created(self._answered(reply.watch_id), reply)
-        if isinstance(reply, WatchEvents):
-            watch = self._running.get(reply.watch_id)
-            return self._apply(watch, reply.events) if watch else []
-        if reply.created:
-            watch = self._answered(reply.watch_id)
-        else:
-            watch = self._running.pop(reply.watch_id, None)
-        return self._cancelled(watch, reply) if watch and self._current(watch) else []
+        match reply:
+            case WatchEvents(watch_id, events):
+                if watch := self._running.get(watch_id):
+                    return self._apply(watch, events)
+            case WatchCreated(watch_id):
+                if watch := self._answered(watch_id):
+                    return self._created(watch, reply)
+            case WatchCancelled(watch_id, created=True):
+                if (watch := self._answered(watch_id)) and self._current(watch):
+                    return self._cancelled(watch, reply)
+            case WatchCancelled(watch_id):
+                if watch := self._running.pop(watch_id, None):
+                    return self._cancelled(watch, reply)
+        return []
 
     def broke(self, error: StoreError) -> list[Command]:
         """The stream failed, or none could be opened.
@@ -298,10 +291,11 @@ class WatchStream:
             if not watch.settled and not passing:  # it never worked and is not going to
                 commands += self._end(watch, error)
             elif news or not watch.settled:
-                commands.append(self._fail(watch, error))
-        return [*commands, reopen]
+                watch.error, watch.settled = error, True
+                commands.append(watch.fail(error))
+        return commands + reopen
 
-    def restart(self, error: StoreError | None = None) -> Reopen:
+    def restart(self, error: StoreError | None = None) -> list[Command]:
         """The stream is of no use any more."""
         self._open = False
         self._asked.clear()
@@ -309,25 +303,18 @@ class WatchStream:
         for watch in self._watches.values():
             watch.watch_id, watch.odd = None, 0
         self._attempts += 1
-        return Reopen(self._attempts, error)
+        return [Reopen(self._attempts, error)]
 
     def late(self, name: bytes, error: StoreError) -> list[Command]:
         """Somebody has waited long enough for the watch to begin."""
         watch = self._watches.get(name)
-        if watch is None or watch.settled:
-            return []
-        watch.view.owe()
-        return [TellFailed(name, watch.everybody(), error, final=False)]
+        return [watch.fail(error)] if watch and not watch.settled else []
 
     def end(self, error: MicrolockError) -> list[Command]:
-        """Nothing can be watched any more."""
+        """Nothing can be watched any more. Who ends it says why."""
         self.restart()
-        return [
-            command
-            for watch in list(self._watches.values())
-            for command in self._end(watch, error)
-            if isinstance(command, TellFailed)  # who ends it says why
-        ]
+        ended = [self._end(watch, error) for watch in list(self._watches.values())]
+        return [tell for *_, tell in ended]
 
     def read(self, name: bytes, result: Found | StoreError) -> list[Command]:
         """The answer to a `Query`."""
@@ -341,14 +328,15 @@ class WatchStream:
         if watch.watch_id is None:
             # It was refused to a user who may read it: so the stream was opened with a token that
             # has expired since, and the read has logged in again.
-            return [self.restart()]
+            return self.restart()
         if watch.view.next_revision is None:
-            tell = Tell(name, watch.everybody(), tuple(watch.rebase(result)), about=None)
-            return [tell, *self._runs(watch)]
+            self._runs(watch)
+            return [watch.tell(watch.view.rebase(result), about=None)]
         self._reached = result.revision
         if result.revision >= watch.told:
-            return self._runs(watch)
-        watch.begin_anew()
+            self._runs(watch)
+            return []
+        watch.view.forget(outdated=True)
         return [*self._leave(watch), self._create(watch)]
 
     # One watch.
@@ -370,9 +358,7 @@ class WatchStream:
             watch_id = next(iter(self._asked), watch_id)
         return self._asked.pop(watch_id, None)
 
-    def _created(self, watch: _Watch | None, reply: WatchCreated) -> list[Command]:
-        if watch is None:
-            return []
+    def _created(self, watch: _Watch, reply: WatchCreated) -> list[Command]:
         if not self._current(watch):
             return [Cancel(reply.watch_id)]
         watch.watch_id = reply.watch_id
@@ -381,22 +367,22 @@ class WatchStream:
         # far, its data is an older one: the read tells, as of now, whichever member answers.
         if watch.view.next_revision is None or max(reply.revision, self._reached) < watch.told:
             return [self._query(watch)]
-        return self._runs(watch)
+        self._runs(watch)
+        return []
 
     def _query(self, watch: _Watch) -> Query:
         name = watch.name
         return Query(name, Read(name) if is_prefix(name) else Get(name))
 
-    def _runs(self, watch: _Watch) -> list[Command]:
+    def _runs(self, watch: _Watch) -> None:
         watch.error, watch.settled = None, True
         self._attempts, self._told = 0, None
-        return []
 
     def _apply(self, watch: _Watch, events: Iterable[Event]) -> list[Command]:
         watch.odd = 0
         changes = watch.view.apply(events)
         about = frozenset([None, watch.view.first, *(event.name for event in events)])
-        return [Tell(watch.name, watch.everybody(), tuple(changes), about)]
+        return [watch.tell(changes, about)]
 
     def _cancelled(self, watch: _Watch, reply: WatchCancelled) -> list[Command]:
         watch.watch_id = None
@@ -420,11 +406,6 @@ class WatchStream:
         del self._running[watch_id]
         return [Cancel(watch_id)]
 
-    def _fail(self, watch: _Watch, error: MicrolockError) -> TellFailed:
-        watch.error, watch.settled = error, True
-        watch.view.owe()
-        return TellFailed(watch.name, watch.everybody(), error, final=False)
-
     def _end(self, watch: _Watch, error: MicrolockError) -> list[Command]:
         """Ends this watch alone."""
         watch.error = error
@@ -433,5 +414,5 @@ class WatchStream:
         return [
             *self._leave(watch),
             Log(f"the watch of {watch.name!r} ended: {error}"),
-            TellFailed(watch.name, watch.everybody(), error, final=True),
+            watch.fail(error, final=True),
         ]

@@ -9,19 +9,19 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from microlock.core.port import Get, Request, WatchReply
 from microlock.core.retry import Attempt, Budget, Members, Pause, persist
 from microlock.engine import clock
 from microlock.engine.backoff import jitter
+from microlock.engine.drive import drive
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import (
     DestroyedError,
     ForkedError,
     MicrolockError,
-    StoreError,
     StorePermissionError,
 )
 
@@ -34,7 +34,14 @@ Sink = Callable[[WatchReply | MicrolockError], None]
 
 
 class Watching(Protocol):
-    """A stream of watches. Each call returns at once."""
+    """A stream of watches. Each call returns at once.
+
+    Attributes:
+        member: the address that it comes from.
+    """
+
+    @property
+    def member(self) -> str: ...
 
     def create(self, watch_id: int, name: bytes, start: int | None) -> None:
         """Makes a watch of a lock or an entry, from the revision `start` on; None is now."""
@@ -117,7 +124,8 @@ class Client:
         """
         if not self.forked and not self._closed.is_set():
             for each in list(self._shared.values()):
-                each.finish(self.timeout)
+                if hasattr(each, "finish"):  # what needs a client that works still
+                    each.finish(self.timeout)
         self._closed.set()
         if self.forked or sys.is_finalizing():
             return  # the threads and the connections are the parent's, or stand still for ever
@@ -163,34 +171,20 @@ class Client:
             StoreError: the time is over, or another try is of no use.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
         """
+
+        def step(asked: Attempt | Pause) -> Any:
+            if isinstance(asked, Pause):
+                return self._closed.sleep(asked.seconds)
+            self.check()
+            return self._store.attempt(
+                asked.member, request, timeout=asked.timeout, repeated=asked.repeated
+            )
+
         trying = persist(
-            request,
-            self._members,
-            budget,
-            now=clock.now(),
-            patience=self.timeout,
-            jitter=jitter,
+            request, self._members, budget, now=clock.now(), patience=self.timeout, jitter=jitter
         )
         try:
-            step = next(trying)
-            while True:
-                try:
-                    reply: Any = None
-                    if isinstance(step, Attempt):
-                        self.check()
-                        reply = self._store.attempt(
-                            step.member, request, timeout=step.timeout, repeated=step.repeated
-                        )
-                    elif isinstance(step, Pause):
-                        self._closed.sleep(step.seconds)
-                    else:
-                        reply = clock.now()
-                except StoreError as error:
-                    step = trying.throw(error)
-                else:
-                    step = trying.send(reply)
-        except StopIteration as answered:
-            return answered.value
+            return drive(trying, step, nullcontext())
         except MicrolockError as verdict:
             # It says all that a user needs: what stood on the way to it (the wire's own error, the
             # attempts before) would be pages, and hold what was called.
@@ -199,8 +193,8 @@ class Client:
         finally:
             trying.close()  # an interrupt that came while it is collected would be lost
 
-    def open_watch(self, sink: Sink) -> tuple[Watching, str]:
-        """A new stream of watches from a member that answers, and which one that is.
+    def open_watch(self, sink: Sink) -> Watching:
+        """A new stream of watches from a member that answers.
 
         `sink`: as for `Store.open_watch`.
 
@@ -208,8 +202,7 @@ class Client:
         """
         with suppress(StorePermissionError):  # as good an answer as any
             self.perform(Get(b"health"), Budget.of(clock.now(), self.timeout))
-        member = self._members.current
-        return self._store.open_watch(member, sink, timeout=self.timeout), member
+        return self._store.open_watch(self._members.current, sink, timeout=self.timeout)
 
     def move_on(self, member: str) -> None:
         """This member failed: the next call goes to the next one."""

@@ -90,9 +90,6 @@ class Handlers:
         elif not mine:
             done.wait(timeout)
 
-    def finish(self, timeout: float) -> None:
-        """The client is about to close."""
-
     def close(self) -> None:
         """Does what was submitted so far, and ends."""
         with self._lock:

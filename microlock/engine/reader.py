@@ -11,10 +11,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Any
 
-from microlock.core.port import Found, WatchReply
+from microlock.core.port import Found, Get, Read, WatchReply
 from microlock.core.queue import Holder, Standing
 from microlock.core.retry import Budget
 from microlock.core.watchstream import (
@@ -48,26 +48,17 @@ _LINGER = 2.0
 log = logging.getLogger("microlock")
 
 
+@dataclass(frozen=True, slots=True)
 class Watched:
     """What a watch has told so far; from any thread."""
 
-    __slots__ = ("_name", "_reader")
-
-    def __init__(self, reader: Reader, name: bytes) -> None:
-        self._reader = reader
-        self._name = name
+    reader: Reader
+    name: bytes
 
     def look(self, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
         """Where the entry stands that was put at revision `token`, and who holds the lock."""
-        return self._reader.look(self._name, entry, token)
-
-
-@dataclass(frozen=True, eq=False)
-class _Link:
-    """A stream, which it marks the replies of, and the member that it goes to."""
-
-    stream: Watching
-    member: str
+        with self.reader._lock:
+            return self.reader._machine.look(self.name, entry, token)
 
 
 # What the thread has to do: review a name, take what the stream of a mark tells, or look whether
@@ -81,7 +72,6 @@ class Reader:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._inbox: SimpleQueue[_Item] = SimpleQueue()
-        self._closed = False
         # Nothing blocks, and nobody is notified, while it is held: it may be taken in a signal's
         # handler and in a garbage collection.
         self._lock = threading.RLock()
@@ -89,8 +79,8 @@ class Reader:
         self._machine = WatchStream()
         self._settling: list[tuple[bytes, ReentrantEvent]] = []  # those in `settle`
         self._thread: threading.Thread | None = None
-        self._mark: object = None  # of the stream that counts; None  <=>  there is none
-        self._link: _Link | None = None
+        self._stream: Watching | None = None
+        self._mark: object = None  # of what it tells; None  <=>  there is no stream
         # Of the thread alone:
         self._open_at = 0.0  # no stream is opened before
 
@@ -141,11 +131,6 @@ class Reader:
         with self._lock:
             return self._machine.names
 
-    def look(self, name: bytes, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
-        """As `Watched.look`, of the watch of `name`."""
-        with self._lock:
-            return self._machine.look(name, entry, token)
-
     def settle(self, name: bytes, timeout: float) -> None:
         """Waits until the watch runs or its first attempt has failed, `timeout` seconds at most.
 
@@ -166,7 +151,7 @@ class Reader:
                 late = StoreTimeoutError(
                     f"{self._client!r} did not answer: watching begins when it does"
                 )
-                self._deliver(self._fed(partial(self._machine.late, name, late)))
+                self._feed(self._machine.late, name, late)
         finally:
             with self._lock:
                 self._settling.remove(waiting)
@@ -175,12 +160,8 @@ class Reader:
         if error and not isinstance(error, StoreUnavailableError):
             raise error
 
-    def finish(self, timeout: float) -> None:
-        """The client is about to close."""
-
     def close(self) -> None:
         """Ends the thread and the stream; all subscribers are told, on this thread."""
-        self._closed = True
         thread = self._thread
         self._end(DestroyedError(f"{self._client!r} was closed"))
         self._inbox.put(None)
@@ -204,9 +185,6 @@ class Reader:
     # The thread.
 
     def _run(self) -> None:
-        with self._lock:
-            if self._thread is not threading.current_thread():  # two were started: one is enough
-                return
         try:
             self._follow()
         except MicrolockError as error:  # the client was closed, here or by its owner
@@ -218,7 +196,7 @@ class Reader:
     def _follow(self) -> None:
         """Reads until there is nothing to watch. Raises why nothing can be watched any more."""
         self._open_at, asked, patience = 0.0, None, 0.0
-        while True:
+        while self._thread is threading.current_thread():  # two may be started: one is enough
             now, before = clock.now(), asked
             with self._lock:
                 idle, asked = self._machine.idle, self._machine.asked
@@ -227,7 +205,7 @@ class Reader:
             wait = None
             if idle:
                 wait = _LINGER
-            elif self._link is None:
+            elif self._stream is None:
                 wait = self._open_at - now
                 if wait <= 0:
                     self._open()
@@ -237,125 +215,118 @@ class Reader:
             try:
                 item = self._inbox.get(timeout=wait)
             except Empty:
-                if idle and self._over():
-                    return
-                if asked is not None and not idle:
+                if idle:
+                    self._rest()
+                elif asked is not None:
                     # A ping is answered all the same, by a proxy or by a server that hangs.
                     slow = StoreTimeoutError(f"{self._client!r} did not begin to watch in time")
-                    self._feed(partial(self._machine.broke, slow))
+                    self._feed(self._machine.broke, slow)
                 continue
             self._client.check()
-            if self._closed:
-                raise DestroyedError(f"watching with {self._client!r} was ended")
             self._take(item)
 
-    def _over(self) -> bool:
-        """Whether the thread may end; then it is not the thread any more."""
+    def _rest(self) -> None:
+        """Ends the stream, and then the thread if there is still nothing to watch."""
+        self._feed(self._machine.restart)
         with self._lock:
-            if not (self._machine.idle and self._inbox.empty()):
-                return False
-            self._machine.restart()
-            link = self._detach()
-            self._thread = None
-        if link:
-            link.stream.close()
-        return True
+            if self._machine.idle and self._inbox.empty():
+                self._thread = None
 
     def _end(self, error: MicrolockError) -> None:
         """Nothing is watched any more."""
         with self._lock:
             commands = self._machine.end(error)
-            link = self._detach()
+            stream = self._detach()
             self._thread = None
-        if link:
-            link.stream.close()
-        self._deliver(commands)
-        self._wake_settled()
+        if stream:
+            stream.close()
+        self._perform(commands)
 
-    def _detach(self) -> _Link | None:
+    def _detach(self) -> Watching | None:
         """Under the lock: what the stream tells counts no more. Returns what is to be closed."""
-        link, self._link, self._mark = self._link, None, None
-        return link
+        stream, self._stream, self._mark = self._stream, None, None
+        return stream
 
     def _open(self) -> None:
         mark = object()
         try:
-            stream, member = self._client.open_watch(lambda told: self._inbox.put((mark, told)))
+            stream = self._client.open_watch(lambda told: self._inbox.put((mark, told)))
         except StoreError as error:
-            self._feed(partial(self._machine.broke, error))
+            self._feed(self._machine.broke, error)
             return
         with self._lock:
-            self._mark, self._link = mark, _Link(stream, member)
-        self._feed(self._machine.opened)
+            if ours := self._thread is threading.current_thread():
+                self._mark, self._stream = mark, stream
+        if ours:
+            self._feed(self._machine.opened)
+        else:  # closed meanwhile
+            stream.close()
 
     def _take(self, item: _Item) -> None:
         match item:
             case bytes():
-                self._feed(partial(self._machine.review, item))
+                self._feed(self._machine.review, item)
             case (mark, told) if mark is self._mark:
-                self._feed(partial(self._heard, told))
+                if isinstance(told, StoreError):
+                    self._feed(self._machine.broke, told)
+                elif isinstance(told, MicrolockError):  # closed by somebody else
+                    self._feed(self._machine.restart)
+                else:
+                    self._feed(self._machine.received, told)
 
-    def _heard(self, told: WatchReply | MicrolockError) -> Iterable[Command]:
-        if isinstance(told, StoreError):
-            return self._machine.broke(told)
-        if isinstance(told, MicrolockError):  # closed by somebody else
-            return [self._machine.restart()]
-        return self._machine.received(told)
+    def _feed(self, act: Callable[..., Iterable[Command]], *args: Any) -> None:
+        """Tells the machine something, and performs what it wants."""
+        self._perform(self._fed(act, *args))
 
-    def _feed(self, tell: Callable[[], Iterable[Command]]) -> None:
-        """Tells the machine something, and performs what it wants, in this order."""
-        commands = deque(self._fed(tell))
-        while commands:
-            match commands.popleft():
+    def _fed(self, act: Callable[..., Iterable[Command]], *args: Any) -> Iterable[Command]:
+        with self._lock:
+            return act(*args)
+
+    def _perform(self, commands: Iterable[Command]) -> None:
+        """In their order. Then wakes those in `settle`, whose subscribers are notified by now."""
+        todo = deque(commands)
+        while todo:
+            match todo.popleft():
                 case Query(name, request):
-                    found: Found | StoreError
-                    try:
-                        found = self._client.perform(
-                            request, Budget.of(clock.now(), self._client.timeout)
-                        )
-                    except StoreError as error:
-                        found = error
-                    commands += self._fed(partial(self._machine.read, name, found))
+                    todo += self._fed(self._machine.read, name, self._ask(request))
                 case Create(watch_id, name, start):
-                    if self._link:
-                        self._link.stream.create(watch_id, name, start)
+                    if stream := self._stream:
+                        stream.create(watch_id, name, start)
                 case Cancel(watch_id):
-                    if self._link:
-                        self._link.stream.cancel(watch_id)
+                    if stream := self._stream:
+                        stream.cancel(watch_id)
                 case Reopen(attempt, error):
                     self._reopen(attempt, error)
-                case command:
-                    self._deliver([command])
-        self._wake_settled()
-
-    def _fed(self, tell: Callable[[], Iterable[Command]]) -> Iterable[Command]:
+                case Log(text):
+                    log.warning(text)
+                case Tell() | TellFailed() as tell:
+                    self._tell(tell)
         with self._lock:
-            return tell()
+            settled = [event for name, event in self._settling if self._machine.settled(name)]
+        for event in settled:
+            event.set()
+
+    def _ask(self, request: Read | Get) -> Found | StoreError:
+        try:
+            found: Found = self._client.perform(
+                request, Budget.of(clock.now(), self._client.timeout)
+            )
+        except StoreError as error:
+            return error
+        return found
 
     def _reopen(self, attempt: int, error: StoreError | None) -> None:
         with self._lock:
-            link = self._detach()
-        if link:
-            link.stream.close()
-        if link and error:
-            self._client.move_on(link.member)
+            stream = self._detach()
+        if stream:
+            stream.close()
+            if error:
+                self._client.move_on(stream.member)
         self._open_at = clock.now() + jitter(attempt)
 
-    def _deliver(self, commands: Iterable[Command]) -> None:
-        for command in commands:
-            match command:
-                case Log(text):
-                    log.warning(text)
-                case Tell() | TellFailed():
-                    for subscriber in command.subscribers:
-                        try:
-                            command.deliver(subscriber)
-                        except BaseException:  # nobody is to end the watches of others
-                            log.exception("%r failed to take what was watched", subscriber)
-
-    def _wake_settled(self) -> None:
-        """Wakes those in `settle`, after their subscribers were notified."""
-        with self._lock:
-            settling = [event for name, event in self._settling if self._machine.settled(name)]
-        for event in settling:
-            event.set()
+    def _tell(self, tell: Tell | TellFailed) -> None:
+        for subscriber in tell.subscribers:
+            try:
+                tell.deliver(subscriber)
+            except BaseException:  # nobody is to end the watches of others
+                log.exception("%r failed to take what was watched", subscriber)

@@ -53,7 +53,7 @@ class EtcdStore:
         wire = self._wires[member]
         metadata = self._identity.metadata(wire, timeout) + HAS_LEADER
         stream = wire.stream(WATCH, pb.WatchResponse, replied, timeout=None, metadata=metadata)
-        return EtcdWatching(stream)
+        return EtcdWatching(stream, member)
 
     def close(self) -> None:
         for wire in self._wires.values():

@@ -13,34 +13,27 @@ WATCH = "/etcdserverpb.Watch/Watch"
 
 
 class EtcdWatching:
-    """etcd's stream of watches."""
+    """etcd's stream of watches; see `microlock.engine.client.Watching`."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, member: str) -> None:
+        self.member = member
         self._stream = stream
 
     def create(self, watch_id: int, name: bytes, start: int | None) -> None:
-        self._stream.send(create_watch(watch_id, name, start))
+        create = pb.WatchCreateRequest(
+            key=name,
+            range_end=range_end(name) if is_prefix(name) else b"",
+            start_revision=start or 0,
+            watch_id=watch_id,
+        )
+        self._stream.send(pb.WatchRequest(create_request=create))
 
     def cancel(self, watch_id: int) -> None:
-        self._stream.send(cancel_watch(watch_id))
+        cancel = pb.WatchCancelRequest(watch_id=watch_id)
+        self._stream.send(pb.WatchRequest(cancel_request=cancel))
 
     def close(self) -> None:
         self._stream.close()
-
-
-def create_watch(watch_id: int, name: bytes, start: int | None) -> pb.WatchRequest:
-    """Asks for a watch from the revision `start` on, or from now."""
-    create = pb.WatchCreateRequest(
-        key=name,
-        range_end=range_end(name) if is_prefix(name) else b"",
-        start_revision=start or 0,
-        watch_id=watch_id,
-    )
-    return pb.WatchRequest(create_request=create)
-
-
-def cancel_watch(watch_id: int) -> pb.WatchRequest:
-    return pb.WatchRequest(cancel_request=pb.WatchCancelRequest(watch_id=watch_id))
 
 
 def watch_reply(reply: pb.WatchResponse) -> WatchReply:

@@ -90,12 +90,12 @@ def test_a_client_names_its_members(client):
 
 def test_a_watch_is_opened_at_the_member_that_answers(client, store):
     client.move_on("a")
-    assert client.open_watch(print) == ("a stream from b", "b")
+    assert client.open_watch(print) == "a stream from b"
 
 
 def test_a_watch_is_opened_for_a_user_who_may_not_read_everything(client, store):
     store.error = lambda: StorePermissionError("no")
-    assert client.open_watch(print) == ("a stream from a", "a")
+    assert client.open_watch(print) == "a stream from a"
 
 
 def test_a_store_that_fails_is_asked_again_with_pauses(client, store):

@@ -240,7 +240,6 @@ def test_what_was_submitted_before_the_close_is_done(handlers, slow):
     mailbox, told = Mailbox(), threading.Event()
     handlers.submit(mailbox, slow)
     handlers.submit(mailbox, told.set)
-    handlers.finish(0.0)
     handlers.close()
     slow.go.set()
     assert told.wait(PATIENCE)

@@ -14,7 +14,7 @@ from microlock.core.port import Event, Found, KeyValue, WatchCancelled, WatchCre
 from microlock.core.queue import Change, Holder, Standing
 from microlock.engine import clock
 from microlock.engine import reader as reader_module
-from microlock.engine.reader import Reader
+from microlock.engine.reader import Reader, Watched
 from microlock.errors import (
     DestroyedError,
     MicrolockError,
@@ -31,6 +31,8 @@ GONE = Event(10, ENTRY, None)
 
 class Stream:
     """Notes what is sent, and has each watch made at once, unless it is `mute`."""
+
+    member = "etcd0:2379"
 
     def __init__(self, sink: Callable[[Any], None], *, mute: bool = False) -> None:
         self.mute = mute
@@ -75,13 +77,13 @@ class Client:
     def perform(self, request: Any, budget: Any) -> Found:
         return self.read()
 
-    def open_watch(self, sink: Callable[[Any], None]) -> tuple[Stream, str]:
+    def open_watch(self, sink: Callable[[Any], None]) -> Stream:
         if self.refusals:
             raise self.refusals.pop(0)
         self.streams.append(Stream(sink, mute=len(self.streams) < self.mute))
-        return self.streams[-1], "a wire"
+        return self.streams[-1]
 
-    def move_on(self, wire: object) -> None:
+    def move_on(self, member: str) -> None:
         self.moves += 1
 
 
@@ -273,7 +275,7 @@ def test_many_threads_that_come_and_go_leave_what_they_want_watched(client, read
         each.start()
     for each in workers:
         each.join()
-    assert eventually(lambda: reader.look(LOCK, ENTRY, 5)[0] is Standing.FIRST)
+    assert eventually(lambda: Watched(reader, LOCK).look(ENTRY, 5)[0] is Standing.FIRST)
     assert len(threads()) == 1
     for each in stay:
         reader.unwatch(LOCK, each)
@@ -458,3 +460,23 @@ def test_closing_it_ends_the_thread_and_tells_all(client, reader, one):
     assert stream_of(client).closed.is_set()
     with pytest.raises(DestroyedError):
         reader.settle(LOCK, 5)
+
+
+def test_a_stream_that_opens_as_the_reader_is_closed_is_closed_too(client, reader, one):
+    opening, leave, open_watch = threading.Event(), threading.Event(), client.open_watch
+
+    def slowly(sink: Callable[[Any], None]) -> Stream:
+        opening.set()
+        leave.wait(5)
+        return open_watch(sink)
+
+    client.open_watch = slowly
+    reader.watch(LOCK, one)
+    assert opening.wait(5)
+    closing_it = threading.Thread(target=reader.close)
+    closing_it.start()
+    assert eventually(lambda: one.failures)
+    leave.set()
+    closing_it.join(5)
+    assert stream_of(client).closed.wait(5)
+    assert eventually(lambda: not threads())

@@ -250,20 +250,20 @@ def test_a_feed_knows_who_held_last_after_changes_were_missed():
 )
 def test_who_listened_while_nothing_was_known_is_told_what_is_found(found, told):
     watched = View(FOO.prefix)
-    watched.owe()
+    watched.replay()
     assert watched.rebase(Found(9, tuple(map(kv, found)))) == told
 
 
 def test_what_is_found_is_told_once_to_who_listened_while_nothing_was_known():
     watched = View(FOO.prefix)
-    watched.owe()
+    watched.replay()
     watched.rebase(Found(9, (kv(ALPHA),)))
     assert watched.rebase(Found(10, (kv(ALPHA),))) == []
 
 
 def test_who_listens_when_something_is_known_is_owed_nothing():
     watched = view(ALPHA, revision=5)
-    watched.owe()
+    watched.replay()
     assert watched.rebase(Found(9, (kv(ALPHA),))) == []
 
 
