@@ -174,9 +174,9 @@ class Holders:
     prefix: bytes
 
 
-# One request, one answer.
-Call = Grant | KeepAlive | Revoke | Enter | Join | Leave | Move | Read | Get
-Request = Call | KeepAlives | Holders
+Request = (
+    Grant | KeepAlive | KeepAlives | Revoke | Enter | Join | Leave | Move | Read | Get | Holders
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class Attempt(NamedTuple):  # made for each call, in half the time of a dataclas
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait so many seconds, or less if the client is closed. Reply: None."""
+    """Wait so many seconds, or less if the client is closed. Reply: the time then."""
 
     seconds: float
 
@@ -121,14 +121,12 @@ def persist(
     members: Members,
     budget: Budget,
     *,
-    now: float,
     patience: float,
     jitter: Callable[[int], float],
 ) -> Generator[Now | Attempt | Pause, Any, Any]:
     """Tries until there is an answer, the time is over, or another try is of no use.
 
     Args:
-        now: by the monotonic clock.
         patience: seconds that no request may take longer than, whatever the budget.
         jitter: the seconds to pause after so many attempts.
 
@@ -139,10 +137,10 @@ def persist(
         StoreError: of several members' errors the one that says most.
         Exception: what `budget.stop` raises.
     """
-    until = budget.until(request)
+    now, until = (yield NOW), budget.until(request)
     if isinstance(request, Revoke):
         until = max(until, now + min(_UNDOING, patience))
-    retries: Retries | None = None  # until something fails
+    retries = Retries(members)
     while True:
         if budget.stop and not isinstance(request, Revoke):
             budget.stop()
@@ -153,9 +151,8 @@ def persist(
         # Each attempt leaves time for others: at the other members, or here again.
         timeout = min(left, max(_LEAST, left / (members.count + 1)))
         try:
-            reply = yield Attempt(member, timeout, retries is not None and retries.doubt)
+            reply = yield Attempt(member, timeout, retries.doubt)
         except StoreError as error:
-            retries = retries or Retries(members)
             retries.failed(member, error)
         else:
             members.trouble = None
@@ -167,10 +164,7 @@ def persist(
         if now + pause >= until:
             break
         if pause:
-            yield Pause(pause)
-            now = yield NOW
-    if retries is None:
-        raise StoreTimeoutError(f"no time was left to ask {members}")
+            now = yield Pause(pause)
     raise retries.verdict(request)
 
 
@@ -187,7 +181,7 @@ class Retries:
         self.doubt = False
         self._members = members
         self._failed: dict[str, StoreError] = {}  # the last failure at each member
-        self._last = StoreError("nothing has failed")
+        self._last: StoreError | None = None
 
     @property
     def round_over(self) -> bool:
@@ -220,6 +214,8 @@ class Retries:
     def verdict(self, request: Request) -> StoreError:
         """The error to raise: of several members' the one that says most."""
         verdict = self._last
+        if verdict is None:
+            return StoreTimeoutError(f"no time was left to ask {self._members}")
         if _passing(verdict):
             verdict = next((e for e in self._failed.values() if not _passing(e)), verdict)
         if _elsewhere(verdict):

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from microlock.core.port import Get, Request, WatchReply
@@ -174,17 +174,16 @@ class Client:
 
         def step(asked: Attempt | Pause) -> Any:
             if isinstance(asked, Pause):
-                return self._closed.sleep(asked.seconds)
+                self._closed.sleep(asked.seconds)
+                return clock.now()
             self.check()
             return self._store.attempt(
                 asked.member, request, timeout=asked.timeout, repeated=asked.repeated
             )
 
-        trying = persist(
-            request, self._members, budget, now=clock.now(), patience=self.timeout, jitter=jitter
-        )
+        trying = persist(request, self._members, budget, patience=self.timeout, jitter=jitter)
         try:
-            return drive(trying, step, nullcontext())
+            return drive(trying, step, threading.RLock())  # nobody else runs its steps
         except MicrolockError as verdict:
             # It says all that a user needs: what stood on the way to it (the wire's own error, the
             # attempts before) would be pages, and hold what was called.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
 from inspect import GEN_CLOSED, getgeneratorstate
+from threading import RLock
 from typing import Any, TypeVar
 
 from microlock.core.retry import NOW
@@ -14,11 +14,7 @@ from microlock.errors import MicrolockError
 T = TypeVar("T")
 
 
-def drive(
-    steps: Generator[Any, Any, T],
-    perform: Callable[[Any], Any],
-    mutex: AbstractContextManager[object],
-) -> T:
+def drive(steps: Generator[Any, Any, T], perform: Callable[[Any], Any], mutex: RLock) -> T:
     """Has all performed that a call asks for until it has decided; returns or raises that.
 
     Its steps run under the mutex, and what they ask for is performed without it. An interrupt goes

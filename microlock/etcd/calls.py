@@ -7,16 +7,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from microlock.core.port import (
-    Found,
-    Grant,
-    Holders,
-    KeepAlive,
-    KeepAlives,
-    Lifetime,
-    Request,
-    Revoke,
-)
+from microlock.core.port import Holders, KeepAlives, Lifetime, Request, Revoke
 from microlock.engine import clock
 from microlock.errors import LeaseNotFoundError, MicrolockError, StoreError, StoreTimeoutError
 from microlock.etcd import messages
@@ -40,39 +31,23 @@ def attempt(
         metadata: who calls.
         repeated: an earlier attempt had no answer, and may be applied yet.
     """
-    if isinstance(request, KeepAlives) and len(request.lease_ids) == 1:
-        # As a call it is cheaper than as a stream.
-        (lease_id,) = request.lease_ids
-        one = KeepAlive(lease_id)
-        return {lease_id: attempt(one, wire, timeout=timeout, metadata=metadata, repeated=repeated)}
-    if isinstance(request, KeepAlives):
-        return _keep_alives(request.lease_ids, wire, timeout=timeout, metadata=metadata)
-    if isinstance(request, Holders):
-        return _holders(request.prefix, wire, timeout=timeout, metadata=metadata)
-    method, message, kind = messages.encode(request)
     sent = clock.now()
+
+    def ask(method: str, message: Message, kind: type[Any]) -> Any:
+        left = sent + timeout - clock.now()
+        return wire.call(method, message, kind, timeout=left, metadata=metadata)
+
+    if isinstance(request, Holders):
+        return holders(request.prefix, ask)
+    if isinstance(request, KeepAlives) and len(request.lease_ids) > 1:
+        return _keep_alives(request.lease_ids, wire, timeout=timeout, metadata=metadata)
     try:
-        answer = wire.call(method, message, kind, timeout=timeout, metadata=metadata)
+        reply = ask(*messages.encode(request))
     except LeaseNotFoundError:
         if isinstance(request, Revoke):
             return None
         raise
-    match request:
-        case Grant() | KeepAlive():
-            return Lifetime(answer.TTL, sent, clock.now())
-        case Revoke():
-            return None
-        case _:
-            return messages.decode(request, answer, clock.now(), repeated=repeated)
-
-
-def _holders(prefix: bytes, wire: Wire, *, timeout: float, metadata: Metadata) -> Found:
-    end = clock.now() + timeout
-
-    def ask(method: str, message: Message, kind: type[Any]) -> Any:
-        return wire.call(method, message, kind, timeout=end - clock.now(), metadata=metadata)
-
-    return holders(prefix, ask)
+    return messages.decode(request, reply, sent, clock.now(), repeated=repeated)
 
 
 def _keep_alives(

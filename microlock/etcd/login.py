@@ -77,15 +77,14 @@ class Login:
                 f"no time was left to log in at {wire.address}: another login is under way"
             )
         try:
-            token = self._token or self._ask(wire, max(end - clock.now(), 0.0))
-            self._token = token
+            token = self._token
+            if token is None:
+                request = pb.AuthenticateRequest(name=self._user, password=self._password)
+                left = max(end - clock.now(), 0.0)
+                reply = wire.call(
+                    AUTHENTICATE, request, pb.AuthenticateResponse, timeout=left, metadata=()
+                )
+                token = self._token = reply.token
             return token
         finally:
             self._lock.release()
-
-    def _ask(self, wire: Wire, timeout: float) -> str:
-        request = pb.AuthenticateRequest(name=self._user, password=self._password)
-        reply = wire.call(
-            AUTHENTICATE, request, pb.AuthenticateResponse, timeout=timeout, metadata=()
-        )
-        return reply.token

@@ -10,7 +10,6 @@ from google.protobuf.message import Message
 
 from microlock.core.keys import range_end, range_start
 from microlock.core.port import (
-    Call,
     Enter,
     Entered,
     Found,
@@ -19,12 +18,15 @@ from microlock.core.port import (
     Join,
     Joined,
     KeepAlive,
+    KeepAlives,
     KeyValue,
     Leave,
     Left,
+    Lifetime,
     Move,
     Moved,
     Read,
+    Request,
     Revoke,
 )
 from microlock.core.queue import entries
@@ -59,12 +61,12 @@ class Transaction:
     deletes: tuple[bytes, ...]
 
 
-def encode(request: Call | Transaction) -> tuple[str, Message, type[Any]]:
-    """The method, the message, and the class of the reply."""
+def encode(request: Request | Transaction) -> tuple[str, Message, type[Any]]:
+    """The method, the message, and the class of the reply; of what is one call to etcd."""
     match request:
         case Grant(lease_id, ttl):
             return GRANT, pb.LeaseGrantRequest(ID=lease_id, TTL=ttl), pb.LeaseGrantResponse
-        case KeepAlive(lease_id):
+        case KeepAlive(lease_id) | KeepAlives((lease_id,)):
             # A stream in etcd's API. One request and one reply of it are the same on the wire as
             # a call, and a call can be interrupted safely.
             return KEEP_ALIVE, keep_alive(lease_id), pb.LeaseKeepAliveResponse
@@ -94,14 +96,18 @@ def encode(request: Call | Transaction) -> tuple[str, Message, type[Any]]:
         case Transaction(entry, revision, puts, deletes):
             changes = [*(_put(*put, 0) for put in puts), *map(_delete, deletes)]
             return txn([_created(entry, revision)], changes)
+    raise AssertionError(f"{request!r} is more than one call")
 
 
-Asked = Read | Get | Enter | Join | Leave | Move | Transaction
-
-
-def decode(request: Asked, reply: Any, at: float, *, repeated: bool) -> Any:
-    """What etcd's reply says, which came at this moment."""
+def decode(
+    request: Request | Transaction, reply: Any, sent: float, at: float, *, repeated: bool
+) -> Any:
+    """What etcd's reply says, which came at this moment, to what was sent at that one."""
     match request:
+        case Grant() | KeepAlive():
+            return Lifetime(reply.TTL, sent, at)
+        case KeepAlives((lease_id,)):
+            return {lease_id: Lifetime(reply.TTL, sent, at)}
         case Read(lock, limit):
             return Found(reply.header.revision, entries(lock, keys(reply))[: limit or None])
         case Get():
@@ -117,6 +123,7 @@ def decode(request: Asked, reply: Any, at: float, *, repeated: bool) -> Any:
             return Moved(reply.succeeded, there, at, repeated)
         case Transaction():
             return reply.header.revision if reply.succeeded else None
+    return None  # a lease is revoked
 
 
 def _entered(request: Enter, reply: pb.TxnResponse, at: float, repeated: bool) -> Entered:

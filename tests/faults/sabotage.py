@@ -24,7 +24,7 @@ from microlock.core.queue import Holder
 from microlock.core.tracker import Tracker
 from microlock.engine.emitter import LockEmitter
 from microlock.errors import LossReason
-from microlock.etcd import calls, watching
+from microlock.etcd import messages, watching
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def jump_the_queue() -> AbstractContextManager[Any]:
 
 def deadline_from_the_reply() -> AbstractContextManager[Any]:
     """Counts the ttl from when the reply came, not from when the request was sent."""
-    return patch.object(calls, "Lifetime", lambda ttl, sent, at: Lifetime(ttl, at, at))
+    return patch.object(messages, "Lifetime", lambda ttl, sent, at: Lifetime(ttl, at, at))
 
 
 # Being told

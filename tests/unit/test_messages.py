@@ -55,7 +55,7 @@ def reply(*reads: tuple[KeyValue, ...], succeeded: bool = False) -> pb.TxnRespon
 
 
 def answer(request: Any, *reads: tuple[KeyValue, ...], succeeded: bool = False) -> Any:
-    return decode(request, reply(*reads, succeeded=succeeded), 4.0, repeated=True)
+    return decode(request, reply(*reads, succeeded=succeeded), 3.0, 4.0, repeated=True)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_a_users_transaction_tells_its_revision_or_that_the_entry_does_not_stand
 
 def test_a_read_tells_of_entries_alone_and_of_no_more_than_asked_for():
     found = pb.RangeResponse(kvs=reply((NESTED, BETA, GAMMA)).responses[0].response_range.kvs)
-    assert decode(Read(b"foo/", 1), found, 4.0, repeated=False).keys == (BETA,)
-    assert decode(Read(b"foo/"), found, 4.0, repeated=False).keys == (BETA, GAMMA)
+    assert decode(Read(b"foo/", 1), found, 3.0, 4.0, repeated=False).keys == (BETA,)
+    assert decode(Read(b"foo/"), found, 3.0, 4.0, repeated=False).keys == (BETA, GAMMA)
 
 
 @pytest.mark.parametrize(("limit", "sent"), [(0, 0), (1, OLDEST), (OLDEST + 1, OLDEST + 1)])

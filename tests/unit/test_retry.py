@@ -88,7 +88,7 @@ class Call:
         if isinstance(members, int):
             members = Members("abcdefgh"[:members], answered=lambda: answered)
         budget = budget or Budget(START + seconds, START + seconds)
-        trying = persist(request, members, budget, now=START, patience=patience, jitter=jitter)
+        trying = persist(request, members, budget, patience=patience, jitter=jitter)
         to_come = list(replies)
         try:
             step = next(trying)
@@ -99,7 +99,7 @@ class Call:
                     case Pause(length):
                         self.pauses.append(length)
                         self.now += length + oversleeps
-                        step = trying.send(None)
+                        step = trying.send(self.now)
                     case Attempt():
                         self.attempts.append(step)
                         self.now += min(takes, step.timeout)
