@@ -13,14 +13,14 @@
     ├── LockCancelledError              cancel() ended the wait for the lock
     ├── DestroyedError                  the lock or its client was destroyed or closed
     ├── ForkedError                     made before os.fork(), used in the child
-    └── StoreError                       etcd did not do it: .may_have_happened
-        ├── StoreUnavailableError        no member answers; passing
-        │   └── StoreTimeoutError        no answer in time; passing, also a TimeoutError
-        ├── StoreAuthenticationError     user, password or token refused
-        ├── StorePermissionError         the user may not touch this key
-        ├── StoreTlsError                certificates or TLS do not match
-        ├── WrongServerError                something else answers on this port
-        ├── StoreNoSpaceError            the database is full
+    └── StoreError                      etcd did not do it: .may_have_happened
+        ├── StoreUnavailableError       no member answers; passing
+        │   └── StoreTimeoutError       no answer in time; passing, also a TimeoutError
+        ├── StoreAuthenticationError    user, password or token refused
+        ├── StorePermissionError        the user may not touch this key
+        ├── StoreTlsError               certificates or TLS do not match
+        ├── WrongServerError            something else answers on this port
+        ├── StoreNoSpaceError           the database is full
         └── LeaseNotFoundError          the lease ended or was revoked
 
 Each error carries what a handler needs, and says whether the operation happened.
