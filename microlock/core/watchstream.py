@@ -271,8 +271,8 @@ class WatchStream:
             case WatchCancelled(watch_id, created=True):
                 if (watch := self._answered(watch_id)) and self._current(watch):
                     return self._cancelled(watch, reply)
-            case WatchCancelled(watch_id):
-                if watch := self._running.pop(watch_id, None):
+            case _:
+                if watch := self._running.pop(reply.watch_id, None):
                     return self._cancelled(watch, reply)
         return []
 

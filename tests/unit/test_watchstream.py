@@ -375,6 +375,18 @@ def test_a_watch_with_an_id_of_a_proxy_hears_its_events(machine, one):
     assert machine.look(LOCK, ENTRY, 5)[0] is Standing.FIRST
 
 
+def test_which_creation_has_waited_longest_for_its_reply_is_known(machine, one):
+    assert machine.asked is None
+    for name in (LOCK, ENTRY):
+        machine.subscribe(name, one)
+    machine.opened()
+    asked = [machine.asked]
+    for watch_id in (1, 2):
+        machine.received(WatchCreated(watch_id, 9))
+        asked.append(machine.asked)
+    assert asked == [1, 2, None]
+
+
 # A stream that breaks.
 
 
