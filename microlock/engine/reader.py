@@ -201,7 +201,7 @@ class Reader:
             with self._lock:
                 idle, asked = self._machine.idle, self._machine.asked
             if asked != before:
-                patience = now + self._client.timeout
+                patience = now + 2 * self._client.timeout  # whoever is in `settle` is told before
             wait = None
             if idle:
                 wait = _LINGER
