@@ -10,22 +10,22 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from microlock import events
+from microlock.core import elsewhere
+from microlock.core.call import Kind
 from microlock.core.hold import Guard, Hold, HoldState, State
 from microlock.core.keys import (
     Names,
     check_bool,
-    check_interval,
-    check_max_hold,
-    check_min_hold,
-    check_retries,
+    check_duration,
+    check_int,
+    check_seconds,
     check_ttl,
     check_wait,
 )
 from microlock.core.queue import Holder
-from microlock.core.turns import Kind
 from microlock.engine import clock
 from microlock.engine.emitter import LockEmitter
-from microlock.engine.host import Host, this_thread
+from microlock.engine.host import Host, look, this_thread
 from microlock.engine.loss import Loss
 from microlock.errors import DestroyedError, InvalidArgumentError, LossReason, MicrolockError
 from microlock.etcd.connect import client_of
@@ -101,10 +101,11 @@ class Microlock(ContextDecorator, LockEmitter):
             names,
             check_ttl(ttl),
             auto_renew=check_bool("auto_renew", auto_renew),
-            max_hold=check_max_hold(max_hold),
-            min_hold=check_min_hold(min_hold),
+            max_hold=None if max_hold is None else check_duration("max_hold", max_hold),
+            min_hold=check_seconds("min_hold", min_hold),
         )
         self._core = self._host.core
+        self._status = self._core.status
         self._entered: list[tuple[int, HoldState]] = []  # the threads that are in a `with`
 
     def __repr__(self) -> str:
@@ -136,30 +137,30 @@ class Microlock(ContextDecorator, LockEmitter):
     def remaining(self) -> float:
         """Seconds until the deadline of the hold; 0.0 when nothing is held."""
         now = clock.now()
-        hold = self._core.present(now, self._host.owner())
+        hold = self._status.present(now, self._host.owner())
         return hold.remaining(now) if hold else 0.0
 
     @property
     def token(self) -> int | None:
         """The fencing token of the hold; None when nothing is held."""
-        hold = self._core.present(clock.now(), self._host.owner())
+        hold = self._status.present(clock.now(), self._host.owner())
         return hold.token if hold else None
 
     @property
     def hold(self) -> Hold | None:
         """What `lock()` returned; None when nothing is held, or it was taken over by `renew()`."""
-        hold = self._core.present(clock.now(), self._host.owner())
+        hold = self._status.present(clock.now(), self._host.owner())
         return hold.hold if hold else None
 
     @property
     def state(self) -> State:
         """What this object knows of its hold, without asking etcd."""
-        return self._core.state(clock.now(), self._host.owner())
+        return self._status.state(clock.now(), self._host.owner())
 
     @property
     def lost_reason(self) -> LossReason | None:
         """Why the hold was lost; None when none was."""
-        return self._core.reason(self._core.hold_of(self._host.owner()), clock.now())
+        return self._status.reason(self._status.hold_of(self._host.owner()), clock.now())
 
     @property
     def lost(self) -> Loss:
@@ -167,7 +168,7 @@ class Microlock(ContextDecorator, LockEmitter):
 
         Before the next `lock()` it is that of the last hold.
         """
-        return Loss(self._core, self._core.hold_of(self._host.owner()))
+        return Loss(self._status, self._status.hold_of(self._host.owner()))
 
     def check(self) -> None:
         """Makes sure that this object holds the lock, as far as it knows without asking etcd.
@@ -178,7 +179,7 @@ class Microlock(ContextDecorator, LockEmitter):
             DestroyedError: the object was destroyed.
         """
         try:
-            self._core.check(clock.now(), self._host.owner())
+            self._status.check(clock.now(), self._host.owner())
         except MicrolockError:
             self._notice()
             raise
@@ -190,7 +191,7 @@ class Microlock(ContextDecorator, LockEmitter):
         Raises as `check()`.
         """
         self.check()
-        return self._core.guard(clock.now(), self._host.owner())
+        return self._status.guard(clock.now(), self._host.owner())
 
     # Taking it.
 
@@ -229,25 +230,20 @@ class Microlock(ContextDecorator, LockEmitter):
         return hold
 
     def _acquire(self, timeout: float | None, retries: int = 0, interval: float = 1) -> HoldState:
-        seconds, tries = check_wait(timeout), check_retries(retries) + 1
-        pause = check_interval(interval)
+        seconds, tries = check_wait(timeout), check_int("retries", retries, 0) + 1
+        pause = check_seconds("interval", interval)
         if tries > 1 and seconds != 0:
             raise InvalidArgumentError(
                 f"retries is for tries that don't wait: timeout={timeout!r} and "
                 f"retries={retries!r} exclude each other"
             )
         self._check()
-        host, core, before = self._host, self._core, self._core.hold
-        call = host.call(
-            Kind.ACT if seconds == 0 else Kind.HOLD,
-            wait=seconds,
-            queued=core.is_queued,
-            waits=seconds != 0 or tries > 1,
-        )
+        status, before = self._status, self._status.hold
+        call = self._host.call(Kind.TRY if seconds == 0 else Kind.WAIT, wait=seconds)
         try:
-            return host.run(call, core.lock(call, tries=tries, pause=pause))
+            return self._host.run(call, self._core.lock(call, tries=tries, pause=pause))
         except BaseException as error:  # an interrupt may have come on its way out
-            taken = core.hold
+            taken = status.hold
             mine = taken is not before and taken is not None and taken.owner == call.owner
             if mine and not isinstance(error, Exception):
                 self._abandon(taken)
@@ -335,24 +331,18 @@ class Microlock(ContextDecorator, LockEmitter):
                 confirm that it is free, or the client was closed. It is free by the end of its
                 ttl. The object is destroyed all the same.
         """
-        host, core = self._host, self._core
-        if core.closed or host.client.forked:
-            core.destroyed = True
+        status, client = self._status, self._host.client
+        if status.closed or client.forked:
+            status.destroyed = True
             return
-        held, started, goes_on = self.held, clock.now(), True
-        call = host.call(Kind.END)
+        held, end = self.held, clock.now() + client.timeout
         try:
-            goes_on = host.step(core.begin_to_end, call.owner)
-            host.client.check()
-            if goes_on:
-                host.run(call, core.destroy(call))
+            self._host.destroy()
         except DestroyedError as error:
             if held:
                 raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
         finally:
-            if goes_on:
-                host.step(core.close)
-            self._tell_no_more(started + host.client.timeout - clock.now())
+            self._tell_no_more(end - clock.now())
 
     # Looking.
 
@@ -371,7 +361,7 @@ class Microlock(ContextDecorator, LockEmitter):
 
     def _places(self) -> list[Holder]:
         self._check()
-        return self._host.look(self._core.places())
+        return look(self._host.client, elsewhere.places(self._core.names))
 
     # `with`, and as a decorator.
 
@@ -430,14 +420,13 @@ class Microlock(ContextDecorator, LockEmitter):
     # What they have in common.
 
     def _check(self) -> None:
-        if self._core.destroyed:
-            raise self._core.was_destroyed()
+        self._status.check_alive()
         self._host.client.check()
 
     def _notice(self) -> None:
         """Tells of a loss, if there is one that nobody was told of."""
         if not self._host.client.forked:
-            self._host.step(self._core.tracker.noticed, clock.now())
+            self._host.step(self._status.noticed, clock.now())
 
     def _listens(self, event: str) -> None:
         self._check()

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import logging
-import threading
-from typing import TypeVar
 
 from microlock.core import elsewhere
-from microlock.core.call import Steps
 from microlock.core.keys import (
     Names,
     check_bool,
-    check_interval,
+    check_int,
     check_key,
     check_node_id,
     check_prefix,
-    check_retries,
-    check_token,
+    check_seconds,
     check_ttl,
 )
 from microlock.core.queue import Holder
-from microlock.core.retry import Budget
-from microlock.engine import clock
-from microlock.engine.drive import drive
-from microlock.engine.host import LEASE_IDS
+from microlock.engine.host import LEASE_IDS, look
 from microlock.etcd.connect import client_of
 from microlock.lock import Microlock
-
-T = TypeVar("T")
 
 log = logging.getLogger("microlock")
 
@@ -65,8 +56,8 @@ class LockManager:
         self._prefix = check_prefix(prefix)
         self._ttl = ttl
         self._auto_renew = check_bool("auto_renew", auto_renew)
-        self._retries = check_retries(retries)
-        self._interval = check_interval(interval)
+        self._retries = check_int("retries", retries, 0)
+        self._interval = check_seconds("interval", interval)
 
     def __repr__(self) -> str:
         return f"<LockManager of {self._node_id!r} under {self._prefix!r}>"
@@ -141,14 +132,14 @@ class LockManager:
             StoreError: etcd refused or can't be reached.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
         """
-        return self._run(elsewhere.holder(self._names(name)))
+        return next(iter(look(self._client, elsewhere.places(self._names(name)))), None)
 
     def locks(self) -> dict[str, Holder]:
         """Who holds what under the prefix, by name. Raises as `holder()`.
 
         What changes meanwhile may be told as it was or as it is by then, lock by lock.
         """
-        return self._run(elsewhere.locks(self._prefix.encode()))
+        return look(self._client, elsewhere.locks(self._prefix.encode()))
 
     def release(self, name: str, token: int) -> None:
         """Gives back the hold with this token, whoever took it.
@@ -165,7 +156,7 @@ class LockManager:
             DestroyedError, ForkedError: the client can't be used any more, or not here.
             KeyRequiredError, InvalidArgumentError: an argument is wrong.
         """
-        self._run(elsewhere.release(self._names(name), check_token(token)))
+        look(self._client, elsewhere.release(self._names(name), check_int("token", token, 1)))
 
     def extend(self, name: str, token: int, ttl: float) -> float:
         """Gives the hold with this token another ttl, whoever took it.
@@ -188,9 +179,10 @@ class LockManager:
             DestroyedError, ForkedError: the client can't be used any more, or not here.
             KeyRequiredError, InvalidTtlError, InvalidArgumentError: an argument is wrong.
         """
-        seconds = check_ttl(ttl)
+        seconds, number = check_ttl(ttl), check_int("token", token, 1)
         names = self._names(name)
-        return self._run(elsewhere.extend(names, check_token(token), seconds, lease_ids=LEASE_IDS))
+        steps = elsewhere.extend(names, number, seconds, lease_ids=LEASE_IDS)
+        return look(self._client, steps)
 
     def break_lock(self, name: str) -> Holder | None:
         """Ends the hold that a lock is under, whoever has it: for operators.
@@ -207,7 +199,7 @@ class LockManager:
             KeyRequiredError: `name` is wrong.
         """
         names = self._names(name)
-        holder = self._run(elsewhere.break_lock(names))
+        holder = look(self._client, elsewhere.break_lock(names))
         if holder:
             log.warning(
                 "%r broke %r, locked by %s, token %s", self, names.key, holder, holder.token
@@ -216,8 +208,3 @@ class LockManager:
 
     def _names(self, name: object) -> Names:
         return Names.of(f"{self._prefix}{check_key(name).decode()}", self._node_id)
-
-    def _run(self, steps: Steps[T]) -> T:
-        client = self._client
-        budget = Budget.of(clock.now(), client.timeout)
-        return drive(steps, lambda request: client.perform(request, budget), threading.RLock())

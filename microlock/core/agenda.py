@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from microlock.core.lease import Lease
+
+T = TypeVar("T")
 
 # Seconds. What falls due within one tick is done together.
 TICK = 0.05
@@ -20,58 +22,48 @@ _EACH = 0.002
 BATCH = 500
 
 
-class Due(Protocol):
-    """Something that is done at a certain time.
-
-    Attributes:
-        next_due: when, by the agenda; None if it is not on it.
-    """
-
-    next_due: float | None
-
-
-D = TypeVar("D", bound=Due)
-
-
-class Agenda(Generic[D]):
+class Agenda(Generic[T]):
     """A queue by time. What is put on it again is done at the earlier of both times."""
 
     def __init__(self) -> None:
-        self._entries: list[tuple[float, int, D]] = []  # a heap
+        self._entries: list[tuple[float, int, T]] = []  # a heap; some of an item's later times
+        self._times: dict[T, float] = {}  # when each is due
         self._numbers = count()
 
     @property
-    def next(self) -> float | None:
+    def next(self) -> float:
         """When something is due next."""
-        return self._entries[0][0] if self._entries else None
+        return self._entries[0][0] if self._entries else math.inf
 
-    def add(self, item: D, at: float) -> bool:
-        """Returns whether that is earlier than everything else."""
+    def has(self, item: T, at: float) -> bool:
+        """Whether it will be done by then."""
+        return self._times.get(item, math.inf) <= at
+
+    def add(self, item: T, at: float) -> None:
         at = math.ceil(at / TICK) * TICK
-        if item.next_due is not None and item.next_due <= at:
-            return False
-        item.next_due = at
-        heappush(self._entries, (at, next(self._numbers), item))
-        return self._entries[0][2] is item
+        if not self.has(item, at):
+            self._times[item] = at
+            heappush(self._entries, (at, next(self._numbers), item))
+            if len(self._entries) > 2 * len(self._times) + 64:  # most were done at earlier times
+                self._entries = [each for each in self._entries if self._stands(each)]
+                heapify(self._entries)
 
-    def due(self, now: float, limit: float) -> list[D]:
+    def _stands(self, entry: tuple[float, int, T]) -> bool:
+        return self._times.get(entry[2]) == entry[0]
+
+    def due(self, now: float, limit: float) -> list[T]:
         """Takes what is due, `limit` items at most, the longest overdue first."""
-        found: list[D] = []
+        found: list[T] = []
         while self._entries and self._entries[0][0] <= now and len(found) < limit:
-            at, _, item = heappop(self._entries)
-            if item.next_due == at:  # otherwise it has an earlier time
-                item.next_due = None
-                found.append(item)
+            entry = heappop(self._entries)
+            if self._stands(entry):
+                del self._times[entry[2]]
+                found.append(entry[2])
         return found
 
-    def prune(self, items: int) -> None:
-        """Drops what has been done at an earlier time, if that is most of it.
-
-        `items`: how many are on it at most.
-        """
-        if len(self._entries) > 2 * items + 64:
-            self._entries = [each for each in self._entries if each[2].next_due == each[0]]
-            heapify(self._entries)
+    def drop(self, item: T) -> None:
+        """It is not due any more."""
+        self._times.pop(item, None)
 
 
 def patience(leases: list[Lease], now: float, timeout: float) -> float:

@@ -5,18 +5,17 @@ A call is a generator. It yields requests of a store (see `core.port`), `NOW` an
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from microlock.core.hold import Event
-from microlock.core.port import KeepAlive, Revoke
+from microlock.core.port import Grant, KeepAlive, Revoke
 from microlock.core.retry import NOW, Budget
-from microlock.core.turns import Kind, Ticket
-from microlock.errors import MicrolockError
 
-__all__ = ["NOW", "Call", "Park", "Steps"]
+__all__ = ["NOW", "Call", "Kind", "Park", "Steps"]
 
 T = TypeVar("T")
 Steps = Generator[Any, Any, T]
@@ -30,80 +29,109 @@ class Park:
     on: Event
 
 
+class Kind(enum.Enum):
+    """What a call is about, and so what it waits for."""
+
+    ACT = "the hold: waits for its turn, but not while another call waits in the queue of the lock"
+    TRY = "to take the lock if it is free: waits as ACT"
+    WAIT = "to wait for the lock: waits for its turn, and until the object holds nothing"
+    END = "the end of the object: waits for its turn, whatever it takes"
+
+
 class Call:
     """One call, from its beginning to its end.
 
     Args:
-        ticket: its place among the calls on the same object.
+        kind: what it is about.
+        owner: the thread or task that calls.
         started: when it began.
         timeout: seconds that it may take, the client's.
         wait: for `lock()`: seconds to wait for the lock; None is no end. 0: it does not wait.
-        stop: raises what ends it early, if anything has.
-        queued: the error for a call that does not wait while another waits in the queue.
 
     Attributes:
+        now: when its turn came.
         until: when a wait gives up; None if it has no end, or there is none.
+        stop: raises what ends it early, if anything has; None: nothing does.
+        cancelled: it is to end early.
+        woken: set when it is to look again; None: it does not wait.
+        paused: it has no turn and waits for none, but will.
         asked: how many requests it has made.
-        revoked: leases that it has asked to be revoked.
+        leases: those that it may have left in etcd.
     """
 
+    __slots__ = (
+        "_began",
+        "_budget",
+        "_end",
+        "_timeout",
+        "_turn_asked",
+        "asked",
+        "cancelled",
+        "kind",
+        "leases",
+        "now",
+        "owner",
+        "paused",
+        "started",
+        "stop",
+        "until",
+        "woken",
+    )
+
     def __init__(
-        self,
-        ticket: Ticket,
-        started: float,
-        timeout: float,
-        *,
-        wait: float | None = 0.0,
-        stop: Callable[[], None] | None = None,
-        queued: Callable[[], MicrolockError],
+        self, kind: Kind, owner: object, started: float, timeout: float, *, wait: float | None = 0.0
     ) -> None:
-        self.ticket = ticket
-        self.started = started
-        self.wait = wait
-        self.stop = stop
-        self.queued = queued
+        self.kind = kind
+        self.owner = owner
+        self.started = self.now = started
+        self.stop: Callable[[], None] | None = None
+        self.cancelled = self.paused = False
+        self.woken: Event | None = None
         self.asked = 0
-        self.revoked: set[int] = set()
+        self.leases: frozenset[int] = frozenset()
         self.until: float | None = None
         self._timeout = timeout
-        self._turn_began = started
+        self._turn_asked = started  # when it began to wait for its turn
+        self._began: float | None = started if wait == 0 else None  # None: with its next request
         self._end = math.inf
         self._budget: Budget | None = None
-        if wait == 0:
-            self._budget = Budget.of(started, timeout, stop)
-        elif wait is not None:
+        if wait:
             self._end = started + wait
             # The rest is for undoing.
             self.until = self._end - min(0.25, max(wait / 10, min(0.05, wait / 2)))
 
     @property
-    def owner(self) -> object:
-        return self.ticket.owner
-
-    @property
     def turn_until(self) -> float:
         """When it gives up waiting for its turn."""
-        if self.ticket.kind is Kind.HOLD:
+        if self.kind is Kind.WAIT:
             return math.inf if self.until is None else self.until
-        return self._turn_began + self._timeout
+        return self._turn_asked + self._timeout
+
+    def wake(self) -> None:
+        """Has it look again, if it waits."""
+        if self.woken:
+            self.woken.set()
 
     def budget(self, request: object, now: float) -> Budget:
         """The time for its next request."""
         self.asked += 1
         if isinstance(request, Revoke):
-            self.revoked.add(request.lease_id)
+            self.leases -= {request.lease_id}
+        elif isinstance(request, Grant):
+            self.leases |= {request.lease_id}
         if self.until is not None:
             # What is kept back for undoing is also for the one whose turn comes then.
             work = self._end if isinstance(request, KeepAlive) else self.until
             return Budget(work, min(self._end, now + self._timeout), self.stop)
         if self._budget is None:
-            self._budget = Budget.of(now, self._timeout, self.stop)
+            began = now if self._began is None else self._began
+            self._budget = Budget.of(began, self._timeout, self.stop)
         return self._budget
 
     def parked(self, now: float) -> None:
         """It has waited: what follows has a time of its own, if the wait has no end."""
-        self._budget, self._turn_began = None, now
+        self._budget, self._began, self._turn_asked = None, None, now
 
     def undo(self) -> None:
         """What follows takes back what was done, in a time of its own, and is not stopped."""
-        self.until, self.stop, self._budget = None, None, None
+        self.until, self.stop, self._budget, self._began = None, None, None, None

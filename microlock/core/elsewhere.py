@@ -17,10 +17,10 @@ from microlock.core.queue import Holder, oldest
 from microlock.errors import LockLostError, LockNotOwnedError, LossReason
 
 
-def holder(names: Names) -> Steps[Holder | None]:
-    """Who holds the lock."""
+def places(names: Names) -> Steps[list[Holder]]:
+    """Who holds the lock and who waits for it, in order."""
     found: Found = yield Read(names.prefix)
-    return Holder.of(found.keys[0]) if found.keys else None
+    return [Holder.of(kv) for kv in found.keys]
 
 
 def locks(prefix: bytes) -> Steps[dict[str, Holder]]:

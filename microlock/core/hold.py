@@ -87,13 +87,18 @@ class HoldState:
         owner: the thread or task that took it.
         ended: set when it was given back, or its loss was noticed.
         hold: what the user got.
+
+    Attributes:
+        alive: whether it counts, if its deadline is ahead: not from when it is about to be given
+            back, unless that fails.
+        in_call: a call is about to change the lease, so what etcd says of it is old.
     """
 
     __slots__ = (
         "_expired",
-        "_giving_back",
         "_reason",
         "_suspended",
+        "alive",
         "ended",
         "hold",
         "in_call",
@@ -110,20 +115,19 @@ class HoldState:
         self.owner = owner
         self.ended = ended
         self.hold = hold
-        self.in_call = False  # a call is about to change the lease: what etcd says of it is old
-        self._reason: LossReason | None = None  # not None  =>  ended is set
+        self.alive = True  # False <= ended is set
+        self.in_call = False
+        self._reason: LossReason | None = None  # not None  =>  it is not alive
         self._expired = False  # somebody saw that the deadline has passed
         self._suspended = False  # etcd does not answer the renewals
-        self._giving_back = False  # from before the request until its outcome is known
 
     @property
     def token(self) -> int:
         return self.place.token
 
     @property
-    def alive(self) -> bool:
-        """Whether it counts, if its deadline is ahead."""
-        return not (self._giving_back or self.ended.is_set())
+    def leases(self) -> tuple[Lease, ...]:
+        return self.place.leases
 
     @property
     def returned(self) -> bool:
@@ -186,27 +190,19 @@ class HoldState:
         """It is lost. One that was lost or given back already stays so."""
         if not self.alive:
             return False
-        self._reason = reason
-        self.ended.set()
+        self.end(reason)
         return True
 
-    def give_back(self) -> bool:
+    def give_back(self) -> None:
         """It does not count any more: the request to give it back is about to go."""
-        if not self.alive:
-            return False
-        self._giving_back = True
-        return True
+        self.alive = False
 
     def stand(self) -> None:
         """It was not given back after all."""
-        self._giving_back = False
+        self.alive = not self.ended.is_set()
 
     def end(self, reason: LossReason | None = None) -> None:
         """It was given back, or was found lost on the way."""
-        self._reason = self._reason or reason
-        self._giving_back = True
+        self._reason = self._reason or reason  # first: who sees that it ended may ask why
+        self.alive = False
         self.ended.set()
-
-    @property
-    def leases(self) -> tuple[Lease, ...]:
-        return self.place.leases

@@ -25,6 +25,9 @@ MAX_TTL = 9_000_000_000
 # Threads can't wait for much longer: threading.TIMEOUT_MAX.
 MAX_WAIT = 1_000_000_000
 
+# The abstract one is slow to ask for.
+_NUMBERS = (int, float, numbers.Real)
+
 _LEASE_ID = re.compile(rb"[0-9a-fA-F]{1,16}")
 
 
@@ -70,11 +73,11 @@ def check_ttl(ttl: object) -> int:
     return math.ceil(seconds)
 
 
-def check_timeout(timeout: object) -> float:
+def check_duration(argument: str, value: object) -> float:
     """Returns seconds > 0, or raises InvalidArgumentError."""
-    seconds = _seconds("timeout", timeout, InvalidArgumentError)
+    seconds = _seconds(argument, value, InvalidArgumentError)
     if not 0 < seconds < math.inf:
-        raise InvalidArgumentError(f"timeout must be more than 0 seconds, not {_shown(timeout)}")
+        raise InvalidArgumentError(f"{argument} must be more than 0 seconds, not {_shown(value)}")
     return seconds
 
 
@@ -82,34 +85,26 @@ def check_wait(timeout: object) -> float | None:
     """Returns 0 to MAX_WAIT seconds, or None for no end, or raises InvalidArgumentError."""
     if timeout is None:
         return None
-    return _not_negative("timeout", timeout, ", or None to wait for ever")
+    return check_seconds("timeout", timeout, ", or None to wait for ever")
 
 
-def check_interval(interval: object) -> float:
+def check_seconds(argument: str, value: object, otherwise: str = "") -> float:
     """Returns 0 to MAX_WAIT seconds, or raises InvalidArgumentError."""
-    return _not_negative("interval", interval)
-
-
-def check_max_hold(max_hold: object) -> float | None:
-    """Returns seconds > 0, or None for no end, or raises InvalidArgumentError."""
-    if max_hold is None:
-        return None
-    seconds = _seconds("max_hold", max_hold, InvalidArgumentError)
-    if not 0 < seconds < math.inf:
-        raise InvalidArgumentError(f"max_hold must be more than 0 seconds, not {_shown(max_hold)}")
+    seconds = _seconds(argument, value, InvalidArgumentError)
+    if not 0 <= seconds <= MAX_WAIT:
+        raise InvalidArgumentError(
+            f"{argument} must be 0 to {MAX_WAIT} seconds{otherwise}, not {_shown(value)}"
+        )
     return seconds
 
 
-def check_min_hold(min_hold: object) -> float:
-    """Returns 0 to MAX_WAIT seconds, or raises InvalidArgumentError."""
-    return _not_negative("min_hold", min_hold)
-
-
-def check_retries(retries: object) -> int:
-    """Returns a number >= 0, or raises InvalidArgumentError."""
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise InvalidArgumentError(f"retries must be an int of 0 or more, not {_shown(retries)}")
-    return retries
+def check_int(argument: str, value: object, least: int) -> int:
+    """Returns an int of `least` or more, or raises InvalidArgumentError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidArgumentError(
+            f"{argument} must be an int of {least} or more, not {_shown(value)}"
+        )
+    return value
 
 
 def check_bool(argument: str, value: object) -> bool:
@@ -119,26 +114,8 @@ def check_bool(argument: str, value: object) -> bool:
     return value
 
 
-def check_token(token: object) -> int:
-    """Returns a fencing token, or raises InvalidArgumentError."""
-    if isinstance(token, bool) or not isinstance(token, int) or token <= 0:
-        raise InvalidArgumentError(
-            f"token must be an int, the token of a hold, not {_shown(token)}"
-        )
-    return token
-
-
-def _not_negative(argument: str, value: object, otherwise: str = "") -> float:
-    seconds = _seconds(argument, value, InvalidArgumentError)
-    if not 0 <= seconds <= MAX_WAIT:
-        raise InvalidArgumentError(
-            f"{argument} must be 0 to {MAX_WAIT} seconds{otherwise}, not {_shown(value)}"
-        )
-    return seconds
-
-
 def _seconds(argument: str, value: object, error: type[InvalidArgumentError]) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise error(f"{argument} must be a number of seconds, not {_shown(value)}")
     try:
         return float(value)

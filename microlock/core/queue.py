@@ -62,11 +62,6 @@ def places(prefix: bytes, keys: Iterable[KeyValue]) -> list[tuple[bytes, Holder]
     return [(kv.name, Holder.of(kv)) for kv in entries(prefix, keys)]
 
 
-def holder_of(prefix: bytes, keys: Iterable[KeyValue]) -> Holder | None:
-    """Who holds the lock, given its keys."""
-    return next((holder for _, holder in places(prefix, keys)), None)
-
-
 def oldest(keys: Iterable[KeyValue]) -> dict[bytes, KeyValue]:
     """The oldest entry of each lock, given the keys of any number of locks: by the prefix of the
     lock."""

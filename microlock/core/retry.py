@@ -121,12 +121,14 @@ def persist(
     members: Members,
     budget: Budget,
     *,
+    now: float,
     patience: float,
     jitter: Callable[[int], float],
 ) -> Generator[Now | Attempt | Pause, Any, Any]:
     """Tries until there is an answer, the time is over, or another try is of no use.
 
     Args:
+        now: by the monotonic clock.
         patience: seconds that no request may take longer than, whatever the budget.
         jitter: the seconds to pause after so many attempts.
 
@@ -137,10 +139,10 @@ def persist(
         StoreError: of several members' errors the one that says most.
         Exception: what `budget.stop` raises.
     """
-    now, until = (yield NOW), budget.until(request)
+    until = budget.until(request)
     if isinstance(request, Revoke):
         until = max(until, now + min(_UNDOING, patience))
-    retries = Retries(members)
+    retries: Retries | None = None  # until something fails
     while True:
         if budget.stop and not isinstance(request, Revoke):
             budget.stop()
@@ -151,8 +153,9 @@ def persist(
         # Each attempt leaves time for others: at the other members, or here again.
         timeout = min(left, max(_LEAST, left / (members.count + 1)))
         try:
-            reply = yield Attempt(member, timeout, retries.doubt)
+            reply = yield Attempt(member, timeout, retries is not None and retries.doubt)
         except StoreError as error:
+            retries = retries or Retries(members)
             retries.failed(member, error)
         else:
             members.trouble = None
@@ -165,7 +168,7 @@ def persist(
             break
         if pause:
             now = yield Pause(pause)
-    raise retries.verdict(request)
+    raise (retries or Retries(members)).verdict(request)
 
 
 class Retries:

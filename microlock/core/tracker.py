@@ -1,17 +1,24 @@
-"""What befalls a lock between its calls: renewals, deadlines, what the watches tell."""
+"""What befalls a lock between the steps of its calls: what time does, what the watches tell.
+
+The threads of its client tell it. It says what is to be watched, and when it is to be asked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+import math
+from collections.abc import Sequence
 
 from microlock import events
-from microlock.core.hold import Event, HoldState
-from microlock.core.keys import Names
+from microlock.core.call import NOW, Call, Park, Steps
+from microlock.core.flows import Flow
+from microlock.core.hold import HoldState
 from microlock.core.lease import Lease
+from microlock.core.place import AwaitTurn, TurnResult
 from microlock.core.port import Found, KeyValue, Lifetime
 from microlock.core.queue import Change, Standing
-from microlock.core.wait import Watched
+from microlock.core.status import Status
+from microlock.core.turns import Turns
+from microlock.core.wait import Wait, Watched
 from microlock.errors import LossReason, MicrolockError
 
 # Seconds after which the entry of a hold is watched, so that a deletion is noticed at once. A watch
@@ -21,225 +28,272 @@ UNWATCHED = 0.1
 _REFUSED = 5.0
 
 
-class Environment(Protocol):
-    """What a core runs in.
-
-    Attributes:
-        forked: whether this is a child of the process that made it.
-        lease_ids: new ids for leases.
-    """
-
-    @property
-    def forked(self) -> bool: ...
-
-    @property
-    def lease_ids(self) -> Iterator[int]: ...
-
-    def tell(self, name: str, **fields: Any) -> None:
-        """Emits an event."""
-
-    def listened(self, name: str) -> bool:
-        """Whether somebody listens to an event."""
-
-    def event(self) -> Event:
-        """An event to wait for."""
-
-    def random(self) -> float:
-        """A number in 0 to 1."""
-
-
 class Tracker:
-    """The last hold of an object, and what it watches.
+    """Looks after the last hold of an object, and after its wait.
 
     Args:
-        names: the lock, and whose it is.
-        env: what it runs in.
-        auto_renew: whether holds are renewed in the background.
-        max_hold: seconds after which they are not any more; None: no such end.
+        status: what it looks after.
+        turns: of the calls, which go on when the hold is lost.
+        max_hold: seconds after which holds are not renewed any more; None: no such end.
 
     Attributes:
-        hold: the last one.
         views: what the watches have told, by what they watch; kept up by whoever drives it.
+        woken: set when a call that waits for what is told is to look again.
         early: see `Lease.due`.
         key_watched: the whole lock is to be watched.
-        changed: what is due or watched may be another than before.
     """
 
     __slots__ = (
-        "_env",
         "_guarded",
         "_max_hold",
-        "_names",
+        "_status",
         "_tried",
+        "_turns",
         "_watch_again",
-        "auto_renew",
-        "changed",
         "early",
-        "hold",
         "key_watched",
         "views",
+        "woken",
     )
 
-    def __init__(
-        self, names: Names, env: Environment, *, auto_renew: bool, max_hold: float | None
-    ) -> None:
-        self.hold: HoldState | None = None
+    def __init__(self, status: Status, turns: Turns, *, max_hold: float | None) -> None:
         self.views: dict[bytes, Watched] = {}
-        self.auto_renew = auto_renew
-        self.early = 0.8 + 0.2 * env.random()  # so that not all renewals come at once
+        self.woken = status.env.event()
+        self.early = 0.8 + 0.2 * status.env.random()  # so that not all renewals come at once
         self.key_watched = False
-        self.changed = False
-        self._names = names
-        self._env = env
-        self._max_hold = max_hold
+        self._status = status
+        self._turns = turns
+        self._max_hold = math.inf if max_hold is None else max_hold
         self._tried = 0.0  # when a renewal failed last
         self._guarded: HoldState | None = None  # whose entry is watched
         self._watch_again = 0.0  # not before
 
-    def tell_of(self, name: str, hold: HoldState, **fields: Any) -> None:
-        self._env.tell(name, node_id=self._names.node_id, token=hold.token, **fields)
-
-    # How a hold begins and ends.
-
-    def begin(self, hold: HoldState, now: float) -> None:
-        """From here on it is looked after."""
-        self.hold = hold
-        self.look(now)
-        self.changed = True
-
-    def lose(self, hold: HoldState, reason: LossReason) -> None:
-        """Notes that it is lost, and tells so, once."""
-        if hold.lose(reason):
-            self.changed = True
-            self.tell_of(events.lost, hold, reason=reason)
-
-    def noticed(self, now: float) -> LossReason | None:
-        """Why the hold is lost, if it is; the loss is told by now."""
-        hold = self.hold
-        reason = hold.reason(now) if hold else None
-        if hold and reason:
-            self.lose(hold, reason)
-        return reason
-
-    def unanswered(self, hold: HoldState, error: MicrolockError, now: float) -> None:
-        """etcd did not renew it."""
-        if not self.noticed(now) and hold.suspend():
-            self.tell_of(events.suspended, hold, error=error)
+    def begin(self, hold: HoldState) -> None:
+        """From here on it looks after this hold."""
+        self._status.hold = hold
+        self.look()
+        self._status.changed = True
 
     # Watching.
+
+    def listen(self) -> None:
+        """Somebody listens to the events of the key."""
+        self._status.check_alive()
+        self.key_watched = self._status.changed = True
+
+    @property
+    def listened(self) -> bool:
+        """Whether somebody listens to the events of the key."""
+        return any(self._status.env.listened(name) for name in events.OF_THE_KEY)
 
     @property
     def watches(self) -> dict[bytes, Found | None]:
         """What is to be watched, and what is known of it."""
-        if self.key_watched:
-            return {self._names.prefix: None}
-        hold = self._guarded
-        if hold is None or hold is not self.hold or not hold.alive:
+        status, prefix = self._status, self._status.names.prefix
+        if status.closed:
             return {}
-        # From its put on: nothing has to be read.
-        place = hold.place
-        kv = KeyValue(place.entry, self._names.value, place.token, place.lease.id)
-        return {place.entry: Found(place.token, (kv,))}
+        if self.key_watched:
+            return {prefix: None}
+        watches: dict[bytes, Found | None] = {}
+        hold, wait = self._guarded, status.wait
+        if hold and hold is status.hold and hold.alive:
+            # From its put on: nothing has to be read.
+            place = hold.place
+            kv = KeyValue(place.entry, status.names.value, place.token, place.lease.id)
+            watches[place.entry] = Found(place.token, (kv,))
+        if wait and wait.place:
+            watches[wait.watches] = None
+        return watches
 
-    def look(self, now: float) -> None:
+    @property
+    def interest(self) -> bytes | None:
+        """The entry whose changes matter; None: that of every one."""
+        wait, hold = self._status.wait, self._status.hold
+        if self.listened:
+            return None
+        if wait and wait.place:
+            return wait.interest
+        return hold.place.entry if hold else b""
+
+    def seen(self) -> None:
+        """There is another view: what it has told so far counts."""
+        self.look()
+        self._stir()
+
+    def look(self) -> None:
         """What the watches have told of the entry of the hold."""
-        hold = self.hold
-        if hold is None or not hold.alive:
+        hold = self._status.hold
+        if not self.views or hold is None or not hold.alive:
             return
         place = hold.place
-        for name in (self._names.prefix, place.entry):
+        for name in (self._status.names.prefix, place.entry):
             view = self.views.get(name)
             if view and view.look(place.entry, place.token)[0] is Standing.GONE:
-                self.lose(hold, LossReason.DELETED)
+                self._status.lose(hold, LossReason.DELETED)
 
-    def watched(
-        self, name: bytes, changes: Sequence[Change], *, synthesised: bool, now: float
-    ) -> None:
+    def watched(self, name: bytes, changes: Sequence[Change], *, synthesised: bool) -> None:
         """A watch has told of something."""
-        self.look(now)
-        if name != self._names.prefix:
+        if self._status.closed:
             return
-        for change in changes:
-            self._env.tell(
+        self.look()
+        for change in changes if name == self._status.names.prefix else ():
+            self._status.env.tell(
                 events.locked if change.locked else events.unlocked,
                 node_id=change.holder and change.holder.node_id,
                 token=change.holder and change.holder.token,
                 synthesised=synthesised,
             )
+        self._stir()
 
     def watch_failed(self, name: bytes, error: MicrolockError, *, final: bool, now: float) -> None:
         """A watch is interrupted; if `final` it has ended."""
+        status = self._status
+        if status.closed:
+            return
         if final:
             self._watch_again = now + _REFUSED
-            self.changed = True
-            if name == self._names.prefix:
+            status.changed = True
+            if name == status.names.prefix:
                 self.key_watched = False
             else:
                 self._guarded = None
-        self._env.tell(events.error, error=error)
+            if status.wait:
+                status.wait.error = error
+        status.env.tell(events.error, error=error)
+        self._stir()
+
+    def _stir(self) -> None:
+        """Has those look again that wait for something."""
+        self.woken.set()
+        self._turns.pass_on()
+
+    def stir_all(self) -> None:
+        """Has every call look again."""
+        self.woken.set()
+        self._turns.wake()
+
+    # Waiting for that.
+
+    def await_turn(self, call: Call, wait: Wait, request: AwaitTurn) -> Flow[TurnResult]:
+        """Waits until the place of this call is the first in the queue, or the wait has ended."""
+        status, now = self._status, (yield NOW)
+        self._turns.check(call)
+        if wait.begin(request, now):
+            token = request.place.token
+            status.env.tell(events.waiting, node_id=status.names.node_id, token=token)
+        # Among the waiters of one client one watch of the whole lock is the cheapest.
+        far = not wait.near
+        self.key_watched = not far or self.listened
+        status.changed = True
+        self._turns.wake()  # those that do not wait while this one does
+        try:
+            if far:
+                yield Park(now, self.woken)  # has the watch of the lock ended, if nobody needs it
+            while (result := wait.result(self.views, now)) is None:
+                status.changed = True
+                yield Park(wait.wakes(), self.woken)
+                self.woken.clear()
+                now = yield NOW
+                if wait.error:
+                    raise wait.error
+                self._turns.check(call)
+            return result
+        finally:
+            wait.place = None
+            if far:  # of the lock it needed a moment; who began near its turn will again
+                self.key_watched &= self.listened
+            status.changed = True
+            call.parked(now)
+
+    def hear_the_end(self, hold: HoldState, until: float) -> Steps[None]:
+        """Waits until the watch of the lock, if there is one, has told that the hold has ended."""
+        view = self.views.get(self._status.names.prefix)
+        while (
+            view
+            and view.look(hold.place.entry, hold.token)[0] is not Standing.GONE
+            and (yield NOW) < until
+        ):
+            yield Park(until, self.woken)
+            self.woken.clear()
 
     # What time does.
 
     @property
-    def next_due(self) -> float | None:
-        """When there is something to do; None: nothing."""
-        hold = self.hold
-        if hold is None or not hold.alive:
-            return None
-        at = hold.place.deadline
-        if not self._is_guarded(hold):
-            at = min(at, self._guard_at(hold))
-        renewal = self._renewal(hold)
-        return at if renewal is None else min(at, renewal)
+    def next_due(self) -> float:
+        """When there is something to do."""
+        at, hold, wait = math.inf, self._status.hold, self._status.wait
+        if self._status.closed:
+            return at
+        if hold and hold.alive:
+            at = min(hold.place.deadline, self._guard_at(hold), self._renewal(hold))
+        return min(at, wait.due()) if wait else at
 
     def due(self, now: float) -> Sequence[Lease]:
         """Does what is due. Returns the leases to renew now."""
-        hold = self.hold
-        if hold is None or not hold.alive or self.noticed(now):
-            return ()
-        if not self._is_guarded(hold) and now >= self._guard_at(hold):
-            self._guarded = hold
-            self.changed = True
-        renewal = self._renewal(hold)
-        return hold.leases if renewal is not None and renewal <= now else ()
-
-    def _is_guarded(self, hold: HoldState) -> bool:
-        """Whether a deletion of its entry is noticed."""
-        return self.key_watched or self._guarded is hold
+        status = self._status
+        leases: tuple[Lease, ...] = ()
+        if status.closed:
+            return leases
+        hold, wait = status.hold, status.wait
+        if hold and hold.alive and not status.noticed(now):
+            if self._guard_at(hold) <= now:
+                self._guarded = hold
+                status.changed = True
+            if self._renewal(hold) <= now:
+                leases = hold.leases
+        self._turns.pass_on()  # it may be lost
+        if wait and wait.due() <= now:
+            leases = (*leases, *wait.leases)
+        return leases
 
     def _guard_at(self, hold: HoldState) -> float:
+        """When to watch its entry."""
+        if self.key_watched or self._guarded is hold:
+            return math.inf  # a deletion is noticed by now
         return max(hold.since + UNWATCHED, self._watch_again)
 
-    def _renewal(self, hold: HoldState) -> float | None:
-        """When it is to be renewed."""
-        if not self.auto_renew:
-            return None
+    def _renewal(self, hold: HoldState) -> float:
+        """When to renew it."""
+        if not self._status.auto_renew:
+            return math.inf
         at = min(lease.due(early=self.early, tried=self._tried) for lease in hold.leases)
-        ends = hold.since + self._max_hold if self._max_hold is not None else None
-        return at if ends is None or at < ends else None
+        return at if at < hold.since + self._max_hold else math.inf
 
     def renewed(self, lease_id: int, lifetime: Lifetime, now: float) -> None:
         """etcd has answered a renewal."""
+        status = self._status
+        if status.wait and status.wait.renewed(lease_id, lifetime):
+            self.woken.set()
+            return
         hold = self._of(lease_id, lifetime.sent)
         if hold is None:
             return
         if lifetime.ttl > 0:
-            if hold.renewed(lease_id, lifetime) and not self.noticed(now):
-                self.tell_of(events.renewed, hold)
+            if hold.renewed(lease_id, lifetime) and not status.noticed(now):
+                status.tell_of(events.renewed, hold)
         elif hold.in_call:
             self._tried = now  # maybe extended a moment ago: the next renewal will tell
         else:
-            self.lose(hold, LossReason.LEASE_GONE)
+            status.lose(hold, LossReason.LEASE_GONE)
+        self._turns.pass_on()
 
     def silent(self, lease_id: int, error: MicrolockError, *, sent: float, now: float) -> None:
         """etcd did not renew a lease, though it was asked to, not before `sent`."""
+        if self._status.wait:
+            self._status.wait.silent(now)
         if hold := self._of(lease_id, sent):
             self._tried = now
             self.unanswered(hold, error, now)
+            self._turns.pass_on()
 
     def _of(self, lease_id: int, sent: float) -> HoldState | None:
         """The hold that a renewal was for; None if it was given back or extended meanwhile."""
-        hold = self.hold
+        hold = self._status.hold
         if hold is None or sent < hold.since:
             return None
         return hold if any(lease.id == lease_id for lease in hold.leases) else None
+
+    def unanswered(self, hold: HoldState, error: MicrolockError, now: float) -> None:
+        """etcd did not renew it."""
+        if not self._status.noticed(now) and hold.suspend():
+            self._status.tell_of(events.suspended, hold, error=error)

@@ -1,103 +1,129 @@
 """Turns of the calls on one object: one at a time, in the order of asking.
 
-A call that wants to hold the lock also waits until the object holds nothing, so threads and tasks
+A call that waits for the lock also waits until the object holds nothing, so threads and tasks
 that share an object take turns on it. Other calls do not stand behind those.
 """
 
 from __future__ import annotations
 
-import enum
-from typing import Protocol
+import math
 
-from microlock.core.hold import Event
-
-
-class Kind(enum.Enum):
-    """What a call waits for."""
-
-    ACT = "its turn, but not while another call waits in the queue of the lock"
-    HOLD = "its turn, and that the object holds nothing"
-    END = "its turn, whatever it takes"
-
-
-class Ticket:
-    """One call that has its turn, or waits for it.
-
-    Args:
-        owner: the thread or task that calls.
-        woken: set when it is to look again.
-        waits: whether `cancel()` ends it.
-    """
-
-    __slots__ = ("cancelled", "kind", "owner", "paused", "waits", "woken")
-
-    def __init__(self, kind: Kind, owner: object, woken: Event, *, waits: bool) -> None:
-        self.kind = kind
-        self.owner = owner
-        self.woken = woken
-        self.waits = waits
-        self.cancelled = False
-        self.paused = False  # it will ask again
-
-
-class Holding(Protocol):
-    @property
-    def free(self) -> bool:
-        """Whether it holds nothing."""
+from microlock.core.call import NOW, Call, Kind, Park, Steps
+from microlock.core.status import Status
+from microlock.errors import LockCancelledError, MicrolockError, StoreTimeoutError
 
 
 class Turns:
     """A mutex that is given in the order of asking.
 
     Each line leaves what the next one needs: an interrupt may come in between.
+
+    Attributes:
+        calls: those that have a turn, wait for one or pause, in the order of asking.
+        current: the one whose turn it is.
     """
 
-    __slots__ = ("_lock", "current", "tickets")
+    __slots__ = ("_status", "calls", "current")
 
-    def __init__(self, lock: Holding) -> None:
-        self.tickets: list[Ticket] = []  # in the order of asking
-        self.current: Ticket | None = None  # whose turn it is
-        self._lock = lock
+    def __init__(self, status: Status) -> None:
+        self.calls: list[Call] = []
+        self.current: Call | None = None
+        self._status = status
 
-    def ask(self, ticket: Ticket) -> None:
-        """Waits for a turn; it may come at once."""
-        self.tickets = [*self.tickets, ticket]
+    def take(self, call: Call) -> Steps[None]:
+        """Waits for the turn of this call, which `give` ends. Raises why it can't have one."""
+        for each in self.calls:
+            # In a signal's handler, in the middle of a call: that one goes on only after this.
+            waits = call.kind is Kind.WAIT and not each.paused
+            if each.owner == call.owner and (each is self.current or waits):
+                raise self._busy()
+        self.ask(call)
+        call.now = yield NOW
+        while self.current is not call:
+            if error := self._refusal(call, call.now):
+                raise error
+            hold = self._status.hold
+            expires = hold.place.deadline if hold and hold.alive else math.inf
+            woken = call.woken = call.woken or self._status.env.event()
+            yield Park(min(call.turn_until, max(expires, call.now)), woken)
+            woken.clear()
+            call.now = yield NOW
+            self._status.noticed(call.now)
+            self.pass_on()
+
+    def _refusal(self, call: Call, now: float) -> MicrolockError | None:
+        """Why a call is not to wait for its turn any more."""
+        status, late = self._status, call.turn_until <= now
+        if call.kind is not Kind.END:
+            self.check(call)
+            hold = status.present(now) if call.kind is Kind.WAIT else None
+            if hold and (late or hold.owner == call.owner):
+                return status.locked_by_this(hold)
+            queued = status.queued(call.kind)
+            if queued and (late or call.kind is not Kind.WAIT):
+                return queued
+        return self._busy() if late else None
+
+    def _busy(self) -> MicrolockError:
+        key = self._status.names.key
+        return StoreTimeoutError(f"another call on the lock {key!r} is not done yet")
+
+    def check(self, call: Call) -> None:
+        """Raises what ends a call early, if anything has."""
+        self._status.check_alive()
+        if call.cancelled:
+            raise LockCancelledError(self._status.names.key, self._status.names.node_id)
+
+    def ask(self, call: Call) -> None:
+        """From here on it waits for a turn, which may come at once."""
+        self.calls = [*self.calls, call]
         self.pass_on()
 
-    def give(self, ticket: Ticket) -> None:
-        """Ends its turn, or its wait for one."""
-        self.tickets = [each for each in self.tickets if each is not ticket]
-        ticket.paused = False
-        if ticket is self.current:
+    def give(self, call: Call) -> None:
+        """Ends its turn, or its wait for one. Twice is fine."""
+        if call is not self.current and call not in self.calls:
+            return
+        self.calls = [each for each in self.calls if each is not call]
+        call.paused = False
+        if call is self.current:
             self.current = None
         self.pass_on()
 
-    def pause(self, ticket: Ticket) -> None:
-        """It has no turn and asks for none, but can be woken and cancelled, until `give`."""
-        ticket.paused = True
-        ticket.woken.clear()
-        self.tickets = [*self.tickets, ticket]
+    def pause(self, call: Call, until: float) -> Steps[None]:
+        """Waits between two turns. Raises what ends the call early."""
+        call.paused = True
+        woken = call.woken = call.woken or self._status.env.event()
+        woken.clear()
+        self.calls = [*self.calls, call]
+        try:
+            while (now := (yield NOW)) < until:
+                self.check(call)
+                yield Park(until, woken)
+                woken.clear()
+            call.parked(now)
+        finally:
+            self.give(call)
 
     def pass_on(self) -> None:
         """Gives the turn to the first that can have it, if it is nobody's."""
-        if self.current or not self.tickets:
+        if self.current or not self.calls:
             return
         # A signal's handler may call in the middle of a call that waits on the same thread.
-        innermost = {ticket.owner: ticket for ticket in self.tickets}
-        for ticket in self.tickets:
-            can = ticket.kind is not Kind.HOLD or self._lock.free
-            if can and not ticket.paused and innermost[ticket.owner] is ticket:
-                ticket.woken.set()
-                self.current = ticket
+        innermost = {call.owner: call for call in self.calls}
+        for call in self.calls:
+            can = call.kind is not Kind.WAIT or self._status.free
+            if can and not call.paused and innermost[call.owner] is call:
+                call.wake()
+                self.current = call
                 return
 
     def wake(self) -> None:
         """Has all look again."""
-        for ticket in self.tickets:
-            ticket.woken.set()
+        for call in self.calls:
+            call.wake()
 
     def cancel(self) -> None:
         """Ends the waits for the lock."""
-        for ticket in self.tickets:
-            ticket.cancelled |= ticket.waits
+        for call in self.calls:
+            call.cancelled |= call.stop is not None
         self.wake()

@@ -6,6 +6,7 @@ watches the lock, as every waiter does whose turn is near.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from microlock.core.lease import Lease
 from microlock.core.place import AwaitTurn, Place, TurnResult
 from microlock.core.port import Lifetime
 from microlock.core.queue import Holder, Standing
+from microlock.errors import MicrolockError
 
 # Seconds before the time is over: from then on a waiter watches who holds the lock, to say so.
 _LAST = 1.0
@@ -38,12 +40,14 @@ class Wait:
         tokens: of the places it has had.
         place: where it waits; None between two of them.
         holder: who holds the lock meanwhile, as far as known; None before the first place.
+        error: what ends it, if anything has.
     """
 
     def __init__(self, prefix: bytes, until: float | None, early: float) -> None:
         self.tokens: set[int] = set()
         self.place: Place | None = None
         self.holder: Holder | None = None
+        self.error: MicrolockError | None = None
         self._prefix = prefix
         self._until = until
         self._early = early
@@ -58,6 +62,10 @@ class Wait:
         self.place, self.holder, self._ended = request.place, request.holder, False
         self._after = None if self._late(now) else request.after
         return news
+
+    def attempts(self, place: Place) -> int:
+        """How often it has joined the queue, up to this place."""
+        return len(self.tokens | {place.token})
 
     @property
     def near(self) -> bool:
@@ -118,9 +126,11 @@ class Wait:
 
     # Keeping the lease.
 
-    def due(self) -> float | None:
+    def due(self) -> float:
         """When to renew it."""
-        return self.place.lease.due(early=self._early, tried=self._tried) if self.place else None
+        if self.place is None:
+            return math.inf
+        return self.place.lease.due(early=self._early, tried=self._tried)
 
     @property
     def leases(self) -> tuple[Lease, ...]:

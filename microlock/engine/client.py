@@ -13,15 +13,15 @@ from contextlib import suppress
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from microlock.core.port import Get, Request, WatchReply
-from microlock.core.retry import Attempt, Budget, Members, Pause, persist
+from microlock.core.retry import Attempt, Budget, Members, Now, Pause, persist
 from microlock.engine import clock
 from microlock.engine.backoff import jitter
-from microlock.engine.drive import drive
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import (
     DestroyedError,
     ForkedError,
     MicrolockError,
+    StoreError,
     StorePermissionError,
 )
 
@@ -171,19 +171,25 @@ class Client:
             StoreError: the time is over, or another try is of no use.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
         """
-
-        def step(asked: Attempt | Pause) -> Any:
-            if isinstance(asked, Pause):
-                self._closed.sleep(asked.seconds)
-                return clock.now()
-            self.check()
-            return self._store.attempt(
-                asked.member, request, timeout=asked.timeout, repeated=asked.repeated
-            )
-
-        trying = persist(request, self._members, budget, patience=self.timeout, jitter=jitter)
+        trying = persist(
+            request,
+            self._members,
+            budget,
+            now=clock.now(),
+            patience=self.timeout,
+            jitter=jitter,
+        )
         try:
-            return drive(trying, step, threading.RLock())  # nobody else runs its steps
+            step = next(trying)
+            while True:
+                try:
+                    reply = self._attempt(request, step)
+                except StoreError as error:
+                    step = trying.throw(error)
+                else:
+                    step = trying.send(reply)
+        except StopIteration as answered:
+            return answered.value
         except MicrolockError as verdict:
             # It says all that a user needs: what stood on the way to it (the wire's own error, the
             # attempts before) would be pages, and hold what was called.
@@ -191,6 +197,17 @@ class Client:
             raise verdict.with_traceback(None) from None
         finally:
             trying.close()  # an interrupt that came while it is collected would be lost
+
+    def _attempt(self, request: Any, step: Now | Attempt | Pause) -> Any:
+        """What another try asks for."""
+        if isinstance(step, Attempt):
+            self.check()
+            return self._store.attempt(
+                step.member, request, timeout=step.timeout, repeated=step.repeated
+            )
+        if isinstance(step, Pause):
+            self._closed.wait(step.seconds)
+        return clock.now()
 
     def open_watch(self, sink: Sink) -> Watching:
         """A new stream of watches from a member that answers.

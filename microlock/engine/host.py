@@ -11,14 +11,13 @@ from itertools import count
 from typing import Any, TypeVar
 from weakref import ref
 
-from microlock.core.call import Call, Park, Steps
+from microlock.core.call import Call, Kind, Park, Steps
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
 from microlock.core.lock import LockCore
 from microlock.core.port import Found, Lifetime
 from microlock.core.queue import Change
 from microlock.core.retry import Budget
-from microlock.core.turns import Kind, Ticket
 from microlock.engine import clock
 from microlock.engine.client import Client
 from microlock.engine.drive import drive
@@ -33,14 +32,20 @@ T = TypeVar("T")
 log = logging.getLogger("microlock")
 
 
-_threads = threading.local()
 _numbers = count()
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.number = next(_numbers)
+
+
+_this = _Thread()
 
 
 def this_thread() -> int:
     """A number for this thread. Unlike its ident, no later thread gets it again."""
-    number: int = _threads.__dict__.setdefault("number", next(_numbers))
-    return number
+    return _this.number
 
 
 def _lease_id() -> int:
@@ -49,6 +54,12 @@ def _lease_id() -> int:
 
 
 LEASE_IDS: Iterator[int] = iter(_lease_id, 0)  # any thread may ask
+
+
+def look(client: Client, steps: Steps[T]) -> T:
+    """Makes a call that takes no turn, and that no other thread knows of."""
+    budget = Budget.of(clock.now(), client.timeout)
+    return drive(steps, lambda request: client.perform(request, budget), threading.RLock())
 
 
 class Host:
@@ -64,7 +75,6 @@ class Host:
 
     Attributes:
         core: what the lock decides.
-        next_due: see `core.agenda.Due`.
     """
 
     __slots__ = (
@@ -76,16 +86,17 @@ class Host:
         "_watched",
         "client",
         "core",
-        "lease_ids",
-        "next_due",
     )
+
+    # What the core runs in: see `core.status.Environment`.
+    event = ReentrantEvent
+    random = staticmethod(random.random)
+    lease_ids = LEASE_IDS
 
     def __init__(
         self, client: Client, face: LockEmitter, names: Names, ttl: int, **options: Any
     ) -> None:
         self.client = client
-        self.next_due: float | None = None
-        self.lease_ids = LEASE_IDS
         self._face = ref(face)
         self._mutex = threading.RLock()
         self._watched: frozenset[bytes] = frozenset()
@@ -96,25 +107,10 @@ class Host:
 
     # Calls, on the thread of the caller.
 
-    def call(
-        self,
-        kind: Kind = Kind.ACT,
-        *,
-        wait: float | None = 0.0,
-        queued: Callable[[], MicrolockError] | None = None,
-        waits: bool = False,
-    ) -> Call:
-        """A call of this thread, as of now. `waits`: `cancel()` and `destroy()` end it."""
+    def call(self, kind: Kind = Kind.ACT, *, wait: float | None = 0.0) -> Call:
+        """A call of this thread, as of now."""
         self._adopt()
-        ticket = Ticket(kind, self.owner(), ReentrantEvent(), waits=waits)
-        return Call(
-            ticket,
-            clock.now(),
-            self.client.timeout,
-            wait=wait,
-            stop=(lambda: self.core.stopped(ticket)) if waits else None,
-            queued=queued or self.core.holds_nothing_yet,
-        )
+        return Call(kind, self.owner(), clock.now(), self.client.timeout, wait=wait)
 
     def owner(self) -> object:
         """Who calls: this thread, or None in a handler of this lock."""
@@ -134,11 +130,6 @@ class Host:
         finally:
             self.step(self.core.leave, call)
 
-    def look(self, steps: Steps[T]) -> T:
-        """Makes a call that changes nothing, and takes no turn."""
-        budget = Budget.of(clock.now(), self.client.timeout)
-        return drive(steps, lambda request: self.client.perform(request, budget), self._mutex)
-
     def _park(self, request: Park) -> None:
         self.sync()
         self.client.check()
@@ -157,18 +148,18 @@ class Host:
     def sync(self) -> None:
         """Has watched what the core wants to be watched, has it asked when something is due, and
         logs what it has told."""
-        tracker = self.core.tracker
-        if tracker.changed and not self.client.forked:
+        status = self.core.status
+        if status.changed and not self.client.forked:
             with self._mutex:
-                while tracker.changed:
-                    tracker.changed = False
+                while status.changed:
+                    status.changed = False
                     try:
                         self._watch()
                         self.client.one(Timer).schedule(self)
                     except DestroyedError:  # the client is closed
                         break
                     except BaseException:  # an interrupt: it is not done
-                        tracker.changed = True
+                        status.changed = True
                         raise
         if self._said:  # not under the mutex: a handler of logging may take its time
             said, self._said = self._said, ()
@@ -191,10 +182,10 @@ class Host:
                     return
                 self._watched |= {name}
                 self.core.tracker.views[name] = view
-                self.core.seen(clock.now())
+                self.core.tracker.seen()
 
     def _wanted(self) -> dict[bytes, Found | None]:
-        wanted, prefix = self.core.watches, self.core.names.prefix
+        wanted, prefix = self.core.tracker.watches, self.core.names.prefix
         if not wanted or prefix in wanted:
             return wanted
         # For a waiter far from its turn the watch that is there is the cheapest.
@@ -205,7 +196,7 @@ class Host:
         """Has the lock watched, and waits until it is, or a first attempt has failed."""
         self._adopt()
         self._refusal = None
-        self.step(self.core.listen)
+        self.step(self.core.tracker.listen)
         self.client.one(Reader).settle(self.core.names.prefix, self.client.timeout)
         if self._refusal:
             raise self._refusal
@@ -215,37 +206,37 @@ class Host:
     @property
     def interest(self) -> bytes | None:
         with self._mutex:
-            return self.core.interest
+            return self.core.tracker.interest
 
     def watched(self, name: bytes, changes: Sequence[Change], *, synthesised: bool) -> None:
-        now = clock.now()
-        self.step(self.core.watched, name, changes, synthesised=synthesised, now=now)
+        self.step(self.core.tracker.watched, name, changes, synthesised=synthesised)
 
     def watch_failed(self, name: bytes, error: MicrolockError, *, final: bool) -> None:
         if final:
             self._refusal = error
-        self.step(self.core.watch_failed, name, error, final=final, now=clock.now())
+        failed = self.core.tracker.watch_failed
+        self.step(failed, name, error, final=final, now=clock.now())
 
     # For the renewals.
 
     def due(self, now: float) -> Sequence[Lease]:
-        return self.step(self.core.due, now)
+        return self.step(self.core.tracker.due, now)
 
-    def due_next(self) -> float | None:
-        """When it is due, if it is."""
+    def due_next(self) -> float:
+        """When it is due."""
         with self._mutex:
-            return self.core.next_due
+            return self.core.tracker.next_due
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> None:
-        self.step(self.core.renewed, lease_id, lifetime, clock.now())
+        self.step(self.core.tracker.renewed, lease_id, lifetime, clock.now())
 
     def silent(self, lease_id: int, error: MicrolockError, *, sent: float) -> None:
-        self.step(self.core.silent, lease_id, error, sent=sent, now=clock.now())
+        self.step(self.core.tracker.silent, lease_id, error, sent=sent, now=clock.now())
 
     def stir(self) -> None:
         """The client is closed: every call that waits looks again."""
         with self._mutex:
-            self.core.stir_all()
+            self.core.tracker.stir_all()
 
     def release_at_exit(self, now: float) -> Sequence[Steps[object]]:
         with self._mutex:
@@ -265,13 +256,7 @@ class Host:
         face = self._face()
         return face is not None and face._listened(name)
 
-    def event(self) -> ReentrantEvent:
-        return ReentrantEvent()
-
-    def random(self) -> float:
-        return random.random()
-
-    # Being dropped.
+    # Ending.
 
     def _adopt(self) -> None:
         if not self._adopted:
@@ -281,15 +266,18 @@ class Host:
 
     def dropped(self) -> None:
         """Gives back all that it has: its lock is garbage."""
-        if self.core.present(clock.now()):
+        if self.core.status.present(clock.now()):
             log.warning("%r was dropped while it was held: it is given back", self.core.names.key)
         self.destroy()
 
     def destroy(self) -> None:
-        """Ends all, of a lock that nobody calls any more."""
-        call = self.call(Kind.END)
+        """Ends all; in the middle of a call of the same thread, when that is over."""
+        call, goes_on = self.call(Kind.END), True
         try:
-            if self.step(self.core.begin_to_end, call.owner):
+            goes_on = self.step(self.core.begin_to_end, call.owner)
+            self.client.check()
+            if goes_on:
                 self.run(call, self.core.destroy(call))
         finally:
-            self.step(self.core.close)
+            if goes_on:
+                self.step(self.core.close)

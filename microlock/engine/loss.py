@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from microlock.core.hold import HoldState
-from microlock.core.lock import LockCore
+from microlock.core.status import Status
 from microlock.engine import clock
 from microlock.engine.reentrant_event import ReentrantEvent
 
@@ -13,13 +13,13 @@ _NAP = 0.5
 class Loss:
     """What `Microlock.lost` is; in the manner of `threading.Event`."""
 
-    def __init__(self, core: LockCore, hold: HoldState | None) -> None:
-        self._core = core
+    def __init__(self, status: Status, hold: HoldState | None) -> None:
+        self._status = status
         self._hold = hold
 
     def is_set(self) -> bool:
         """Whether the hold was lost."""
-        return self._core.reason(self._hold, clock.now()) is not None
+        return self._status.reason(self._hold, clock.now()) is not None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the hold ends, `timeout` seconds at most.

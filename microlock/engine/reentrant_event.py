@@ -55,7 +55,3 @@ class ReentrantEvent:
         finally:
             self._waiting.remove(woken)
         return self._set
-
-    def sleep(self, seconds: float) -> None:
-        """Waits until it is set, or the time is over."""
-        self.wait(seconds)

@@ -44,25 +44,18 @@ _AT_ONCE = 8
 log = logging.getLogger("microlock")
 
 
-class _Face(ref[Any]):
-    """A lock, and what is left of it when it is dropped."""
-
-    __slots__ = ("host",)
-    host: Host
-
-
 class Timer:
     """Looks after the locks of one client."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         # Filled from anywhere, also by a garbage collection: it takes no lock of ours.
-        self._inbox: SimpleQueue[_Face | threading.Event | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Host | threading.Event | None] = SimpleQueue()
         self._cleaning = cycle([Mailbox() for _ in range(_AT_ONCE)])
         self._lock = threading.RLock()
         # Under the lock:
         self._agenda: Agenda[Host] = Agenda()
-        self._faces: dict[int, _Face] = {}  # by the id() of the host
+        self._faces: dict[Host, ref[object]] = {}  # with the locks, held weakly
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
         self._closed = False
@@ -71,32 +64,35 @@ class Timer:
 
     def adopt(self, face: object, host: Host) -> None:
         """Gives back what this lock has when it is dropped, or when the interpreter exits."""
-        reference = _Face(face, self._inbox.put)
-        reference.host = host
+        put = self._inbox.put
         with self._lock:
             if not self._closed:
-                self._faces[id(host)] = reference
+                self._faces[host] = ref(face, lambda _: put(host))
                 self._start()
 
     def schedule(self, host: Host) -> None:
         """Looks after it when something is due."""
-        at, planned = host.core.next_due, host.next_due
-        nothing = at is None or (planned is not None and planned <= at and self._thread)
-        if nothing and not host.core.closed:
-            return  # or it is asked again then
+        closed, at = host.core.status.closed, host.core.tracker.next_due
+        # If it is asked before, it is asked again then.
+        asked = at == math.inf or (self._thread and self._agenda.has(host, at))
+        if asked and not closed:
+            return
         with self._lock:
             if self._closed:
                 return
-            if host.core.closed:
+            if closed:
                 self._forget(host)
-            if at is not None and self._agenda.add(host, at) and at < self._sleeps_until:
-                self._inbox.put(None)
-            self._agenda.prune(len(self._faces))
+            else:
+                self._agenda.add(host, at)
+                if self._agenda.next < self._sleeps_until:
+                    self._sleeps_until = 0.0
+                    self._inbox.put(None)
             self._start()
 
     def _start(self) -> None:
         """Under the lock: starts the thread, if there is something to do for it."""
-        if (self._thread and self._thread.is_alive()) or not (self._faces or self._agenda.next):
+        idle = not self._faces and self._agenda.next == math.inf
+        if idle or (self._thread and self._thread.is_alive()):
             return
         self._thread = Daemon("microlock-renewal", self._run)
         try:
@@ -122,7 +118,7 @@ class Timer:
         with self._lock:
             self._closed = True
             self._agenda = Agenda()
-            hosts = [each.host for each in self._faces.values()]
+            hosts = list(self._faces)
             self._faces.clear()
             self._inbox.put(None)
             thread = self._thread
@@ -136,8 +132,7 @@ class Timer:
         if self._client.forked or self._closed:
             return  # it is the parent's; or left to its ttl, and said so
         now = clock.now()
-        hosts = [each.host for each in list(self._faces.values())]
-        ends = [each for host in hosts for each in host.release_at_exit(now)]
+        ends = [each for host in list(self._faces) for each in host.release_at_exit(now)]
         for number, end in enumerate(ends):
             try:
                 drive(end, lambda request: self._client.perform(request, budget), self._lock)
@@ -163,17 +158,16 @@ class Timer:
     def _patience(self) -> float | None:
         """Seconds to sleep; None: there is nothing to do any more."""
         with self._lock:
-            at = self._agenda.next
-            if at is None and not self._faces and self._inbox.empty():
+            at = self._sleeps_until = self._agenda.next
+            if at == math.inf and not self._faces and self._inbox.empty():
                 self._thread = None
                 return None
-            self._sleeps_until = math.inf if at is None else at
-            return math.inf if at is None else max(0.0, min(at - clock.now(), _NAP))
+            return at if at == math.inf else max(0.0, min(at - clock.now(), _NAP))
 
-    def _take(self, item: _Face | threading.Event | None) -> None:
+    def _take(self, item: Host | threading.Event | None) -> None:
         if item is None:
             return
-        job = partial(self._give_back, item.host) if isinstance(item, _Face) else item.set
+        job = item.set if isinstance(item, threading.Event) else partial(self._give_back, item)
         try:  # elsewhere: renewals must not wait for it
             self._client.one(Handlers).submit(next(self._cleaning), job)
         except DestroyedError:
@@ -190,8 +184,8 @@ class Timer:
 
     def _forget(self, host: Host) -> None:
         with self._lock:
-            host.next_due = None
-            if self._faces.pop(id(host), None) and not self._faces:
+            self._agenda.drop(host)
+            if self._faces.pop(host, None) and not self._faces:
                 self._inbox.put(None)  # the thread may end
 
     def _look_after(self) -> None:
@@ -203,26 +197,26 @@ class Timer:
         unanswered = self._renew(leases, now) if leases else set()
         for host in due:
             # Those that etcd had no time for are the next; their time is the oldest.
-            _do(self._schedule_again, host, 0.0 if id(host) in unanswered else now + agenda.TICK)
+            _do(self._schedule_again, host, 0.0 if host in unanswered else now + agenda.TICK)
 
     def _schedule_again(self, host: Host, earliest: float) -> None:
         at = host.due_next()
         with self._lock:
-            if at is not None and not self._closed:
+            if at < math.inf and not self._closed:
                 self._agenda.add(host, max(at, earliest))
 
-    def _renew(self, leases: list[tuple[Host, Lease]], now: float) -> set[int]:
-        """Returns the id() of those that etcd did not answer, though it did others."""
+    def _renew(self, leases: list[tuple[Host, Lease]], now: float) -> set[Host]:
+        """Returns those that etcd did not answer, though it did others."""
         leases.sort(key=lambda each: each[1].deadline)  # the most urgent first
         lifetimes, error = self._ask([lease for _, lease in leases])
         # One silence for all: nobody's loss is to be told late because others were asked first.
         self._at_once = agenda.BATCH if lifetimes else math.inf
-        unanswered: set[int] = set()
+        unanswered: set[Host] = set()
         for host, lease in leases:
             if lifetime := lifetimes.get(lease.id):
                 _do(host.renewed, lease.id, lifetime)
             elif lifetimes:
-                unanswered.add(id(host))
+                unanswered.add(host)
             else:
                 _do(partial(host.silent, sent=now), lease.id, error)
         return unanswered

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, ref
 
 import grpc
 
-from microlock.core.keys import check_timeout
+from microlock.core.keys import check_duration
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import ClientRequiredError, InvalidArgumentError
 from microlock.etcd.client import EtcdClient
@@ -79,7 +79,7 @@ def connect(
     with_tls = ca_cert is not None or cert_cert is not None or "https" in schemes
     if with_tls and "http" in schemes:
         raise InvalidArgumentError(f"endpoints must not mix http with TLS: {endpoints!r}")
-    seconds = check_timeout(timeout)
+    seconds = check_duration("timeout", timeout)
     if with_tls:
         credentials = grpc.ssl_channel_credentials(
             _read("ca_cert", ca_cert), _read("cert_key", cert_key), _read("cert_cert", cert_cert)
@@ -216,5 +216,5 @@ def _borrow(etcd: Any, wires: list[GrpcWire]) -> EtcdClient:
         return tuple(getattr(owner(), "metadata", None) or ())
 
     timeout = getattr(etcd, "timeout", None)
-    seconds = DEFAULT_TIMEOUT if timeout is None else check_timeout(timeout)
+    seconds = DEFAULT_TIMEOUT if timeout is None else check_duration("timeout", timeout)
     return EtcdClient(wires, timeout=seconds, identity=Given(metadata))

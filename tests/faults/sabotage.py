@@ -21,7 +21,7 @@ from microlock.core.lease import Lease
 from microlock.core.place import Place
 from microlock.core.port import Found, Leave, Lifetime, Read
 from microlock.core.queue import Holder
-from microlock.core.tracker import Tracker
+from microlock.core.status import Status
 from microlock.engine.emitter import LockEmitter
 from microlock.errors import LossReason
 from microlock.etcd import messages, watching
@@ -118,13 +118,13 @@ def deadline_from_the_reply() -> AbstractContextManager[Any]:
 
 
 def _losing(times: int) -> AbstractContextManager[Any]:
-    def lose(self: Tracker, hold: HoldState, reason: LossReason) -> None:
+    def lose(self: Status, hold: HoldState, reason: LossReason) -> None:
         if hold.lose(reason):
             self.changed = True
             for _ in range(times):
                 self.tell_of(events.lost, hold, reason=reason)
 
-    return patch.object(Tracker, "lose", lose)
+    return patch.object(Status, "lose", lose)
 
 
 def lose_silently() -> AbstractContextManager[Any]:

@@ -42,7 +42,7 @@ def begin_to_wait(foo: Microlock, other: Microlock, stage: str) -> Future[Hold]:
     else:
         other.lock()
         waiting = begin(lambda: foo.lock(retries=100, interval=30))
-        assert eventually(lambda: [each for each in foo._core.turns.tickets if each.paused])
+        assert eventually(lambda: [each for each in foo._core.turns.calls if each.paused])
     return waiting
 
 
@@ -95,7 +95,7 @@ def test_a_signals_handler_may_cancel_the_wait_that_it_interrupts(make: Make, st
 
     def interrupt() -> None:
         if stage == "between two tries":
-            eventually(lambda: [each for each in foo._core.turns.tickets if each.paused])
+            eventually(lambda: [each for each in foo._core.turns.calls if each.paused])
         elif holder is two:
             queued(two)
         else:

@@ -979,7 +979,7 @@ def cut_far_from_its_turn(far: Microlock, row: Row) -> None:
     waiting = in_line(far, row.holder)
     assert behind(far, row.place(1))
     heard = Replies(far)
-    woken, far._core.woken = far._core.woken, Interrupts()
+    woken, far._core.tracker.woken = far._core.tracker.woken, Interrupts()
     woken.set()
     assert isinstance(waiting.exception(DEADLINE), KeyboardInterrupt)
     assert eventually(lambda: heard.count)  # that nothing is watched any more

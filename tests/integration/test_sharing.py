@@ -31,7 +31,7 @@ def waits_for_its_turn(foo: Microlock, count: int = 1) -> bool:
     """Whether so many threads come to wait for each other."""
     turns = foo._core.turns
     return eventually(
-        lambda: len([each for each in turns.tickets if each is not turns.current]) == count
+        lambda: len([each for each in turns.calls if each is not turns.current]) == count
     )
 
 

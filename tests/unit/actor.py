@@ -14,7 +14,7 @@ from typing import Any
 
 from fingerprint import fingerprint
 
-from microlock.core.call import NOW, Call, Park
+from microlock.core.call import NOW, Call, Kind, Park
 from microlock.core.hold import HoldState
 from microlock.core.keys import Names
 from microlock.core.lock import LockCore
@@ -29,7 +29,6 @@ from microlock.core.port import (
 )
 from microlock.core.queue import Change, Holder, Standing
 from microlock.core.retry import Budget
-from microlock.core.turns import Kind, Ticket
 from microlock.core.watchstream import (
     Cancel,
     Command,
@@ -213,14 +212,13 @@ class Actor:
         made: Call
         match op:
             case "lock":
-                made = call(Kind.ACT, queued=core.is_queued)
+                made = call(Kind.TRY)
                 steps: Any = core.lock(made)
             case "retry":
-                made = call(Kind.ACT, queued=core.is_queued, stops=True)
+                made = call(Kind.TRY)
                 steps = core.lock(made, tries=2, pause=1.0)
             case "wait" | "wait a while":
-                wait = None if op == "wait" else A_WHILE
-                made = call(Kind.HOLD, queued=core.is_queued, stops=True, wait=wait)
+                made = call(Kind.WAIT, wait=None if op == "wait" else A_WHILE)
                 steps = core.lock(made)
             case "destroy":
                 if not self._begin_to_end(owner):
@@ -231,7 +229,7 @@ class Actor:
                 made = call(Kind.ACT)
                 acts: dict[str, Callable[[], Any]] = {
                     "unlock": lambda: core.unlock(made),
-                    "exit": lambda: core.exit(made, core.hold),
+                    "exit": lambda: core.exit(made, core.status.hold),
                     "renew": lambda: core.renew(made),
                     "extend": lambda: core.extend(made, LONGER),
                     "shorten": lambda: core.extend(made, SHORTER),
@@ -240,24 +238,8 @@ class Actor:
         self.tasks[owner] = Task(op, made, steps)
         self._go_on(owner, partial(next, steps))
 
-    def _call(
-        self,
-        owner: int,
-        kind: Kind,
-        *,
-        wait: float | None = 0.0,
-        queued: Callable[[], MicrolockError] | None = None,
-        stops: bool = False,
-    ) -> Call:
-        ticket = Ticket(kind, owner, Flag(), waits=stops)
-        return Call(
-            ticket,
-            self._now,
-            TIMEOUT,
-            wait=wait,
-            stop=partial(self.core.stopped, ticket) if stops else None,
-            queued=queued or self.core.holds_nothing_yet,
-        )
+    def _call(self, owner: int, kind: Kind, *, wait: float | None = 0.0) -> Call:
+        return Call(kind, owner, self._now, TIMEOUT, wait=wait)
 
     def _resume(self, owner: int, how: Any) -> None:
         """It gets an answer, or an error."""
@@ -341,27 +323,27 @@ class Actor:
 
     def _due(self) -> list[int]:
         """Does what is due. Returns the leases to renew."""
-        leases = self.core.due(self._now)
+        leases = self.core.tracker.due(self._now)
         self._sync()
         return [lease.id for lease in leases]
 
     def _renewed(self, lease_id: int, lifetime: Lifetime) -> None:
-        self.core.renewed(lease_id, lifetime, self._now)
+        self.core.tracker.renewed(lease_id, lifetime, self._now)
         self._sync()
 
     def _silent(self, lease_id: int, sent: float) -> None:
         error = StoreUnavailableError("no answer")
-        self.core.silent(lease_id, error, sent=sent, now=self._now)
+        self.core.tracker.silent(lease_id, error, sent=sent, now=self._now)
         self._sync()
 
     # Watches.
 
     def _sync(self) -> None:
         """What the core wants to be watched, is."""
-        tracker = self.core.tracker
-        while tracker.changed:
-            tracker.changed = False
-            wanted = self.core.watches
+        tracker, status = self.core.tracker, self.core.status
+        while status.changed:
+            status.changed = False
+            wanted = self.core.tracker.watches
             for name in sorted(self._watched - wanted.keys()):
                 self._watched.discard(name)
                 self._stream.unsubscribe(name, self)
@@ -374,7 +356,7 @@ class Actor:
                 self._watched.add(name)
                 self._perform(self._stream.review(name))
                 tracker.views[name] = Watched(self._stream, name)
-                self.core.seen(self._now)
+                self.core.tracker.seen()
 
     def _watch(self, name: bytes, found: Found) -> None:
         """A watch begins, at this revision."""
@@ -420,17 +402,17 @@ class Actor:
 
     @property
     def interest(self) -> bytes | None:
-        return self.core.interest
+        return self.core.tracker.interest
 
     def watched(self, name: bytes, changes: Sequence[Change], *, synthesised: bool) -> None:
-        self.core.watched(name, changes, synthesised=synthesised, now=self._now)
+        self.core.tracker.watched(name, changes, synthesised=synthesised)
         self._sync()
 
     def watch_failed(self, name: bytes, error: MicrolockError, *, final: bool) -> None:
         if final:
             self._watched.discard(name)
             self.core.tracker.views.pop(name, None)
-        self.core.watch_failed(name, error, final=final, now=self._now)
+        self.core.tracker.watch_failed(name, error, final=final, now=self._now)
         self._sync()
 
 

@@ -251,11 +251,11 @@ class Model:
                 yield "wake", index, owner
             for how in self._faults(client, owner, task):
                 yield "lose", index, (owner, how)
-        due = actor.core.next_due
+        due = actor.core.tracker.next_due
         if client.beat:
             yield "renewed", index, None
             yield "silent", index, None
-        elif due is not None and due <= now:
+        elif due <= now:
             yield "due", index, None
         for name, watch in actor.watching.items():
             if self._untold(client, name):
@@ -264,7 +264,7 @@ class Model:
                 yield "forget", index, name
                 yield "refuse", index, name
         turn = actor.core.turns.current
-        if turn and not actor.core.destroyed:
+        if turn and not actor.core.status.destroyed:
             yield "signal", index, turn.owner
         if any(task.op in TAKING for task in actor.tasks.values()):
             yield "cancel", index, None
@@ -273,7 +273,7 @@ class Model:
     def ops(self, client: Client, owner: int = 0) -> list[str]:
         """What a thread of a client can begin."""
         actor = client.actor
-        if owner in actor.tasks or actor.core.destroyed:
+        if owner in actor.tasks or actor.core.status.destroyed:
             return []
         hold = self.hold(client)
         if hold and hold.owner == owner:
@@ -328,9 +328,9 @@ class Model:
 
     def hold(self, client: Client) -> HoldState | None:
         """What it would say that it holds, if it were asked."""
-        hold = client.actor.core.hold
+        hold = client.actor.core.status.hold
         # Of a copy: who looks past the deadline ends it.
-        held = hold and not client.actor.core.destroyed and self._stands(client, hold)
+        held = hold and not client.actor.core.status.destroyed and self._stands(client, hold)
         return hold if held else None
 
     def _stands(self, client: Client, hold: HoldState) -> bool:
@@ -360,7 +360,7 @@ class Model:
         for client in self.clients:
             parks = [task.request for task in client.actor.tasks.values()]
             times = [each.until for each in parks if isinstance(each, Park)]
-            times += [due] if (due := client.actor.core.next_due) is not None else []
+            times.append(client.actor.core.tracker.next_due)
             found += [self._at(client, at) for at in times if self.now(client) < at < 1e9]
         return found
 
@@ -385,7 +385,7 @@ class Model:
 
     def _begin(self, index: int, how: tuple[int, str]) -> None:
         client, (owner, op) = self.to_change(index), how
-        hold = client.actor.core.hold
+        hold = client.actor.core.status.hold
         held = (hold.place, hold.since) if hold and not hold.returned else None
         client.flights[owner] = Flight(_ids(held[0]) if held else frozenset(), held)
         if op in TAKING:
@@ -409,13 +409,15 @@ class Model:
 
     def _ended(self, client: Client, task: Task, flight: Flight) -> None:
         core, error = client.actor.core, task.error
-        hold = core.hold
+        hold = core.status.hold
         silent = isinstance(
             error, KeyboardInterrupt | LockLostError | DestroyedError | LockCancelledError
         )
-        if isinstance(error, LockUncertainError) or (flight.unsettled and (silent or core.closed)):
+        if isinstance(error, LockUncertainError) or (
+            flight.unsettled and (silent or core.status.closed)
+        ):
             self.given_up |= flight.leases  # it has said so, or logged it
-        if core.closed and isinstance(error, MicrolockError):
+        if core.status.closed and isinstance(error, MicrolockError):
             self.given_up |= flight.leases
         if self.min_hold and task.op not in TAKING:
             self.given_up |= flight.leases  # it is not ended before its time: it ends by itself
@@ -425,7 +427,7 @@ class Model:
             self._given_back(client, *flight.held)
         if core._lease and core._lease.id in {_put_under(each.request) for each in self.late}:
             raise Violation("a lease is kept though a put under it is under way")
-        if core.closed and not client.actor.tasks:
+        if core.status.closed and not client.actor.tasks:
             self._restart(client)
 
     def _given_back(self, client: Client, place: Place, since: float) -> None:
@@ -499,7 +501,7 @@ class Model:
         sent = self.now(client)
         leases = client.act(sent, "due")
         waits = any(task.op in TAKING for task in client.actor.tasks.values())
-        hold = client.actor.core.hold  # which destroy() may be about to end
+        hold = client.actor.core.status.hold  # which destroy() may be about to end
         if leases and not waits and not (hold and self._stands(client, hold)):
             raise Violation(f"{client.names.node_id} renews what it does not hold")
         client.beat = tuple(
@@ -558,7 +560,7 @@ class Model:
             self.given_up |= flight.leases
             if flight.arrived is None and isinstance(request, Grant | Revoke | CHANGES):
                 self.late += (Late(index, client.life, request),)
-        if hold := client.actor.core.hold:
+        if hold := client.actor.core.status.hold:
             self.given_up |= _ids(hold.place)
         self._restart(client)
 
@@ -624,7 +626,7 @@ class Model:
                 raise Violation(f"the entry {name!r} of {token} is left over")
 
     def _check_hold(self, client: Client, entries: list[tuple[bytes, int]]) -> None:
-        who, last, hold = client.names.node_id, client.actor.core.hold, self.hold(client)
+        who, last, hold = client.names.node_id, client.actor.core.status.hold, self.hold(client)
         if any(each is not last and self._stands(client, each) for each in client.actor.holds):
             raise Violation(f"two threads of {who} were told that they hold")
         tasks = client.actor.tasks.values()
@@ -662,7 +664,7 @@ class Model:
         client = self.clients[_client_of(_born(name))]
         if any(ids & flight.leases for flight in client.flights.values()):
             return True
-        hold = client.actor.core.hold
+        hold = client.actor.core.status.hold
         return bool(hold and not hold.returned and hold.place.entry == name)
 
     def finish(self) -> None:
@@ -695,7 +697,7 @@ class Model:
         """Who has its turn goes on, as it was told all."""
         for name, token in self.entries()[:1]:
             client = self.clients[_client_of(_born(name))]
-            wait = client.actor.core._wait
+            wait = client.actor.core.status.wait
             if wait and wait.place and (wait.place.entry, wait.place.token) == (name, token):
                 raise Violation(f"it is the turn of {client.names.node_id}, which does not go on")
 

@@ -12,7 +12,7 @@ from faults import NO_ANSWER, REFUSALS, Caller, End, Fate, Fault, NoAnswer, Refu
 from store import FOO, Store
 
 from microlock.core.port import KeyValue
-from microlock.core.queue import Holder, holder_of
+from microlock.core.queue import Holder, Queue
 from microlock.errors import DestroyedError, LockUncertainError, StoreError, StorePermissionError
 
 FAULTS: list[Fault] = [*NO_ANSWER, *REFUSALS]
@@ -42,7 +42,7 @@ class Snapshot:
     @classmethod
     def of(cls, store: Store) -> Snapshot:
         ends = {lease_id: store.leases[lease_id].end for lease_id in store.ours()}
-        holder = holder_of(FOO.prefix, store.keys.values())
+        holder = Queue(FOO.prefix, store.keys.values()).holder
         return cls(tuple(store.entries()), ends, holder)
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from microlock.core.agenda import BATCH, TICK, Agenda, patience
@@ -9,7 +11,7 @@ from microlock.core.lease import Lease
 
 
 class Item:
-    next_due: float | None = None
+    """Something to be done."""
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def agenda() -> Agenda[Item]:
 
 
 def test_nothing_is_due_at_first(agenda):
-    assert (agenda.next, agenda.due(1000.0, BATCH)) == (None, [])
+    assert (agenda.next, agenda.due(1000.0, BATCH)) == (math.inf, [])
 
 
 def test_an_item_is_due_at_its_time_and_not_before(agenda):
@@ -32,7 +34,7 @@ def test_an_item_that_was_due_is_off_the_agenda(agenda):
     item = Item()
     agenda.add(item, 10.0)
     agenda.due(10.0, BATCH)
-    assert (item.next_due, agenda.next, agenda.due(20.0, BATCH)) == (None, None, [])
+    assert (agenda.has(item, 20.0), agenda.next, agenda.due(20.0, BATCH)) == (False, math.inf, [])
 
 
 def test_what_falls_due_within_one_tick_is_done_together_and_never_early(agenda):
@@ -53,17 +55,31 @@ def test_the_longest_overdue_is_the_first(agenda):
     assert agenda.due(30.0, 2) == [latest]
 
 
-def test_what_is_earlier_than_everything_else_is_told(agenda):
+def test_what_is_earlier_than_everything_else_is_next(agenda):
     one, two, three = Item(), Item(), Item()
-    assert agenda.add(one, 20.0)
-    assert not agenda.add(two, 30.0)
-    assert agenda.add(three, 10.0)
+    for item, at, following in (one, 20.0, 20.0), (two, 30.0, 20.0), (three, 10.0, 10.0):
+        agenda.add(item, at)
+        assert agenda.next == following
+
+
+def test_an_item_is_known_to_be_done_by_its_time(agenda):
+    item = Item()
+    agenda.add(item, 20.0)
+    assert [agenda.has(item, at) for at in (19.0, 20.0, 30.0)] == [False, True, True]
+
+
+def test_an_item_that_was_dropped_is_not_due(agenda):
+    item, other = Item(), Item()
+    agenda.add(item, 10.0)
+    agenda.drop(item)
+    agenda.drop(other)
+    assert agenda.due(20.0, BATCH) == []
 
 
 def test_an_item_can_be_made_earlier_and_is_due_once(agenda):
     item = Item()
     agenda.add(item, 20.0)
-    assert agenda.add(item, 10.0)
+    agenda.add(item, 10.0)
     assert agenda.due(10.0, BATCH) == [item]
     assert agenda.due(30.0, BATCH) == []
 
@@ -72,7 +88,7 @@ def test_an_item_can_be_made_earlier_and_is_due_once(agenda):
 def test_an_item_is_not_put_off_by_a_later_time(agenda, again):
     item = Item()
     agenda.add(item, 10.0)
-    assert not agenda.add(item, again)
+    agenda.add(item, again)
     assert agenda.due(10.0, BATCH) == [item]
 
 
@@ -89,7 +105,6 @@ def test_what_was_done_at_an_earlier_time_is_dropped_when_it_is_most_of_it(agend
     agenda.add(other, 1500.0)
     for time in range(1000, 0, -1):
         agenda.add(item, float(time))
-        agenda.prune(2)
     assert len(agenda._entries) < 100
     assert agenda.due(2000.0, BATCH) == [item, other]
 

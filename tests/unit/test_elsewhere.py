@@ -36,13 +36,13 @@ def beta(store: Store) -> Holder:
     return Holder.of(store.keys[store.enter("beta")])
 
 
-def test_the_holder_is_the_oldest(caller, store, beta):
-    store.enter("gamma")
-    assert run(caller, elsewhere.holder(ADMIN)) == beta
+def test_places_are_who_holds_a_lock_and_who_waits_in_order(caller, store, beta):
+    gamma = Holder.of(store.keys[store.enter("gamma")])
+    assert run(caller, elsewhere.places(ADMIN)) == [beta, gamma]
 
 
-def test_a_free_lock_has_no_holder(caller):
-    assert run(caller, elsewhere.holder(ADMIN)) is None
+def test_a_free_lock_has_no_places(caller):
+    assert run(caller, elsewhere.places(ADMIN)) == []
 
 
 def test_locks_are_told_by_their_names_after_the_prefix(caller, store):
@@ -161,7 +161,7 @@ def test_a_lock_is_broken_whosever_it_is(caller, store, beta):
 def test_breaking_a_lock_lets_the_next_have_it(foo, hold, caller, store):
     store.enter("gamma")
     run(caller, elsewhere.break_lock(ADMIN))
-    assert run(caller, elsewhere.holder(ADMIN)).node_id == "gamma"
+    assert run(caller, elsewhere.places(ADMIN))[0].node_id == "gamma"
 
 
 def test_a_free_lock_is_not_broken(caller):
@@ -176,4 +176,4 @@ def test_the_maker_of_a_broken_hold_learns_of_it(foo, hold, caller, store):
     foo.pass_time(1)
     run(caller, elsewhere.break_lock(ADMIN))
     foo.hear()
-    assert foo.core.reason(hold, store.now) is LossReason.DELETED
+    assert foo.status.reason(hold, store.now) is LossReason.DELETED

@@ -15,15 +15,12 @@ from microlock.core.keys import (
     MAX_NAME_BYTES,
     MAX_WAIT,
     check_bool,
-    check_interval,
+    check_duration,
+    check_int,
     check_key,
-    check_max_hold,
-    check_min_hold,
     check_node_id,
     check_prefix,
-    check_retries,
-    check_timeout,
-    check_token,
+    check_seconds,
     check_ttl,
     check_wait,
     entries_prefix,
@@ -47,13 +44,11 @@ CHECKS: dict[str, tuple[Callable[[Any], Any], type[InvalidArgumentError]]] = {
     "key": (check_key, KeyRequiredError),
     "node_id": (check_node_id, NodeIdRequiredError),
     "ttl": (check_ttl, InvalidTtlError),
-    "timeout": (check_timeout, InvalidArgumentError),
+    "timeout": (partial(check_duration, "timeout"), InvalidArgumentError),
     "timeout of a wait": (check_wait, InvalidArgumentError),
-    "interval": (check_interval, InvalidArgumentError),
-    "min_hold": (check_min_hold, InvalidArgumentError),
-    "max_hold": (check_max_hold, InvalidArgumentError),
-    "retries": (check_retries, InvalidArgumentError),
-    "token": (check_token, InvalidArgumentError),
+    "interval": (partial(check_seconds, "interval"), InvalidArgumentError),
+    "retries": (lambda value: check_int("retries", value, 0), InvalidArgumentError),
+    "token": (lambda value: check_int("token", value, 1), InvalidArgumentError),
     "prefix": (check_prefix, InvalidArgumentError),
     "auto_renew": (partial(check_bool, "auto_renew"), InvalidArgumentError),
 }
@@ -107,8 +102,6 @@ BAD = [
     *(("timeout", value, shown) for value, shown in {**BAD_TIMEOUTS, **NONE}.items()),
     *(("timeout of a wait", value, shown) for value, shown in BAD_WAITS.items()),
     *(("interval", value, shown) for value, shown in {**BAD_WAITS, **NONE}.items()),
-    *(("min_hold", value, shown) for value, shown in {**BAD_WAITS, **NONE}.items()),
-    *(("max_hold", value, shown) for value, shown in BAD_TIMEOUTS.items()),
     *(("retries", value, shown) for value, shown in BAD_RETRIES.items()),
     *(("token", value, shown) for value, shown in BAD_TOKENS.items()),
     *(("prefix", value, shown) for value, shown in BAD_NAMES.items() if value != ""),
@@ -177,10 +170,10 @@ def test_a_ttl_is_an_int_whatever_was_given():
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(1, 1.0), (0.2, 0.2), (Fraction(1, 4), 0.25)])
 def test_a_timeout_is_seconds_as_they_are(timeout, seconds):
-    assert check_timeout(timeout) == seconds
+    assert check_duration("timeout", timeout) == seconds
 
 
-@pytest.mark.parametrize("check", [check_wait, check_interval, check_min_hold])
+@pytest.mark.parametrize("check", [check_wait, partial(check_seconds, "interval")])
 @pytest.mark.parametrize(
     ("given", "seconds"),
     [(0, 0.0), (0.2, 0.2), (Fraction(1, 4), 0.25), (MAX_WAIT, MAX_WAIT)],
@@ -193,23 +186,18 @@ def test_threads_can_wait_as_long_as_a_user_may_ask_for():
     assert MAX_WAIT < threading.TIMEOUT_MAX
 
 
-@pytest.mark.parametrize("check", [check_wait, check_max_hold])
-def test_no_time_is_a_time_without_an_end(check):
-    assert check(None) is None
-
-
-def test_the_most_that_a_hold_may_last_is_seconds_as_they_are():
-    assert check_max_hold(Fraction(1, 4)) == 0.25
+def test_no_time_to_wait_is_a_time_without_an_end():
+    assert check_wait(None) is None
 
 
 @pytest.mark.parametrize("retries", [0, 1, 10**30])
 def test_retries_are_a_number_as_it_is(retries):
-    assert check_retries(retries) == retries
+    assert check_int("retries", retries, 0) == retries
 
 
 @pytest.mark.parametrize("token", [1, 2**63 - 1])
 def test_a_token_is_a_number_as_it_is(token):
-    assert check_token(token) == token
+    assert check_int("token", token, 1) == token
 
 
 @pytest.mark.parametrize("answer", [True, False])

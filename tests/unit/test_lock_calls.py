@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -165,7 +166,7 @@ def test_a_pause_is_no_shorter_for_being_woken(foo, store):
     store.enter("beta")
     going = foo.lock(tries=2, pause=1.0).go()
     until = going.request.until
-    going.call.ticket.woken.set()
+    going.call.woken.set()
     going.go()
     assert going.waits
     assert going.request.until == until
@@ -193,14 +194,6 @@ def test_a_pause_ends_when_the_lock_is_destroyed(foo, store):
     going = foo.lock(tries=3, pause=100.0).go()
     foo.destroy(OTHER).result()
     assert isinstance(going.go().error, DestroyedError)
-
-
-def test_a_call_that_nothing_stops_pauses_and_waits_all_the_same(foo, store):
-    store.enter("beta", ttl=4)
-    assert foo.lock(tries=9, pause=1.0, stops=False).result()
-    foo.unlock().result()
-    store.enter("beta", ttl=4)
-    assert foo.lock(timeout=60, stops=False).result()
 
 
 # Giving it back.
@@ -254,8 +247,7 @@ def test_what_was_deleted_is_found_lost_by_unlock(foo, hold, store):
 
 def test_what_is_lost_just_before_unlock_asks_is_lost(foo, hold, store):
     going = foo.unlock()
-    going.step()
-    going.step()  # it has found the hold, and is about to give it back
+    going.step()  # its turn has come, and it is about to give it back
     hold.lose(LossReason.LEASE_GONE)
     with pytest.raises(LockLostError) as raised:
         going.result()
@@ -527,7 +519,7 @@ def test_a_hold_that_the_end_of_with_cannot_give_back_is_left_to_its_ttl(foo, ho
     foo.faults[Leave] = Refusal(StorePermissionError)
     with pytest.raises(StorePermissionError):
         foo.exit(hold).result()
-    assert (foo.held, foo.core.next_due, foo.core.watches) == (False, None, {})
+    assert (foo.held, foo.tracker.next_due, foo.tracker.watches) == (False, math.inf, {})
 
 
 def test_what_is_abandoned_is_given_back(foo, hold):
@@ -543,17 +535,6 @@ def test_what_cannot_be_given_back_when_it_is_abandoned_is_logged(foo, hold, cap
 
 
 # Looking.
-
-
-def test_places_are_who_holds_it_and_who_waits_in_order(foo, hold, store):
-    store.enter("beta")
-    assert [each.node_id for each in foo.places().result()] == ["alpha", "beta"]
-
-
-def test_places_of_what_was_destroyed_are_not_looked_at(foo):
-    foo.destroy().result()
-    with pytest.raises(DestroyedError):
-        foo.places().result()
 
 
 # What cancel() leaves alone.

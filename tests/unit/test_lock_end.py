@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from faults import Fate, NoAnswer, Refusal
 from store import Store
@@ -26,7 +28,7 @@ def test_destroy_gives_back_what_is_held_and_tells_so(foo, hold, store):
     foo.destroy().result()
     assert (foo.entries, store.ours(), foo.held) == ([], [], False)
     assert foo.names == ["acquired", "released"]
-    assert foo.core.closed
+    assert foo.status.closed
 
 
 def test_destroy_ends_the_lease_that_the_last_cycle_left(foo, hold, store):
@@ -58,8 +60,8 @@ def test_what_was_destroyed_holds_nothing_though_etcd_did_not_answer(foo, hold, 
     foo.faults[Leave] = Refusal(StoreUnavailableError)
     with pytest.raises(StoreUnavailableError):
         foo.destroy().result()
-    assert (foo.held, foo.state, foo.core.closed) == (False, State.RELEASED, True)
-    assert foo.core.next_due is None
+    assert (foo.held, foo.state, foo.status.closed) == (False, State.RELEASED, True)
+    assert foo.tracker.next_due == math.inf
 
 
 def test_a_destroy_in_doubt_says_so(foo, hold):
@@ -106,7 +108,7 @@ def test_destroy_in_the_middle_of_a_try_ends_it_late(foo, at):
     assert not foo.core.begin_to_end(MAIN)
     with pytest.raises(DestroyedError):
         going.result()
-    assert (foo.entries, foo.store.ours(), foo.core.closed) == ([], [], True)
+    assert (foo.entries, foo.store.ours(), foo.status.closed) == ([], [], True)
 
 
 def test_destroy_in_the_middle_of_a_wait_ends_it_late(foo, store):
@@ -114,14 +116,14 @@ def test_destroy_in_the_middle_of_a_wait_ends_it_late(foo, store):
     going = foo.lock(timeout=60).go()
     assert not foo.core.begin_to_end(MAIN)
     assert isinstance(going.go().error, DestroyedError)
-    assert (foo.entries, foo.store.ours(), foo.core.closed) == ([], [], True)
+    assert (foo.entries, foo.store.ours(), foo.status.closed) == ([], [], True)
 
 
 def test_destroy_in_the_middle_of_unlock_ends_it_late(foo, hold):
     going = foo.unlock().to(Leave)
     assert not foo.core.begin_to_end(MAIN)
     going.result()
-    assert (foo.entries, foo.store.ours(), foo.core.closed) == ([], [], True)
+    assert (foo.entries, foo.store.ours(), foo.status.closed) == ([], [], True)
     assert foo.names == ["acquired", "released"]
 
 
@@ -130,7 +132,7 @@ def test_destroy_in_the_middle_of_a_renewal_ends_it_late(foo, hold):
     assert not foo.core.begin_to_end(MAIN)
     with pytest.raises(DestroyedError):
         going.result()
-    assert (foo.entries, foo.store.ours(), foo.core.closed) == ([], [], True)
+    assert (foo.entries, foo.store.ours(), foo.status.closed) == ([], [], True)
 
 
 def test_destroy_in_the_middle_of_a_call_that_fails_ends_it_late(foo, hold):
@@ -139,7 +141,7 @@ def test_destroy_in_the_middle_of_a_call_that_fails_ends_it_late(foo, hold):
     going.throw(StoreUnavailableError("down"))
     with pytest.raises(StoreUnavailableError):
         going.result()
-    assert (foo.entries, foo.core.closed) == ([], True)
+    assert (foo.entries, foo.status.closed) == ([], True)
 
 
 def test_what_a_late_end_cannot_give_back_is_logged(foo, hold, caplog):
@@ -150,13 +152,13 @@ def test_what_a_late_end_cannot_give_back_is_logged(foo, hold, caplog):
         going.result()
     (record,) = caplog.records
     assert record.getMessage() == "'foo' is left to its ttl: refused"
-    assert foo.core.closed
+    assert foo.status.closed
 
 
 def test_a_dropped_lock_is_ended_by_nobody_of_its_own(foo, hold):
     """The thread that does it has no call under way."""
     assert foo.core.begin_to_end(None)
-    assert foo.core.destroyed
+    assert foo.status.destroyed
 
 
 # Its last words.
@@ -166,7 +168,7 @@ def test_a_dropped_lock_is_ended_by_nobody_of_its_own(foo, hold):
 def heard(foo: Foo) -> Foo:
     """One that is held, and somebody listens to its release."""
     foo.listened_to.add("unlocked")
-    foo.core.listen()
+    foo.tracker.listen()
     foo.sync()
     foo.lock().result()
     foo.hear()
@@ -191,7 +193,7 @@ def test_the_end_of_with_lets_its_own_release_be_told(heard):
 def test_nobody_waits_long_for_a_watch_that_tells_nothing(heard, store):
     going = heard.destroy().go()
     begun = store.now
-    heard.core.woken.set()
+    heard.tracker.woken.set()
     assert going.go().waits
     store.pass_time(1)
     going.result()
@@ -297,7 +299,7 @@ def test_destroy_leaves_it_too(brief, store):
 
 def test_nobody_waits_to_be_told_of_a_release_that_is_not_yet(brief):
     brief.listened_to.add("unlocked")
-    brief.core.listen()
+    brief.tracker.listen()
     brief.sync()
     assert brief.destroy().go().over
 

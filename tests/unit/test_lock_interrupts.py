@@ -4,6 +4,7 @@ a call that is not there any more."""
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -13,9 +14,9 @@ from faults import Refusal
 from store import Store
 from walk import OTHER, Foo, Going
 
-from microlock.core.call import NOW, Park
+from microlock.core.call import NOW, Call, Park
 from microlock.core.port import Leave, Revoke
-from microlock.core.turns import Ticket, Turns
+from microlock.core.turns import Turns
 from microlock.errors import MicrolockError, StoreUnavailableError
 
 Scene = Callable[[], Going[Any]]
@@ -97,7 +98,7 @@ def unlocks_too_early() -> Going[Any]:
 def leaves_with() -> Going[Any]:
     foo = Foo(Store())
     foo.listened_to.add("unlocked")
-    foo.core.listen()
+    foo.tracker.listen()
     foo.sync()
     hold = foo.lock().result()
     return foo.exit(hold)
@@ -139,7 +140,7 @@ def is_destroyed_meanwhile() -> Going[Any]:
     foo = Foo(Store())
     foo.lock().result()
     going = foo.renew()
-    while foo.core.turns.current is not going.call.ticket:
+    while foo.core.turns.current is not going.call:
         going.step()
     foo.core.begin_to_end(going.call.owner)
     return going
@@ -204,7 +205,7 @@ def is_true(foo: Foo) -> bool:
 
 
 def the_turn_is_free(foo: Foo) -> bool:
-    return foo.core.turns.current is None and not foo.core.turns.tickets
+    return foo.core.turns.current is None and not foo.core.turns.calls
 
 
 @scenes
@@ -248,7 +249,7 @@ def test_an_interrupted_lock_holds_nothing_and_leaves_nothing(scene):
 def test_an_object_can_be_used_after_an_interrupt(scene):
     for going in interrupted(scene):
         foo = going.foo
-        if foo.core.destroyed:
+        if foo.status.destroyed:
             continue
         if foo.held:
             foo.unlock().result()
@@ -267,7 +268,7 @@ def test_an_interrupt_of_a_renewal_leaves_the_hold(scene):
 def test_an_interrupted_end_is_an_end(scene):
     for going in interrupted(scene):
         foo = going.foo
-        assert (foo.held, foo.core.next_due, foo.core.watches) == (False, None, {})
+        assert (foo.held, foo.tracker.next_due, foo.tracker.watches) == (False, math.inf, {})
 
 
 def test_what_an_interrupt_has_left_held_on_the_way_out_can_be_abandoned(monkeypatch):
@@ -275,8 +276,8 @@ def test_what_an_interrupt_has_left_held_on_the_way_out_can_be_abandoned(monkeyp
     give = Turns.give
     interrupts = iter([KeyboardInterrupt()])
 
-    def interrupted_once(turns: Turns, ticket: Ticket) -> None:
-        give(turns, ticket)
+    def interrupted_once(turns: Turns, call: Call) -> None:
+        give(turns, call)
         for interrupt in interrupts:
             raise interrupt
 
@@ -352,7 +353,7 @@ def test_an_object_can_be_used_after_a_call_was_dropped(scene):
     for going in moments(scene):
         foo = going.foo
         going.drop()
-        if foo.core.destroyed:
+        if foo.status.destroyed:
             continue
         if foo.held:
             foo.unlock().result()

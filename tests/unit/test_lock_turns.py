@@ -143,7 +143,7 @@ def test_whose_time_is_over_changes_nothing_of_the_call_whose_turn_it_is(foo, st
     second = foo.lock(OTHER, timeout=2).go()
     foo.pass_time(2)
     assert isinstance(second.go().error, AlreadyLockedError)
-    assert foo.core.turns.current is first.call.ticket
+    assert foo.core.turns.current is first.call
     assert first.go().waits
     assert len(foo.entries) == 1
 
@@ -156,7 +156,7 @@ def test_a_call_does_not_wait_longer_for_its_turn_than_the_client_allows(foo, st
     with pytest.raises(StoreTimeoutError, match="another call on the lock 'foo'"):
         going.result()
     assert store.now == begun + TIMEOUT
-    assert foo.core.turns.current is first.call.ticket
+    assert foo.core.turns.current is first.call
 
 
 def test_whose_time_is_over_while_nothing_is_held_yet_is_told_of_the_call(foo):
@@ -176,7 +176,7 @@ def test_destroy_does_not_wait_for_ever_for_a_call(foo, store):
     foo.lock().to(Enter)
     with pytest.raises(StoreTimeoutError):
         foo.destroy(OTHER).result()
-    assert foo.core.closed
+    assert foo.status.closed
 
 
 # A loss hands the turn on.
@@ -217,8 +217,8 @@ def test_a_hold_that_a_silence_ends_hands_the_turn_on(foo, hold, store):
     going = foo.lock(OTHER, timeout=60).go()
     store.pass_time(60 - 1)
     now = store.now
-    foo.core.silent(1, StoreTimeoutError("no"), sent=now, now=now)
-    assert going.call.ticket is foo.core.turns.current
+    foo.tracker.silent(1, StoreTimeoutError("no"), sent=now, now=now)
+    assert going.call is foo.core.turns.current
 
 
 def test_a_hold_that_another_call_finds_lost_hands_the_turn_on(foo, hold, store):
@@ -327,7 +327,7 @@ def test_a_call_in_a_call_of_the_same_thread_has_no_turn_of_its_own(foo, hold, c
     going = foo.lock(timeout=60) if call == "lock and wait" else getattr(foo, call)()
     asks_nothing(foo, going)
     assert isinstance(going.error, StoreTimeoutError)
-    assert foo.core.turns.current is first.call.ticket
+    assert foo.core.turns.current is first.call
     assert first.result() > 4
 
 
@@ -404,12 +404,12 @@ def followed(foo: Foo) -> Foo:
 
 def test_who_has_lost_its_hold_does_not_see_that_of_another_thread(followed, store):
     now = store.now
-    assert followed.core.present(now, MAIN) is None
-    assert followed.core.state(now, MAIN) is State.LOST
+    assert followed.status.present(now, MAIN) is None
+    assert followed.status.state(now, MAIN) is State.LOST
     with pytest.raises(LockLostError):
-        followed.core.check(now, MAIN)
-    assert followed.core.check(now, OTHER) is followed.hold
-    assert followed.core.state(now, THIRD) is State.HELD
+        followed.status.check(now, MAIN)
+    assert followed.status.check(now, OTHER) is followed.hold
+    assert followed.status.state(now, THIRD) is State.HELD
 
 
 @pytest.mark.parametrize("call", ["unlock", "renew"])
@@ -434,7 +434,7 @@ def test_a_lost_hold_is_forgotten_when_its_owner_asks_for_the_lock_again(followe
         followed.lock().result()
     followed.unlock(OTHER).result()
     hold = followed.lock().result()
-    assert followed.core.check(store.now, MAIN) is hold
+    assert followed.status.check(store.now, MAIN) is hold
 
 
 # What a call in a signal's handler must not wait for.
@@ -456,5 +456,5 @@ def test_a_wait_in_the_pause_of_a_call_of_the_same_thread_is_not(foo, store):
 
 def test_a_wait_for_a_turn_looks_again_when_the_client_is_closed(foo, hold):
     going = foo.lock(OTHER, timeout=60).go()
-    foo.core.stir_all()
+    foo.tracker.stir_all()
     assert not going.waits

@@ -183,22 +183,22 @@ def test_a_wait_without_an_end_goes_on(foo, beta):
 
 def test_who_waits_near_its_turn_watches_the_lock_for_its_own_entry(foo, beta):
     foo.lock(timeout=10).go()
-    assert foo.core.watches == {FOO.prefix: None}
-    assert foo.core.interest == foo.entries[0]
+    assert foo.tracker.watches == {FOO.prefix: None}
+    assert foo.tracker.interest == foo.entries[0]
 
 
 def test_who_waits_far_from_its_turn_watches_one_entry_before_its_own(foo, others):
     foo.lock(timeout=100).go()
-    assert foo.core.watches == {others[-2]: None}
-    assert foo.core.interest == others[-2]
+    assert foo.tracker.watches == {others[-2]: None}
+    assert foo.tracker.interest == others[-2]
 
 
 def test_who_waits_far_from_its_turn_comes_near_when_that_entry_is_gone(foo, others):
     going = foo.lock(timeout=100).go()
     leaves(foo, others[-2])
     assert going.go().waits
-    assert foo.core.watches == {FOO.prefix: None}
-    assert foo.core.interest == foo.entries[0]
+    assert foo.tracker.watches == {FOO.prefix: None}
+    assert foo.tracker.interest == foo.entries[0]
     leaves(foo, *(each for each in others if each != others[-2]))
     assert going.go().result()
 
@@ -207,7 +207,7 @@ def test_who_waits_far_from_its_turn_is_not_woken_by_other_changes(foo, others):
     going = foo.lock(timeout=100).go()
     leaves(foo, others[0])
     assert going.go().waits
-    assert foo.core.watches == {others[-2]: None}
+    assert foo.tracker.watches == {others[-2]: None}
 
 
 def test_who_waits_far_from_its_turn_looks_who_holds_the_lock_before_it_gives_up(foo, others):
@@ -221,37 +221,37 @@ def test_who_waits_far_from_its_turn_looks_who_holds_the_lock_before_it_gives_up
 
 def test_who_has_little_time_watches_the_lock_at_once(foo, others):
     foo.lock(timeout=0.9).go()
-    assert foo.core.watches == {FOO.prefix: None}
+    assert foo.tracker.watches == {FOO.prefix: None}
 
 
 def test_who_listens_to_the_key_waits_by_the_same_watch(foo, others):
     foo.listened_to.add("unlocked")
-    foo.core.listen()
+    foo.tracker.listen()
     foo.lock(timeout=100).go()
-    assert foo.core.watches == {FOO.prefix: None}
-    assert foo.core.interest is None
+    assert foo.tracker.watches == {FOO.prefix: None}
+    assert foo.tracker.interest is None
 
 
 def test_a_watch_of_the_lock_serves_who_waits_far_from_its_turn_too(foo, others):
     """Another object of the client has one."""
     going = foo.lock(timeout=100).go()
-    foo.core.tracker.key_watched = foo.core.tracker.changed = True
+    foo.tracker.key_watched = foo.status.changed = True
     foo.sync()
     assert going.go().waits
-    assert foo.core.interest == foo.entries[0]
+    assert foo.tracker.interest == foo.entries[0]
 
 
 def test_after_a_wait_nothing_is_watched_that_only_the_wait_needed(foo, others):
     going = foo.lock(timeout=100).go()
     foo.core.cancel()
     assert isinstance(going.go().error, LockCancelledError)
-    assert foo.core.watches == {}
+    assert foo.tracker.watches == {}
 
 
 def test_the_lease_of_who_waits_is_due_within_a_third_of_its_ttl(foo, beta, store):
     begun = store.now
     going = foo.lock(timeout=100).go()
-    assert begun < foo.core.next_due <= begun + TTL / 3 + 0.1
+    assert begun < foo.tracker.next_due <= begun + TTL / 3 + 0.1
     foo.pass_time(10 * TTL)
     assert going.go().waits
     assert len(foo.entries) == 1
@@ -270,7 +270,7 @@ def test_a_renewal_of_who_waits_that_fails_is_tried_again_soon(foo, beta, store)
 
 def test_a_renewal_of_another_lease_is_not_that_of_who_waits(foo, beta, store):
     going = foo.lock(timeout=100).go()
-    foo.core.renewed(999, Lifetime(0, store.now, store.now), store.now)
+    foo.tracker.renewed(999, Lifetime(0, store.now, store.now), store.now)
     assert going.go().waits
 
 
@@ -285,23 +285,23 @@ def test_who_waits_wakes_at_the_deadline_of_its_lease_if_not_before(foo, beta):
 def test_a_watch_that_has_ended_ends_the_wait_with_its_error(foo, beta, store):
     going = foo.lock(timeout=100).go()
     error = StorePermissionError("no")
-    foo.core.tracker.views.clear()
-    foo.core.watch_failed(FOO.prefix, error, final=True, now=store.now)
+    foo.tracker.views.clear()
+    foo.tracker.watch_failed(FOO.prefix, error, final=True, now=store.now)
     assert going.go().error is error
     assert nothing_is_left(foo)
 
 
 def test_a_watch_that_is_interrupted_does_not_end_the_wait(foo, beta, store):
     going = foo.lock(timeout=100).go()
-    foo.core.watch_failed(FOO.prefix, StoreUnavailableError("down"), final=False, now=store.now)
+    foo.tracker.watch_failed(FOO.prefix, StoreUnavailableError("down"), final=False, now=store.now)
     assert going.go().waits
     assert foo.names == ["waiting", "error"]
 
 
 def test_an_error_of_one_wait_is_none_of_the_next(foo, beta, store):
     going = foo.lock(timeout=100).go()
-    foo.core.tracker.views.clear()
-    foo.core.watch_failed(FOO.prefix, StorePermissionError("no"), final=True, now=store.now)
+    foo.tracker.views.clear()
+    foo.tracker.watch_failed(FOO.prefix, StorePermissionError("no"), final=True, now=store.now)
     assert going.go().error
     assert foo.lock(timeout=100).go().waits
 
@@ -376,7 +376,7 @@ def test_a_wait_whose_end_is_left_in_doubt_says_so(foo, beta):
 
 def test_who_waits_looks_again_when_the_client_is_closed(foo, beta):
     going = foo.lock(timeout=FOREVER).go()
-    foo.core.stir_all()
+    foo.tracker.stir_all()
     assert not going.waits
 
 

@@ -27,7 +27,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
 @pytest.fixture
 def loss(foo: Foo, hold: HoldState) -> Loss:
     hold.ended = ReentrantEvent()
-    return Loss(foo.core, hold)
+    return Loss(foo.status, hold)
 
 
 class Ended(ReentrantEvent):
@@ -142,7 +142,7 @@ def test_a_loss_is_set_at_the_deadline(foo, loss, store):
 
 
 def test_what_was_never_held_is_not_lost(foo):
-    loss = Loss(foo.core, None)
+    loss = Loss(foo.status, None)
     assert (loss.is_set(), loss.wait()) == (False, False)
 
 
@@ -154,7 +154,7 @@ def test_what_was_given_back_is_not_lost(foo, loss, store):
 
 def test_a_loss_is_that_of_the_hold_it_was_asked_of(foo, loss, store):
     store.pass_time(60)
-    later = Loss(foo.core, foo.lock().result())
+    later = Loss(foo.status, foo.lock().result())
     assert (loss.is_set(), later.is_set()) == (True, False)
 
 

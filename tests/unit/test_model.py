@@ -10,6 +10,7 @@ which then ends with the shortest story that it found.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -354,16 +355,23 @@ def gives_up_without_leaving(patch: pytest.MonkeyPatch) -> None:
 
 
 def renews_what_it_has_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Tracker, "due", lambda tracker, now: tracker.hold.leases if tracker.hold else ())
-    due = property(lambda tracker: tracker.hold and tracker.hold.place.lease.sent + 1)
-    patch.setattr(Tracker, "next_due", due)
+    def due(tracker: Tracker, now: float) -> Sequence[Lease]:
+        hold = tracker._status.hold
+        return hold.leases if hold else ()
+
+    def next_due(tracker: Tracker) -> float:
+        hold = tracker._status.hold
+        return hold.place.lease.sent + 1 if hold else math.inf
+
+    patch.setattr(Tracker, "due", due)
+    patch.setattr(Tracker, "next_due", property(next_due))
 
 
 def believes_again_when_it_is_renewed(patch: pytest.MonkeyPatch) -> None:
     renewed = HoldState.renewed
 
     def revives(hold: HoldState, lease_id: int, lifetime: Lifetime) -> bool:
-        hold._expired, hold._reason = False, None
+        hold._expired, hold._reason, hold.alive = False, None, True
         hold.ended.clear()
         return renewed(hold, lease_id, lifetime)
 
@@ -372,19 +380,19 @@ def believes_again_when_it_is_renewed(patch: pytest.MonkeyPatch) -> None:
 
 def gives_the_turn_to_two(patch: pytest.MonkeyPatch) -> None:
     def gives(turns: Turns) -> None:
-        for ticket in turns.tickets:
-            turns.current = ticket
-            ticket.woken.set()
+        for call in turns.calls:
+            turns.current = call
+            call.wake()
 
     patch.setattr(Turns, "pass_on", gives)
 
 
 def ignores_a_watch_that_tells_of_a_deletion(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Tracker, "look", lambda tracker, now: None)
+    patch.setattr(Tracker, "look", lambda tracker: None)
 
 
 def wakes_nobody(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(LockCore, "_stir", lambda core: None)
+    patch.setattr(Tracker, "_stir", lambda tracker: None)
 
 
 def forgets_what_it_took_when_it_is_cancelled(patch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from microlock.core.queue import (
     Queue,
     Standing,
     changes,
-    holder_of,
     oldest,
     places,
 )
@@ -27,15 +26,15 @@ ALPHA, BETA = Holder("alpha", 5, 1), Holder("beta", 7, 2)
 
 
 def test_nobody_holds_a_lock_without_keys():
-    assert holder_of(PREFIX, []) is None
+    assert Queue(PREFIX, []).holder is None
 
 
 def test_nobody_holds_a_lock_with_nested_names_only():
-    assert holder_of(PREFIX, [entry("bar/1", 5)]) is None
+    assert Queue(PREFIX, [entry("bar/1", 5)]).holder is None
 
 
 def test_the_oldest_entry_holds_in_whatever_order_they_come():
-    assert holder_of(PREFIX, [entry("b", 9), entry("c", 5), entry("a", 7)]).token == 5
+    assert Queue(PREFIX, [entry("b", 9), entry("c", 5), entry("a", 7)]).holder.token == 5
 
 
 def test_the_places_are_in_the_order_of_their_revisions():
@@ -49,15 +48,15 @@ def test_two_entries_of_one_revision_are_in_the_order_of_their_names():
 
 
 def test_an_older_nested_name_does_not_hold():
-    assert holder_of(PREFIX, [entry("bar/1", 3), entry("1", 5)]) == ALPHA
+    assert Queue(PREFIX, [entry("bar/1", 3), entry("1", 5)]).holder == ALPHA
 
 
 def test_an_empty_value_is_a_holder_without_a_name():
-    assert holder_of(PREFIX, [entry("1", 5, b"")]).node_id is None
+    assert Queue(PREFIX, [entry("1", 5, b"")]).holder.node_id is None
 
 
 def test_a_value_that_is_no_text_is_shown_all_the_same():
-    assert holder_of(PREFIX, [entry("1", 5, b"\xff")]).node_id == "\\xff"
+    assert Queue(PREFIX, [entry("1", 5, b"\xff")]).holder.node_id == "\\xff"
 
 
 def test_a_holder_is_written_as_its_node():

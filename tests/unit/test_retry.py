@@ -88,7 +88,7 @@ class Call:
         if isinstance(members, int):
             members = Members("abcdefgh"[:members], answered=lambda: answered)
         budget = budget or Budget(START + seconds, START + seconds)
-        trying = persist(request, members, budget, patience=patience, jitter=jitter)
+        trying = persist(request, members, budget, now=START, patience=patience, jitter=jitter)
         to_come = list(replies)
         try:
             step = next(trying)

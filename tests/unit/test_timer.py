@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,20 +74,16 @@ class Core:
     class names:
         key = "foo"
 
-    def __init__(self) -> None:
-        self.closed = False
-        self.next_due: float | None = None
+    def __init__(self, at: float) -> None:
+        self.status = SimpleNamespace(closed=False)
+        self.tracker = SimpleNamespace(next_due=at)
 
 
 class Host:
     """A lock that wants its leases renewed at this time, maybe `again`, and then nothing more."""
 
-    def __init__(
-        self, at: float | None, *lease_ids: int, again: float | None = None, ttl: int = 9
-    ) -> None:
-        self.core = Core()
-        self.core.next_due = at
-        self.next_due: float | None = None
+    def __init__(self, at: float, *lease_ids: int, again: float = math.inf, ttl: int = 9) -> None:
+        self.core = Core(at)
         self.again = again
         self.leases = [Lease(each, asked=ttl, ttl=ttl, sent=clock.now()) for each in lease_ids]
         self.tended: list[float] = []
@@ -95,12 +93,13 @@ class Host:
         self.error: Exception | None = None
         self.stirred = False
 
-    def due_next(self) -> float | None:
-        return self.core.next_due
+    def due_next(self) -> float:
+        due: float = self.core.tracker.next_due
+        return due
 
     def due(self, now: float) -> Sequence[Lease]:
         self.tended.append(now)
-        self.core.next_due, self.again = self.again, None
+        self.core.tracker.next_due, self.again = self.again, math.inf
         return self.leases
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> None:
@@ -242,7 +241,7 @@ def test_an_earlier_time_wakes_the_thread(timer, monkeypatch):
 def test_a_time_can_be_made_earlier_and_is_kept_once(timer):
     host, last = Host(clock.now() + 2 * SOON, 1), Host(clock.now() + 4 * SOON, 2)
     schedule(timer, host, last)
-    host.core.next_due = soon()
+    host.core.tracker.next_due = soon()
     schedule(timer, host)
     assert eventually(lambda: last.answered)
     assert len(host.tended) == 1
@@ -251,7 +250,7 @@ def test_a_time_can_be_made_earlier_and_is_kept_once(timer):
 def test_a_time_is_not_put_off_by_a_later_one(timer):
     host = Host(soon(), 1)
     schedule(timer, host)
-    host.core.next_due = clock.now() + FAR
+    host.core.tracker.next_due = clock.now() + FAR
     schedule(timer, host)
     assert eventually(lambda: host.answered)
 
@@ -321,7 +320,7 @@ def test_one_that_fails_is_logged_and_does_not_make_the_thread_spin(timer, caplo
     broken = Broken(clock.now(), 1)
     schedule(timer, broken)
     assert eventually(lambda: len(broken.tended) > 4)
-    broken.core.next_due = None
+    broken.core.tracker.next_due = math.inf
     assert min(later - former for former, later in pairwise(broken.tended)) > 0.049
     assert {(r.name, r.levelno) for r in caplog.records} == {("microlock", logging.ERROR)}
 
@@ -334,7 +333,7 @@ def test_one_that_fails_does_not_stop_those_that_were_due_with_it(timer, client,
     schedule(timer, broken, host)
 
     def fail(*args: Any, **kwargs: Any) -> None:
-        broken.core.next_due = None
+        broken.core.tracker.next_due = math.inf
         raise LookupError("a bug of ours")
 
     setattr(broken, when, fail)
@@ -371,7 +370,7 @@ def test_the_thread_has_a_name(timer):
 
 
 def test_no_thread_runs_before_there_is_something_to_do(timer):
-    schedule(timer, Host(None, 1))
+    schedule(timer, Host(math.inf, 1))
     assert timer._thread is None
 
 
@@ -452,7 +451,7 @@ def drop(face: list[Face]) -> None:
 
 
 def test_what_a_dropped_lock_had_is_given_back_elsewhere(timer):
-    host, seen = Host(None), []
+    host, seen = Host(math.inf), []
     host.dropped = lambda: seen.append(threading.current_thread().name)  # type: ignore[method-assign]
     faces = [adopt(timer, host)]
     drop(faces)
@@ -461,7 +460,7 @@ def test_what_a_dropped_lock_had_is_given_back_elsewhere(timer):
 
 
 def test_a_lock_is_kept_as_long_as_somebody_has_it(timer):
-    host = Host(None)
+    host = Host(math.inf)
     faces = [adopt(timer, host)]
     gc.collect()
     assert timer._thread.is_alive()
@@ -472,24 +471,24 @@ def test_a_lock_is_kept_as_long_as_somebody_has_it(timer):
 
 def test_the_thread_ends_with_the_last_dropped_lock(timer):
     thread = None
-    faces = [adopt(timer, Host(None))]
+    faces = [adopt(timer, Host(math.inf))]
     thread = timer._thread
     drop(faces)
     assert eventually(lambda: not thread.is_alive())
 
 
 def test_the_thread_ends_with_the_last_lock_that_was_destroyed(timer):
-    host = Host(None)
+    host = Host(math.inf)
     face = adopt(timer, host)
     thread = timer._thread
-    host.core.closed = True
+    host.core.status.closed = True
     schedule(timer, host)
     assert eventually(lambda: not thread.is_alive())
     assert face
 
 
 def test_what_a_dropped_lock_cannot_give_back_is_logged(timer, caplog):
-    host = Host(None)
+    host = Host(math.inf)
     host.error = StoreUnavailableError("down")
     faces = [adopt(timer, host)]
     drop(faces)
@@ -499,7 +498,7 @@ def test_what_a_dropped_lock_cannot_give_back_is_logged(timer, caplog):
 
 
 def test_a_dropped_lock_that_takes_long_delays_no_renewal(timer):
-    go, host, other = threading.Event(), Host(None), Host(clock.now() + 2 * SOON, 1)
+    go, host, other = threading.Event(), Host(math.inf), Host(clock.now() + 2 * SOON, 1)
     host.dropped = lambda: go.wait(PATIENCE)  # type: ignore[assignment, method-assign]
     faces = [adopt(timer, host)]
     drop(faces)
@@ -509,7 +508,7 @@ def test_a_dropped_lock_that_takes_long_delays_no_renewal(timer):
 
 
 def test_a_dropped_lock_is_given_back_here_where_no_thread_can_be_started(timer, monkeypatch):
-    host = Host(None)
+    host = Host(math.inf)
     faces = [adopt(timer, host)]
     monkeypatch.setattr(threading.Thread, "start", fail_to_start(RuntimeError))
     drop(faces)
@@ -517,7 +516,7 @@ def test_a_dropped_lock_is_given_back_here_where_no_thread_can_be_started(timer,
 
 
 def test_what_is_dropped_after_the_close_of_the_client_is_left(timer, client):
-    host = Host(None)
+    host = Host(math.inf)
     faces = [adopt(timer, host)]
     client.closed = True
     drop(faces)
@@ -526,7 +525,7 @@ def test_what_is_dropped_after_the_close_of_the_client_is_left(timer, client):
 
 
 def test_a_client_that_closes_waits_until_dropped_locks_are_given_back(timer):
-    go, host = threading.Event(), Host(None)
+    go, host = threading.Event(), Host(math.inf)
     ended: list[bool] = []
     host.dropped = lambda: ended.append(go.wait(PATIENCE))  # type: ignore[method-assign]
     faces = [adopt(timer, host)]
@@ -537,7 +536,7 @@ def test_a_client_that_closes_waits_until_dropped_locks_are_given_back(timer):
 
 
 def test_a_client_that_closes_does_not_wait_longer_than_asked(timer):
-    go, host = threading.Event(), Host(None)
+    go, host = threading.Event(), Host(math.inf)
     host.dropped = lambda: go.wait(PATIENCE)  # type: ignore[assignment, method-assign]
     faces = [adopt(timer, host)]
     drop(faces)
@@ -560,14 +559,14 @@ def farewell(timer: Timer) -> None:
 
 
 def test_what_each_lock_has_is_given_back_at_exit(timer, client):
-    faces = [adopt(timer, Host(None, 1, 2)), adopt(timer, Host(None, 3))]
+    faces = [adopt(timer, Host(math.inf, 1, 2)), adopt(timer, Host(math.inf, 3))]
     farewell(timer)
     assert client.revoked == [1, 2, 3]
     assert faces
 
 
 def test_what_cannot_be_given_back_at_exit_is_logged_once(timer, client, caplog):
-    faces = [adopt(timer, Host(None, number)) for number in range(3)]
+    faces = [adopt(timer, Host(math.inf, number)) for number in range(3)]
     client.error = StoreUnavailableError("down")
     farewell(timer)
     (record,) = caplog.records
@@ -576,7 +575,7 @@ def test_what_cannot_be_given_back_at_exit_is_logged_once(timer, client, caplog)
 
 
 def test_after_the_client_was_closed_nothing_is_said_at_exit(timer, client, caplog):
-    face = adopt(timer, Host(None, 1))
+    face = adopt(timer, Host(math.inf, 1))
     client.error = DestroyedError("closed")
     farewell(timer)
     assert caplog.records == []
@@ -585,7 +584,7 @@ def test_after_the_client_was_closed_nothing_is_said_at_exit(timer, client, capl
 
 @pytest.mark.parametrize("why", ["forked", "closed"])
 def test_nothing_is_given_back_at_exit_by_a_child_or_after_the_close(timer, client, why):
-    face = adopt(timer, Host(None, 1))
+    face = adopt(timer, Host(math.inf, 1))
     if why == "forked":
         client.forked = True
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,13 +54,13 @@ def renewed(foo: Foo, hold: HoldState, ttl: int = TTL, sent: float | None = None
     now = foo.store.now
     assert hold.hold
     lifetime = Lifetime(ttl, now if sent is None else sent, now)
-    foo.core.renewed(hold.hold.lease_id, lifetime, now)
+    foo.tracker.renewed(hold.hold.lease_id, lifetime, now)
 
 
 def silent(foo: Foo, hold: HoldState, sent: float | None = None) -> None:
     now = foo.store.now
     assert hold.hold
-    foo.core.silent(hold.hold.lease_id, SILENCE, sent=now if sent is None else sent, now=now)
+    foo.tracker.silent(hold.hold.lease_id, SILENCE, sent=now if sent is None else sent, now=now)
 
 
 def delete(foo: Foo) -> None:
@@ -73,9 +74,9 @@ def delete(foo: Foo) -> None:
 
 
 def test_what_is_known_of_a_hold_goes_with_it(foo, hold, store):
-    assert (foo.hold, foo.core.reason(hold, store.now)) == (hold, None)
+    assert (foo.hold, foo.status.reason(hold, store.now)) == (hold, None)
     store.pass_time(foo.remaining)
-    assert (foo.hold, foo.core.reason(hold, store.now)) == (None, LossReason.EXPIRED)
+    assert (foo.hold, foo.status.reason(hold, store.now)) == (None, LossReason.EXPIRED)
 
 
 def test_held_is_not_true_past_the_deadline_though_nobody_noticed(foo, hold, store):
@@ -87,50 +88,50 @@ def test_held_is_not_true_past_the_deadline_though_nobody_noticed(foo, hold, sto
 
 
 def test_a_check_of_what_is_held_returns_it(foo, hold, store):
-    assert foo.core.check(store.now, MAIN) is hold
+    assert foo.status.check(store.now, MAIN) is hold
 
 
 def test_a_check_of_what_is_not_held_raises(foo, store):
     with pytest.raises(LockNotOwnedError) as raised:
-        foo.core.check(store.now, MAIN)
+        foo.status.check(store.now, MAIN)
     assert type(raised.value) is LockNotOwnedError
 
 
 def test_a_check_of_what_is_lost_says_why(foo, hold, store):
     store.pass_time(60)
     with pytest.raises(LockLostError) as raised:
-        foo.core.check(store.now, MAIN)
+        foo.status.check(store.now, MAIN)
     assert raised.value.reason is LossReason.EXPIRED
 
 
 def test_a_check_of_what_was_given_back_raises(foo, hold, store):
     foo.unlock().result()
     with pytest.raises(LockNotOwnedError):
-        foo.core.check(store.now, MAIN)
+        foo.status.check(store.now, MAIN)
 
 
 def test_a_check_of_what_was_destroyed_raises(foo, store):
     foo.destroy().result()
     with pytest.raises(DestroyedError, match="the lock 'foo' of 'alpha' was destroyed"):
-        foo.core.check(store.now, MAIN)
+        foo.status.check(store.now, MAIN)
 
 
 def test_a_loss_that_is_noticed_is_told_once(foo, hold, store):
     store.pass_time(60)
     for _ in range(2):
-        assert foo.core.tracker.noticed(store.now) is LossReason.EXPIRED
+        assert foo.status.noticed(store.now) is LossReason.EXPIRED
     assert [(e.name, e.reason) for e in foo.told[1:]] == [("lost", LossReason.EXPIRED)]
 
 
 def test_a_guard_is_about_the_entry_of_the_hold(foo, hold, store):
     (entry,) = store.entries()
     guard = Guard(entry.name, entry.create_revision, "foo", "alpha")
-    assert foo.core.guard(store.now, MAIN) == guard
+    assert foo.status.guard(store.now, MAIN) == guard
 
 
 def test_there_is_no_guard_of_what_is_not_held(foo, store):
     with pytest.raises(LockNotOwnedError):
-        foo.core.guard(store.now, MAIN)
+        foo.status.guard(store.now, MAIN)
 
 
 def test_one_that_never_locked_is_released(foo):
@@ -153,16 +154,16 @@ def test_a_child_holds_nothing(foo, hold, store):
 
 def test_a_child_is_told_that_the_hold_is_the_parents(foo, hold, store):
     foo.forked = True
-    assert foo.core.reason(hold, store.now) is LossReason.FORKED
+    assert foo.status.reason(hold, store.now) is LossReason.FORKED
     with pytest.raises(LockLostError) as raised:
-        foo.core.check(store.now, MAIN)
+        foo.status.check(store.now, MAIN)
     assert raised.value.reason is LossReason.FORKED
 
 
 def test_a_child_is_told_so_past_the_deadline_too(foo, hold, store):
     foo.forked = True
     store.pass_time(60)
-    assert foo.core.reason(hold, store.now) is LossReason.FORKED
+    assert foo.status.reason(hold, store.now) is LossReason.FORKED
 
 
 def test_a_hold_that_had_ended_before_the_fork_stays_as_it_ended(foo, hold):
@@ -172,7 +173,7 @@ def test_a_hold_that_had_ended_before_the_fork_stays_as_it_ended(foo, hold):
 
 
 def test_what_was_never_held_was_not_lost(foo, store):
-    assert foo.core.reason(foo.core.hold, store.now) is None
+    assert foo.status.reason(foo.status.hold, store.now) is None
 
 
 def test_a_child_gives_nothing_back_at_exit(foo, hold, store):
@@ -197,11 +198,10 @@ def test_a_hold_whose_entry_was_deleted_is_lost_by_the_watch(foo, hold, store):
 
 def test_a_hold_that_the_watch_has_not_come_to_is_not_lost(foo):
     foo.listened_to.add("unlocked")
-    foo.core.listen()
+    foo.tracker.listen()
     foo.sync()
     foo.lock().result()
-    now = foo.store.now
-    foo.core.watched(FOO.prefix, [], synthesised=False, now=now)
+    foo.tracker.watched(FOO.prefix, [], synthesised=False)
     assert foo.held
 
 
@@ -230,7 +230,7 @@ def test_a_release_that_is_refused_while_the_entry_is_deleted_is_a_loss(foo, hol
     going.throw(StorePermissionError("no"))
     assert isinstance(going.go().error, StorePermissionError)
     foo.hear()
-    assert (foo.core.reason(hold, store.now), foo.names[1:]) == (LossReason.DELETED, ["lost"])
+    assert (foo.status.reason(hold, store.now), foo.names[1:]) == (LossReason.DELETED, ["lost"])
 
 
 def test_a_hold_that_could_not_be_given_back_is_renewed_again(kept):
@@ -247,47 +247,47 @@ def test_a_hold_that_could_not_be_given_back_is_renewed_again(kept):
 def test_a_change_of_the_key_is_told_with_its_holder(foo, store, taken, name):
     foo.listened_to.add(name)
     change = Change(taken, Holder("beta", 7, 2))
-    foo.core.watched(FOO.prefix, [change], synthesised=True, now=store.now)
+    foo.tracker.watched(FOO.prefix, [change], synthesised=True)
     assert foo.told == [LockEvent(name, "foo", "beta", token=7, synthesised=True)]
 
 
 def test_a_lock_that_was_found_free_is_told_without_a_holder(foo, store):
     foo.listened_to.add("unlocked")
-    foo.core.watched(FOO.prefix, [Change(False, None)], synthesised=True, now=store.now)
+    foo.tracker.watched(FOO.prefix, [Change(False, None)], synthesised=True)
     assert foo.told == [LockEvent("unlocked", "foo", synthesised=True)]
 
 
 def test_the_watch_of_an_entry_tells_of_no_change_of_the_key(foo, hold, store):
     foo.pass_time(1)
     change = Change(False, Holder("alpha", hold.token, 1))
-    foo.core.watched(foo.entries[0], [change], synthesised=False, now=store.now)
+    foo.tracker.watched(foo.entries[0], [change], synthesised=False)
     assert foo.names == ["acquired"]
 
 
 def test_an_error_of_the_watch_is_told(foo, store):
     error = StoreUnavailableError("down")
-    foo.core.watch_failed(FOO.prefix, error, final=False, now=store.now)
+    foo.tracker.watch_failed(FOO.prefix, error, final=False, now=store.now)
     assert [(event.name, event.error) for event in foo.told] == [("error", error)]
 
 
 def test_a_watch_that_is_interrupted_goes_on(foo, store):
     foo.listened_to.add("locked")
-    foo.core.listen()
-    foo.core.watch_failed(FOO.prefix, StoreUnavailableError("down"), final=False, now=store.now)
-    assert FOO.prefix in foo.core.watches
+    foo.tracker.listen()
+    foo.tracker.watch_failed(FOO.prefix, StoreUnavailableError("down"), final=False, now=store.now)
+    assert FOO.prefix in foo.tracker.watches
 
 
 def test_a_watch_of_the_key_that_has_ended_is_not_wanted_any_more(foo, store):
     foo.listened_to.add("locked")
-    foo.core.listen()
-    foo.core.watch_failed(FOO.prefix, StorePermissionError("no"), final=True, now=store.now)
-    assert foo.core.watches == {}
+    foo.tracker.listen()
+    foo.tracker.watch_failed(FOO.prefix, StorePermissionError("no"), final=True, now=store.now)
+    assert foo.tracker.watches == {}
 
 
 def test_after_its_end_nothing_of_the_watch_is_told(foo, store):
     foo.destroy().result()
-    foo.core.watched(FOO.prefix, [Change(False, None)], synthesised=False, now=store.now)
-    foo.core.watch_failed(FOO.prefix, StoreUnavailableError("down"), final=False, now=store.now)
+    foo.tracker.watched(FOO.prefix, [Change(False, None)], synthesised=False)
+    foo.tracker.watch_failed(FOO.prefix, StoreUnavailableError("down"), final=False, now=store.now)
     assert foo.told == []
 
 
@@ -311,7 +311,7 @@ def test_a_renewal_of_a_lease_before_is_passed_over(foo, hold):
 
 def test_a_renewal_that_finds_the_lease_gone_is_a_loss(foo, hold, store):
     renewed(foo, hold, ttl=0)
-    assert foo.core.reason(hold, store.now) is LossReason.LEASE_GONE
+    assert foo.status.reason(hold, store.now) is LossReason.LEASE_GONE
     assert foo.names == ["acquired", "lost"]
 
 
@@ -324,7 +324,7 @@ def test_a_renewal_after_the_release_is_passed_over(foo, hold, ttl):
 
 @pytest.mark.parametrize("ttl", [TTL, 0])
 def test_a_renewal_before_the_first_hold_is_passed_over(foo, store, ttl):
-    foo.core.renewed(1, Lifetime(ttl, store.now, store.now), store.now)
+    foo.tracker.renewed(1, Lifetime(ttl, store.now, store.now), store.now)
     assert foo.told == []
 
 
@@ -362,7 +362,7 @@ def test_silence_past_the_deadline_is_a_loss(foo, hold, store):
 
 
 def test_silence_before_the_first_hold_is_passed_over(foo, store):
-    foo.core.silent(1, SILENCE, sent=store.now, now=store.now)
+    foo.tracker.silent(1, SILENCE, sent=store.now, now=store.now)
     assert foo.told == []
 
 
@@ -409,39 +409,47 @@ def test_a_call_that_is_not_answered_in_time_finds_the_loss(foo, hold, store):
 
 
 def test_what_is_not_held_needs_nothing(foo, store):
-    assert (foo.core.next_due, foo.core.due(store.now), foo.core.watches) == (None, (), {})
+    assert (foo.tracker.next_due, foo.tracker.due(store.now), foo.tracker.watches) == (
+        math.inf,
+        (),
+        {},
+    )
 
 
 @pytest.mark.parametrize("end", ["unlock", "destroy"])
 def test_what_has_ended_needs_nothing(foo, hold, store, end):
     foo.pass_time(1)
     getattr(foo, end)().result()
-    assert (foo.core.next_due, foo.core.due(store.now), foo.core.watches) == (None, (), {})
+    assert (foo.tracker.next_due, foo.tracker.due(store.now), foo.tracker.watches) == (
+        math.inf,
+        (),
+        {},
+    )
 
 
 def test_a_hold_is_watched_a_moment_after_it_began(foo, hold, store):
-    assert (foo.core.due(store.now), foo.core.watches) == ((), {})
-    foo.pass_time(foo.core.next_due - store.now)
-    assert foo.core.watches.keys() == {*foo.entries}
+    assert (foo.tracker.due(store.now), foo.tracker.watches) == ((), {})
+    foo.pass_time(foo.tracker.next_due - store.now)
+    assert foo.tracker.watches.keys() == {*foo.entries}
 
 
 def test_nothing_has_to_be_read_for_the_watch_of_a_hold(foo, hold):
     foo.pass_time(1)
-    ((entry, known),) = foo.core.watches.items()
+    ((entry, known),) = foo.tracker.watches.items()
     kv = KeyValue(entry, b"alpha", hold.token, hold.place.lease.id)
     assert known == Found(hold.token, (kv,))
 
 
 def test_a_hold_that_is_watched_is_due_at_its_deadline(foo, hold, store):
     foo.pass_time(1)
-    assert foo.core.next_due == hold.place.deadline
+    assert foo.tracker.next_due == hold.place.deadline
 
 
 def test_a_hold_whose_key_is_watched_has_no_other_watch(foo, hold):
-    foo.core.listen()
-    assert foo.core.next_due == hold.place.deadline
+    foo.tracker.listen()
+    assert foo.tracker.next_due == hold.place.deadline
     foo.pass_time(1)
-    assert foo.core.watches == {FOO.prefix: None}
+    assert foo.tracker.watches == {FOO.prefix: None}
 
 
 def test_a_loss_by_the_deadline_is_told_at_the_deadline(foo, hold):
@@ -456,13 +464,13 @@ def test_a_hold_is_not_renewed_unless_that_was_asked_for(foo, hold, store):
 
 def test_a_renewed_hold_is_due_within_a_third_of_its_ttl(kept, store):
     kept.pass_time(1)  # watched from here on
-    store.pass_time(kept.core.next_due - store.now)
-    assert list(kept.core.due(store.now)) == [*kept.hold.leases]
+    store.pass_time(kept.tracker.next_due - store.now)
+    assert list(kept.tracker.due(store.now)) == [*kept.hold.leases]
     assert store.now <= 1000 + TTL / 3 + 0.1
 
 
 def test_a_renewed_hold_is_not_renewed_before_it_is_due(kept, store):
-    assert kept.core.due(store.now) == ()
+    assert kept.tracker.due(store.now) == ()
 
 
 def test_a_renewed_hold_lasts_for_many_ttls(kept, store):
@@ -493,7 +501,7 @@ def test_a_hold_is_not_renewed_past_the_most_that_it_may_last(store):
     hold = foo.lock().result()
     foo.pass_time(2)
     assert foo.names == ["acquired"]
-    assert foo.core.next_due == hold.place.deadline
+    assert foo.tracker.next_due == hold.place.deadline
 
 
 def test_a_hold_is_renewed_until_the_most_that_it_may_last(store):
@@ -524,53 +532,53 @@ def test_a_watch_that_has_ended_is_tried_again_and_not_at_once(store):
     foo = Foo(store, ttl=60)
     foo.lock().result()
     foo.pass_time(1)
-    (entry,) = foo.core.watches
-    foo.core.watch_failed(entry, StorePermissionError("no"), final=True, now=store.now)
-    assert foo.core.watches == {}
+    (entry,) = foo.tracker.watches
+    foo.tracker.watch_failed(entry, StorePermissionError("no"), final=True, now=store.now)
+    assert foo.tracker.watches == {}
     foo.pass_time(4)
-    assert foo.core.watches == {}
+    assert foo.tracker.watches == {}
     foo.pass_time(1.1)
-    assert foo.core.watches.keys() == {entry}
+    assert foo.tracker.watches.keys() == {entry}
 
 
 def test_who_listens_to_the_key_watches_it(foo):
-    foo.core.listen()
-    assert foo.core.watches == {FOO.prefix: None}
+    foo.tracker.listen()
+    assert foo.tracker.watches == {FOO.prefix: None}
 
 
 def test_nobody_listens_to_what_was_destroyed(foo):
     foo.destroy().result()
     with pytest.raises(DestroyedError):
-        foo.core.listen()
+        foo.tracker.listen()
 
 
 def test_who_holds_is_told_of_its_own_entry_alone(foo, hold):
-    assert foo.core.interest == foo.entries[0]
+    assert foo.tracker.interest == foo.entries[0]
 
 
 def test_who_has_nothing_is_told_of_no_entry(foo):
-    assert foo.core.interest == b""
+    assert foo.tracker.interest == b""
 
 
 @pytest.mark.parametrize("name", ["locked", "unlocked"])
 def test_who_listens_to_the_key_is_told_of_every_entry(foo, hold, name):
     foo.listened_to.add(name)
-    assert foo.core.interest is None
+    assert foo.tracker.interest is None
 
 
 def test_who_listens_to_the_object_alone_is_told_of_its_own_entry(foo, hold):
     foo.listened_to.add("lost")
-    assert foo.core.interest == foo.entries[0]
+    assert foo.tracker.interest == foo.entries[0]
 
 
 def test_what_is_told_of_an_earlier_hold_is_not_of_the_present_one(foo, hold, store):
     foo.pass_time(1)
-    earlier = foo.core.tracker.views[foo.entries[0]]
+    earlier = foo.tracker.views[foo.entries[0]]
     foo.unlock().result()
     again = foo.lock().result()
     assert again.place.entry == hold.place.entry
-    foo.core.tracker.views[again.place.entry] = earlier
-    foo.core.watched(again.place.entry, [], synthesised=False, now=store.now)
+    foo.tracker.views[again.place.entry] = earlier
+    foo.tracker.watched(again.place.entry, [], synthesised=False)
     assert foo.held
 
 
@@ -578,7 +586,7 @@ def test_each_hold_is_watched_though_an_earlier_one_was(foo, hold):
     foo.pass_time(1)
     foo.unlock().result()
     foo.lock().result()
-    assert foo.core.watches == {}
+    assert foo.tracker.watches == {}
     foo.pass_time(1)
     delete(foo)
     assert foo.state is State.LOST
@@ -587,12 +595,12 @@ def test_each_hold_is_watched_though_an_earlier_one_was(foo, hold):
 def test_a_deletion_that_another_objects_watch_told_is_found_when_watching_begins(foo, hold, store):
     store.remove(foo.entries[0])
     foo.pass_time(1)
-    assert (foo.core.reason(hold, store.now), foo.names[1:]) == (LossReason.DELETED, ["lost"])
+    assert (foo.status.reason(hold, store.now), foo.names[1:]) == (LossReason.DELETED, ["lost"])
 
 
 def test_a_deletion_that_the_watch_told_before_lock_returned_is_a_loss(foo, store):
     foo.listened_to.add("unlocked")
-    foo.core.listen()
+    foo.tracker.listen()
     foo.sync()
     going = foo.lock()
     while not foo.entries:
@@ -623,5 +631,5 @@ def test_what_is_not_held_any_more_is_not_given_back_at_exit(foo, hold, store, e
 
 def test_a_watch_that_fails_by_anything_else_is_told_as_it_is(foo, store):
     error = MicrolockError("anything")
-    foo.core.watch_failed(b"foo/1", error, final=True, now=store.now)
+    foo.tracker.watch_failed(b"foo/1", error, final=True, now=store.now)
     assert foo.told[0].error is error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from walk import MAIN, OTHER, THIRD, Event
 
-from microlock.core.turns import Kind, Ticket, Turns
+from microlock.core.call import NOW, Call, Kind, Steps
+from microlock.core.turns import Turns
 
 
 class Lock:
@@ -24,12 +25,23 @@ def turns(lock: Lock) -> Turns:
     return Turns(lock)
 
 
-def ticket(kind: Kind = Kind.ACT, owner: str = MAIN) -> Ticket:
-    return Ticket(kind, owner, Event(), waits=kind is Kind.HOLD)
+def call(kind: Kind = Kind.ACT, owner: str = MAIN) -> Call:
+    made = Call(kind, owner, 0.0, 0.0)
+    made.woken = Event()
+    if kind is Kind.WAIT:
+        made.stop = lambda: None
+    return made
 
 
-def ask(turns: Turns, *kinds: Kind) -> list[Ticket]:
-    asked = [ticket(kind, owner) for kind, owner in zip(kinds, (MAIN, OTHER, THIRD), strict=False)]
+def pause(turns: Turns, first: Call) -> Steps[None]:
+    """It has come to the pause between two turns."""
+    pausing = turns.pause(first, 10.0)
+    assert next(pausing) is NOW
+    return pausing
+
+
+def ask(turns: Turns, *kinds: Kind) -> list[Call]:
+    asked = [call(kind, owner) for kind, owner in zip(kinds, (MAIN, OTHER, THIRD), strict=False)]
     for each in asked:
         turns.ask(each)
     return asked
@@ -67,14 +79,14 @@ def test_who_gives_its_turn_and_asks_again_is_behind_who_waits(turns):
     first, second = ask(turns, Kind.ACT, Kind.ACT)
     turns.give(first)
     turns.ask(first)
-    assert (turns.current, turns.tickets) == (second, [second, first])
+    assert (turns.current, turns.calls) == (second, [second, first])
 
 
 def test_who_has_no_turn_gives_nobodys(turns):
     first, second = ask(turns, Kind.ACT, Kind.ACT)
     turns.give(second)
-    turns.give(ticket())
-    assert (turns.current, turns.tickets) == (first, [first])
+    turns.give(call())
+    assert (turns.current, turns.calls) == (first, [first])
 
 
 def test_a_turn_that_is_given_twice_is_not_the_nexts(turns):
@@ -89,22 +101,22 @@ def test_a_turn_that_is_given_twice_is_not_the_nexts(turns):
 
 def test_who_wants_to_hold_waits_until_the_object_holds_nothing(turns, lock):
     lock.free = False
-    (first,) = ask(turns, Kind.HOLD)
+    (first,) = ask(turns, Kind.WAIT)
     assert turns.current is None
     lock.free = True
     turns.pass_on()
     assert turns.current is first
 
 
-@pytest.mark.parametrize("kind", [Kind.ACT, Kind.END])
+@pytest.mark.parametrize("kind", [Kind.ACT, Kind.TRY, Kind.END])
 def test_others_do_not_stand_behind_who_waits_to_hold(turns, lock, kind):
     lock.free = False
-    _, second = ask(turns, Kind.HOLD, kind)
+    _, second = ask(turns, Kind.WAIT, kind)
     assert turns.current is second
 
 
 def test_nobody_passes_who_can_hold(turns):
-    first, second, _ = ask(turns, Kind.ACT, Kind.HOLD, Kind.ACT)
+    first, second, _ = ask(turns, Kind.ACT, Kind.WAIT, Kind.ACT)
     turns.give(first)
     assert turns.current is second
 
@@ -115,7 +127,7 @@ def test_nobody_passes_who_can_hold(turns):
 def test_who_pauses_between_two_tries_has_no_turn_meanwhile(turns):
     first, second = ask(turns, Kind.ACT, Kind.ACT)
     turns.give(first)
-    turns.pause(first)
+    _pausing = pause(turns, first)
     turns.give(second)
     assert turns.current is None
     assert not first.woken.is_set()
@@ -123,17 +135,15 @@ def test_who_pauses_between_two_tries_has_no_turn_meanwhile(turns):
 
 def test_who_has_paused_asks_again(turns):
     (first,) = ask(turns, Kind.ACT)
-    turns.give(first)
-    turns.pause(first)
-    turns.give(first)
+    pause(turns, first).close()
     turns.ask(first)
-    assert (turns.current, turns.tickets) == (first, [first])
+    assert (turns.current, turns.calls) == (first, [first])
 
 
 def test_a_call_in_the_middle_of_a_wait_of_its_own_thread_comes_first(turns):
     """As in the handler of a signal: the other goes on only after this."""
     first, second = ask(turns, Kind.ACT, Kind.ACT)
-    inner = ticket(owner=OTHER)
+    inner = call(owner=OTHER)
     turns.ask(inner)
     turns.give(first)
     assert turns.current is inner
@@ -145,36 +155,36 @@ def test_a_call_in_the_middle_of_a_wait_of_its_own_thread_comes_first(turns):
 
 
 def test_all_that_wait_are_woken(turns):
-    first, second, third = ask(turns, Kind.ACT, Kind.ACT, Kind.HOLD)
-    turns.give(first)
-    turns.pause(first)
+    first, second, third = ask(turns, Kind.ACT, Kind.ACT, Kind.WAIT)
+    _pausing = pause(turns, first)
     turns.wake()
     assert all(each.woken.is_set() for each in (first, second, third))
 
 
 def test_those_that_want_to_hold_are_cancelled_and_woken(turns, lock):
     lock.free = False
-    first, second = ask(turns, Kind.HOLD, Kind.HOLD)
+    first, second = ask(turns, Kind.WAIT, Kind.WAIT)
     turns.cancel()
     assert [each.cancelled for each in (first, second)] == [True, True]
     assert first.woken.is_set()
 
 
 def test_the_one_whose_turn_it_is_to_hold_is_cancelled(turns):
-    (first,) = ask(turns, Kind.HOLD)
+    (first,) = ask(turns, Kind.WAIT)
     turns.cancel()
     assert first.cancelled
 
 
 def test_who_pauses_between_two_tries_is_cancelled(turns):
-    first = Ticket(Kind.ACT, MAIN, Event(), waits=True)
-    turns.pause(first)
+    first = call(Kind.TRY)
+    first.stop = lambda: None
+    _pausing = pause(turns, first)
     turns.cancel()
     assert first.cancelled
     assert first.woken.is_set()
 
 
-@pytest.mark.parametrize("kind", [Kind.ACT, Kind.END])
+@pytest.mark.parametrize("kind", [Kind.ACT, Kind.TRY, Kind.END])
 def test_calls_that_do_not_want_to_hold_are_not_cancelled(turns, kind):
     first, second = ask(turns, kind, kind)
     turns.cancel()

@@ -15,14 +15,13 @@ from store import Store
 
 from microlock import events
 from microlock.core.agenda import TICK
-from microlock.core.call import NOW, Call, Park, Steps
+from microlock.core.call import NOW, Call, Kind, Park, Steps
 from microlock.core.hold import HoldState, State
 from microlock.core.keys import Names, lock_of
 from microlock.core.lease import Lease
 from microlock.core.lock import LockCore
 from microlock.core.port import Found, KeepAlive, Revoke
 from microlock.core.queue import Change, Holder, Standing
-from microlock.core.turns import Kind, Ticket
 from microlock.core.view import View
 from microlock.errors import MicrolockError, StoreTimeoutError
 from microlock.events import LockEvent
@@ -97,6 +96,7 @@ class Foo:
             env=self,
             **how,
         )
+        self.status, self.tracker = self.core.status, self.core.tracker
 
     # What it runs in.
 
@@ -121,7 +121,7 @@ class Foo:
 
     @property
     def hold(self) -> HoldState | None:
-        return self.core.present(self.store.now)
+        return self.status.present(self.store.now)
 
     @property
     def held(self) -> bool:
@@ -129,7 +129,7 @@ class Foo:
 
     @property
     def state(self) -> State:
-        return self.core.state(self.store.now, MAIN)
+        return self.status.state(self.store.now, MAIN)
 
     @property
     def remaining(self) -> float:
@@ -154,16 +154,8 @@ class Foo:
         timeout: float | None = 0.0,
         tries: int = 1,
         pause: float = 0.0,
-        stops: bool = True,
     ) -> Going[HoldState]:
-        call = self.call(
-            thread,
-            Kind.ACT if timeout == 0 else Kind.HOLD,
-            wait=timeout,
-            queued=self.core.is_queued,
-            waits=timeout != 0 or tries > 1,
-            stops=stops,
-        )
+        call = self.call(thread, Kind.TRY if timeout == 0 else Kind.WAIT, wait=timeout)
         return Going(self, call, self.core.lock(call, tries=tries, pause=pause))
 
     def unlock(self, thread: object = MAIN) -> Going[None]:
@@ -186,73 +178,53 @@ class Foo:
         call = self.call(thread)
         return Going(self, call, self.core.extend(call, ttl))
 
-    def places(self) -> Going[list[Holder]]:
-        return Going(self, self.call(MAIN), self.core.places())
-
     def destroy(self, thread: object = MAIN) -> Going[None]:
         """Not in the middle of another call of this thread."""
         call = self.call(thread, Kind.END)
         assert self.core.begin_to_end(thread)
         return Going(self, call, self.core.destroy(call), at_last=self.core.close)
 
-    def call(
-        self,
-        thread: object,
-        kind: Kind = Kind.ACT,
-        *,
-        wait: float | None = 0.0,
-        queued: Callable[[], MicrolockError] | None = None,
-        waits: bool = False,
-        stops: bool = True,
-    ) -> Call:
-        ticket = Ticket(kind, thread, Event(), waits=waits)
-        return Call(
-            ticket,
-            self.store.now,
-            TIMEOUT,
-            wait=wait,
-            stop=(lambda: self.core.stopped(ticket)) if waits and stops else None,
-            queued=queued or self.core.holds_nothing_yet,
-        )
+    def call(self, thread: object, kind: Kind = Kind.ACT, *, wait: float | None = 0.0) -> Call:
+        return Call(kind, thread, self.store.now, TIMEOUT, wait=wait)
 
     # What its client's threads do.
 
     def sync(self) -> None:
         """Has watched what it wants to be watched, and plans what will be due."""
-        tracker = self.core.tracker
-        while tracker.changed:
-            tracker.changed = False
-            wanted = self.core.watches
+        tracker = self.tracker
+        while self.status.changed:
+            self.status.changed = False
+            wanted = tracker.watches
             for name in tracker.views.keys() - wanted.keys():
                 del tracker.views[name]
             for name in wanted.keys() - tracker.views.keys():
                 tracker.views[name] = Watch(self.store, name, wanted[name])
-                self.core.seen(self.store.now)
+                self.tracker.seen()
             self._plan(0.0)
 
     def _plan(self, earliest: float) -> None:
-        if (at := self.core.next_due) is not None:
+        if (at := self.tracker.next_due) < math.inf:
             at = max(at, earliest)
             self.planned = at if self.planned is None else min(at, self.planned)
 
     def hear(self) -> None:
         """Its watches tell all that has happened."""
-        for name, watch in list(self.core.tracker.views.items()):
+        for name, watch in list(self.tracker.views.items()):
             assert isinstance(watch, Watch)
             changes = watch.catch_up()
-            self.core.watched(name, changes, synthesised=False, now=self.store.now)
+            self.tracker.watched(name, changes, synthesised=False)
         self.sync()
 
     def due(self) -> list[Lease]:
         """Does what is due. Returns the leases that were to be renewed."""
         self.planned = None
-        leases = list(self.core.due(self.store.now))
+        leases = list(self.tracker.due(self.store.now))
         for lease in leases:
             now = self.store.now
             if self.silence:
-                self.core.silent(lease.id, self.silence, sent=now, now=now)
+                self.tracker.silent(lease.id, self.silence, sent=now, now=now)
             else:
-                self.core.renewed(lease.id, self.store.apply(KeepAlive(lease.id)), now)
+                self.tracker.renewed(lease.id, self.store.apply(KeepAlive(lease.id)), now)
         self.sync()
         self._plan(self.store.now + TICK)
         return leases
