@@ -33,6 +33,8 @@ class Agenda(Generic[T]):
     @property
     def next(self) -> float:
         """When something is due next."""
+        while self._entries and not self._stands(self._entries[0]):
+            heappop(self._entries)
         return self._entries[0][0] if self._entries else math.inf
 
     def has(self, item: T, at: float) -> bool:

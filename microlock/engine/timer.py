@@ -202,7 +202,7 @@ class Timer:
     def _schedule_again(self, host: Host, earliest: float) -> None:
         at = host.due_next()
         with self._lock:
-            if at < math.inf and not self._closed:
+            if at < math.inf and not self._closed and not host.core.status.closed:
                 self._agenda.add(host, max(at, earliest))
 
     def _renew(self, leases: list[tuple[Host, Lease]], now: float) -> set[Host]:

@@ -73,7 +73,7 @@ def test_an_item_that_was_dropped_is_not_due(agenda):
     agenda.add(item, 10.0)
     agenda.drop(item)
     agenda.drop(other)
-    assert agenda.due(20.0, BATCH) == []
+    assert (agenda.next, agenda.due(20.0, BATCH)) == (math.inf, [])
 
 
 def test_an_item_can_be_made_earlier_and_is_due_once(agenda):
