@@ -130,14 +130,17 @@ class LockLostError(LockNotOwnedError):
     ) -> None:
         why = f"lost, {reason.value}"
         if reason is LossReason.EXPIRED and ttl:
-            cure = "etcd did not answer in time" if auto_renew else "renew() it, or auto_renew=True"
-            why = f"lost, its ttl of {ttl} s passed without a renewal ({cure}, or a longer ttl)"
+            cure = "renew() it, take auto_renew=True or a longer ttl"
+            if auto_renew:
+                cure = "etcd did not answer, this process stood still, or max_hold was over"
+            why = f"lost, its ttl of {ttl} s passed without a renewal ({cure})"
         super().__init__(key, node_id, why=why)
         self.reason = reason
 
 
 class LockUncertainError(MicrolockError):
-    """The outcome is unknown, and etcd could not be asked to undo it.
+    """The outcome is unknown, and could not be undone: etcd does not answer, or the client was
+    closed.
 
     The operation may have happened or may still happen. This object holds nothing and never
     uses that lease again, so whatever is left of it ends by itself with the lease, `ttl` seconds
@@ -149,10 +152,10 @@ class LockUncertainError(MicrolockError):
         lease_id: the lease in doubt.
     """
 
-    def __init__(self, key: str, node_id: str, lease_id: int) -> None:
+    def __init__(self, key: str, node_id: str, lease_id: int, why: object) -> None:
         super().__init__(
-            f"nobody can say whether {node_id!r} holds {key!r}: etcd did not answer, "
-            f"and lease {lease_id:x} could not be revoked"
+            f"nobody can say whether {node_id!r} holds {key!r}, "
+            f"and lease {lease_id:x} could not be revoked: {why}"
         )
         self.key = key
         self.node_id = node_id

@@ -89,7 +89,8 @@ class Microlock(ContextDecorator, LockEmitter):
         timeout: float | None = None,
     ) -> None:
         self._timeout = check_wait(timeout)
-        if max_hold is not None and auto_renew is False:
+        longest = None if max_hold is None else check_duration("max_hold", max_hold)
+        if longest is not None and auto_renew is False:
             raise InvalidArgumentError(f"max_hold={max_hold!r} needs auto_renew=True")
         client = client_of(etcd)
         names = Names.of(key, node_id)
@@ -101,12 +102,12 @@ class Microlock(ContextDecorator, LockEmitter):
             names,
             check_ttl(ttl),
             auto_renew=check_bool("auto_renew", auto_renew),
-            max_hold=None if max_hold is None else check_duration("max_hold", max_hold),
+            max_hold=longest,
             min_hold=check_seconds("min_hold", min_hold),
         )
         self._core = self._host.core
         self._status = self._core.status
-        self._entered: list[tuple[int, HoldState]] = []  # the threads that are in a `with`
+        self._entered: list[tuple[int, HoldState]] = []  # thread and hold of each `with`
 
     def __repr__(self) -> str:
         return f"<Microlock {self.key!r} of {self.node_id!r}: {self.state.name}>"
@@ -375,29 +376,30 @@ class Microlock(ContextDecorator, LockEmitter):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        hold: HoldState | None = None
+        entered: tuple[int, HoldState] | None = None
         try:
-            hold = self._left()
-            if hold and not hold.returned:
+            entered = self._innermost()
+            if entered and not entered[1].returned:
                 self._check()
                 call = self._host.call()
-                self._host.run(call, self._core.exit(call, hold))
+                self._host.run(call, self._core.exit(call, entered[1]))
         except MicrolockError as failure:
             if error is None:
                 raise
             log.warning("leaving `with` of %r: %s", self.key, failure)
         except BaseException:  # an interrupt: the block is left, and so must be the lock
-            self._abandon(hold or self._left())
+            entered = entered or self._innermost()
+            self._abandon(entered and entered[1])
             raise
+        finally:
+            if entered in self._entered:
+                self._entered.remove(entered)  # in one step: other threads enter and leave too
 
-    def _left(self) -> HoldState | None:
-        """The hold of the block that is left: of this thread's the last one. A block may be left
-        on another thread than it was entered on, too."""
+    def _innermost(self) -> tuple[int, HoldState] | None:
+        """The block that is left: of this thread's the last one. A block may be left on another
+        thread than it was entered on, too."""
         here = [each for each in self._entered if each[0] == this_thread()]
-        for entered in (here or self._entered)[-1:]:
-            self._entered.remove(entered)
-            return entered[1]
-        return None
+        return next(reversed(here or self._entered), None)
 
     def _abandon(self, hold: HoldState | None) -> None:
         """Gives back this hold, of a call of this thread that was interrupted between its steps."""

@@ -49,13 +49,13 @@ class Call:
         wait: for `lock()`: seconds to wait for the lock; None is no end. 0: it does not wait.
 
     Attributes:
-        now: when its turn came.
+        now: when it looked last; when its turn came.
         until: when a wait gives up; None if it has no end, or there is none.
         stop: raises what ends it early, if anything has; None: nothing does.
         cancelled: it is to end early.
         woken: set when it is to look again; None: it does not wait.
         paused: it has no turn and waits for none, but will.
-        asked: how many requests it has made.
+        requests: how many requests it has made.
         leases: those that it may have left in etcd.
     """
 
@@ -65,13 +65,13 @@ class Call:
         "_end",
         "_timeout",
         "_turn_asked",
-        "asked",
         "cancelled",
         "kind",
         "leases",
         "now",
         "owner",
         "paused",
+        "requests",
         "started",
         "stop",
         "until",
@@ -87,7 +87,7 @@ class Call:
         self.stop: Callable[[], None] | None = None
         self.cancelled = self.paused = False
         self.woken: Event | None = None
-        self.asked = 0
+        self.requests = 0
         self.leases: frozenset[int] = frozenset()
         self.until: float | None = None
         self._timeout = timeout
@@ -97,7 +97,7 @@ class Call:
         self._budget: Budget | None = None
         if wait:
             self._end = started + wait
-            # The rest is for undoing.
+            # The rest, a tenth but 0.05 to 0.25 s, and no more than half of it, is for undoing.
             self.until = self._end - min(0.25, max(wait / 10, min(0.05, wait / 2)))
 
     @property
@@ -114,19 +114,22 @@ class Call:
 
     def budget(self, request: object, now: float) -> Budget:
         """The time for its next request."""
-        self.asked += 1
-        if isinstance(request, Revoke):
-            self.leases -= {request.lease_id}
-        elif isinstance(request, Grant):
+        self.requests += 1
+        if isinstance(request, Grant):
             self.leases |= {request.lease_id}
         if self.until is not None:
-            # What is kept back for undoing is also for the one whose turn comes then.
+            # The keep-alive of a waiter whose turn comes then may take what is kept back.
             work = self._end if isinstance(request, KeepAlive) else self.until
             return Budget(work, min(self._end, now + self._timeout), self.stop)
         if self._budget is None:
             began = now if self._began is None else self._began
             self._budget = Budget.of(began, self._timeout, self.stop)
         return self._budget
+
+    def tried(self, request: object) -> None:
+        """A request has an answer, or none in time; it was not interrupted."""
+        if isinstance(request, Revoke):
+            self.leases -= {request.lease_id}
 
     def parked(self, now: float) -> None:
         """It has waited: what follows has a time of its own, if the wait has no end."""

@@ -73,4 +73,4 @@ def _seek(names: Names, token: int) -> Steps[tuple[Names, Place]]:
 
 
 def _not_held(names: Names, token: int, by: Holder | None = None) -> LockNotOwnedError:
-    return LockNotOwnedError(names.key, names.node_id, by, why=f"not with token {token}")
+    return LockNotOwnedError(names.key, names.node_id, by, why=f"no hold has token {token}")

@@ -91,7 +91,6 @@ class HoldState:
     Attributes:
         alive: whether it counts, if its deadline is ahead: not from when it is about to be given
             back, unless that fails.
-        in_call: a call is about to change the lease, so what etcd says of it is old.
     """
 
     __slots__ = (
@@ -101,7 +100,6 @@ class HoldState:
         "alive",
         "ended",
         "hold",
-        "in_call",
         "owner",
         "place",
         "since",
@@ -116,7 +114,6 @@ class HoldState:
         self.ended = ended
         self.hold = hold
         self.alive = True  # False <= ended is set
-        self.in_call = False
         self._reason: LossReason | None = None  # not None  =>  it is not alive
         self._expired = False  # somebody saw that the deadline has passed
         self._suspended = False  # etcd does not answer the renewals

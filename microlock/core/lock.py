@@ -7,7 +7,6 @@ An interrupt is thrown into the call like an error of the store: it is undone wh
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,6 +28,7 @@ from microlock.core.wait import Wait
 from microlock.errors import (
     AlreadyLockedError,
     DestroyedError,
+    LockLostError,
     LockUncertainError,
     LossReason,
     MicrolockError,
@@ -38,16 +38,15 @@ from microlock.errors import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Seconds that destroy() waits for the watch to tell of its own release.
+# Seconds that destroy() and the end of `with` wait for the watch to tell of their own release: an
+# object that is gone afterwards is told nothing more.
 _LAST_WORDS = 1.0
-
-log = logging.getLogger("microlock")
 
 
 def _in_turn(
     act: Callable[Concatenate[LockCore, Call, P], Steps[T]],
 ) -> Callable[Concatenate[LockCore, Call, P], Steps[T]]:
-    """What a call does when its turn has come."""
+    """Has a call wait for its turn, and end it."""
 
     def whole(core: LockCore, call: Call, /, *args: P.args, **kwargs: P.kwargs) -> Steps[T]:
         yield from core.turns.take(call)
@@ -56,13 +55,13 @@ def _in_turn(
                 core.turns.check(call)
             return (yield from act(core, call, *args, **kwargs))
         except GeneratorExit:  # the call was dropped: there is nobody to ask
-            core._ends_late = False
+            core.ends_late = False
             raise
         finally:
-            if core._ends_late:  # destroy() was called in the middle of this call
-                core._ends_late = False
+            if core.ends_late:  # destroy() was called in the middle of this call
+                core.ends_late = False
                 yield from core._undo(call, core._end())
-            core.turns.give(call)  # `leave` does so too: an interrupt can keep one of them from it
+            core.turns.give(call)  # `over` does so too: an interrupt can keep one of them from it
 
     return whole
 
@@ -80,15 +79,16 @@ class LockCore:
         status: what it knows of itself.
         turns: of the calls.
         tracker: looks after it between the steps of its calls.
+        ends_late: `destroy()` came in the middle of a call, which ends the object when it is over.
     """
 
     __slots__ = (
         "_acts_for_node",
-        "_ends_late",
         "_env",
         "_lease",
         "_left_token",
         "_min_hold",
+        "ends_late",
         "names",
         "status",
         "tracker",
@@ -114,36 +114,40 @@ class LockCore:
         self._min_hold = min_hold
         self._env = env
         # Changed by the call whose turn it is:
-        self._lease: Lease | None = None  # left by the last cycle for the next; nothing is under it
+        self._lease: Lease | None = (
+            None  # of the last hold or try, for the next; nothing is under it
+        )
         self._acts_for_node = True  # until its first lock()
-        self._ends_late = False  # destroyed in the middle of the call
+        self.ends_late = False  # destroyed in the middle of the call
         self._left_token: int | None = None  # the token of what `min_hold` has left in etcd
 
-    def leave(self, call: Call) -> None:
-        """The call is over; also if it was interrupted where it could not say so."""
-        call.undo()  # what stops it knows it, and would keep it
+    def over(self, call: Call) -> None:
+        """Ends the turn of a call, also of one that was interrupted where it could not do so."""
+        call.stop = None  # it refers to the call: a cycle would keep both
         self.turns.give(call)
 
     def _undo(self, call: Call, *undoing: Steps[object]) -> Steps[None]:
         """Takes back what was done. Where that fails, it is left to its ttl."""
         call.undo()
-        try:
-            for each in undoing:
+        for each in undoing:
+            try:
                 yield from each
-        except MicrolockError as error:
-            log.warning("%r is left to its ttl: %s", self.names.key, error)
+            except LockLostError:
+                pass  # nothing is left
+            except MicrolockError as error:
+                self._env.warn("%r is left to its ttl: %s", self.names.key, error)
 
     # Taking the lock.
 
     def lock(self, call: Call, *, tries: int = 1, pause: float = 0.0) -> Steps[HoldState]:
-        """Takes the lock: waits for it, or tries it.
+        """Waits for the lock, or tries to take it.
 
         Args:
             tries: how often, if it does not wait.
             pause: seconds between two of them, on average.
         """
         if call.kind is Kind.WAIT or tries > 1:
-            call.stop = partial(self.turns.check, call)
+            call.stop = partial(self.turns.check, call)  # cancel() and destroy() end it
         try:
             if call.kind is Kind.WAIT:
                 return (yield from self._wait(call))
@@ -153,7 +157,8 @@ class LockCore:
                     return (yield from self._try(call, number))
                 except AlreadyLockedError:
                     now = yield NOW
-                    if number == tries or self.status.present(now):
+                    hold = self.status.present(now)
+                    if number == tries or (hold and hold.owner == call.owner):
                         raise
                 yield from self.turns.pause(call, now + pause * (0.5 + self._env.random()))
                 number += 1
@@ -180,11 +185,11 @@ class LockCore:
         taking: Callable[..., Flow[Place | Contended]],
         attempts: Callable[[Place], int],
     ) -> Steps[HoldState]:
-        status, lost = self.status, self.status.hold
+        status, previous = self.status, self.status.hold
         if hold := status.present(call.now):
             raise status.locked_by_this(hold)
         status.lost_of.pop(call.owner, None)
-        leftover = lost.place if lost and status.noticed(call.now) else None
+        lost = previous if status.noticed(call.now) else None
         lease, self._lease = self._lease, None  # it is the flow's to keep or to end
         call.leases = frozenset((lease.id,) if lease else ())
         self._acts_for_node = False
@@ -194,20 +199,20 @@ class LockCore:
                 self.names,
                 self.ttl,
                 lease,
-                lost=leftover,
+                lost=lost and lost.place,
                 now=call.now,
                 lease_ids=self._env.lease_ids,
             )
             # Not before: the entry of the lost one may still be there.
-            if leftover and lost and lost.owner != call.owner is not None:
-                status.lost_of[lost.owner] = lost
+            if lost and call.owner not in (None, lost.owner):
+                status.remember(lost)
             status.hold, status.changed = None, True
             if isinstance(entered, Place):
                 return (yield from self._taken(call, entered, attempts(entered)))
         except GeneratorExit:
             raise
         except BaseException as error:
-            if isinstance(entered, Place):  # an interrupt, a loss, or destroy(): nobody will know
+            if isinstance(entered, Place):  # the caller gets an error, and so must not hold it
                 yield from self._withdraw(call, entered)
             elif not isinstance(error, Exception):  # it may have come where no flow could undo it
                 yield from self._undo(call, *map(_revoke, call.leases))
@@ -279,25 +284,24 @@ class LockCore:
             raise self.status.lost(reason)
 
     def _give_back(self, call: Call, hold: HoldState) -> Steps[None]:
-        status, asked = self.status, call.asked
+        status, requests = self.status, call.requests
         try:
             hold.give_back()
             status.changed = True
             left = yield from self._release(hold, self.ttl, call.now)
+            hold.end(left.reason if isinstance(left, Lost) else None)
         except BaseException as error:
-            if isinstance(error, StoreError) or call.asked == asked:
+            if isinstance(error, StoreError) or call.requests == requests:  # nothing was sent
                 hold.stand()
-                status.changed = True  # since it gave back, it was neither watched nor renewed
+                status.changed = True  # while it was given back, it was neither watched nor renewed
                 if hold is status.hold:
                     self.tracker.look()
             else:  # an interrupt or a doubt: it does not count any more
                 hold.end()
             raise
         if isinstance(left, Lost):
-            hold.end(left.reason)
             status.tell_of(events.lost, hold, reason=left.reason)
             raise status.lost(left.reason)
-        hold.end()
         self._lease = left
         status.tell_of(events.released, hold)
 
@@ -306,9 +310,9 @@ class LockCore:
         rest = self._rest(hold, now)
         if rest <= 0:
             return flows.release(self.names, hold.place, ttl)
-        return self._leave_entry(hold, math.ceil(rest))
+        return self._keep_until(hold, math.ceil(rest))
 
-    def _leave_entry(self, hold: HoldState, seconds: int) -> Flow[Lost | None]:
+    def _keep_until(self, hold: HoldState, seconds: int) -> Flow[Lost | None]:
         self._left_token = hold.token
         left, error = yield from flows.extend(
             self.names, hold.place, seconds, lease_ids=self._env.lease_ids, keep=hold.moved
@@ -328,14 +332,13 @@ class LockCore:
             raise self.status.lost(reason)
         if hold and hold.alive:
             return hold
-        holder = None
         if self._acts_for_node:
             found = yield from flows.adopt(self.names, now=now)
             if isinstance(found, Place):
                 return HoldState(found, now=now, owner=call.owner, ended=self._env.event())
-            holder = found
+            raise self.status.not_owned(found, "")
         why = "this object holds nothing; holder() says whether another of its node does"
-        raise self.status.not_owned(holder, "" if self._acts_for_node else why)
+        raise self.status.not_owned(None, why)
 
     # Keeping it.
 
@@ -360,7 +363,6 @@ class LockCore:
     def _changing(self, hold: HoldState, flow: Flow[T]) -> Steps[tuple[T, float]]:
         """What the flow returns, and when. The caller settles it in the same step: until then what
         etcd says of the leases is old."""
-        hold.in_call = True
         try:
             left = yield from flow
             return left, (yield NOW)
@@ -372,7 +374,6 @@ class LockCore:
                 self.tracker.unanswered(hold, error, (yield NOW))
             raise
         finally:
-            hold.in_call = False
             self.status.changed = True
 
     def _settle(self, hold: HoldState, left: Place | Lost, now: float) -> None:
@@ -407,8 +408,8 @@ class LockCore:
         self.status.destroyed = True
         self.tracker.stir_all()
         current = self.turns.current
-        self._ends_late = current is not None and current.owner == owner
-        return not self._ends_late
+        self.ends_late = current is not None and current.owner == owner
+        return not self.ends_late
 
     @_in_turn
     def destroy(self, call: Call) -> Steps[None]:

@@ -20,6 +20,9 @@ from microlock.errors import (
     MicrolockError,
 )
 
+# So many losses are kept for those who have not learned of them yet.
+_REMEMBERED = 100
+
 
 class Environment(Protocol):
     """What a core runs in.
@@ -41,6 +44,9 @@ class Environment(Protocol):
     def listened(self, name: str) -> bool:
         """Whether somebody listens to an event."""
 
+    def warn(self, text: str, *args: object) -> None:
+        """Logs a warning; not at once, since users' code may run then."""
+
     def event(self) -> Event:
         """An event to wait for."""
 
@@ -58,9 +64,7 @@ class Status:
 
     Attributes:
         hold: the last one.
-        lost_of: holds that were lost by one owner, and followed by another's: until the first
-            locks again. What a handler of this lock takes, for which the owner is None, everybody
-            sees.
+        lost_of: see `remember`.
         wait: that of the call that waits in the queue, if one does.
         destroyed: no call begins any more.
         closed: nothing is told or watched any more.
@@ -137,6 +141,16 @@ class Status:
         if self.destroyed:
             key, node_id = self.names.key, self.names.node_id
             raise DestroyedError(f"the lock {key!r} of {node_id!r} was destroyed")
+
+    def remember(self, lost: HoldState) -> None:
+        """A hold was lost, and another owner has the next: until the first locks again it sees the
+        loss. What a handler of this lock takes, for which the owner is None, is everybody's."""
+        if lost.owner is not None:
+            self.lost_of[lost.owner] = lost
+            for forgotten in list(self.lost_of)[
+                :-_REMEMBERED
+            ]:  # of threads that ended, most likely
+                del self.lost_of[forgotten]
 
     # What becomes of the hold, told once.
 

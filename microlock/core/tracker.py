@@ -271,8 +271,8 @@ class Tracker:
         if lifetime.ttl > 0:
             if hold.renewed(lease_id, lifetime) and not status.noticed(now):
                 status.tell_of(events.renewed, hold)
-        elif hold.in_call:
-            self._tried = now  # maybe extended a moment ago: the next renewal will tell
+        elif self._turns.current:
+            self._tried = now  # maybe it extends the hold just now: the next renewal will tell
         else:
             status.lose(hold, LossReason.LEASE_GONE)
         self._turns.pass_on()

@@ -39,14 +39,18 @@ class Turns:
                 raise self._busy()
         self.ask(call)
         call.now = yield NOW
+        if self.current is not call:
+            # Before it looks: a signal's handler may wake it in the middle of that.
+            call.woken = call.woken or self._status.env.event()
         while self.current is not call:
             if error := self._refusal(call, call.now):
+                self.give(call)
                 raise error
             hold = self._status.hold
             expires = hold.place.deadline if hold and hold.alive else math.inf
-            woken = call.woken = call.woken or self._status.env.event()
-            yield Park(min(call.turn_until, max(expires, call.now)), woken)
-            woken.clear()
+            assert call.woken
+            yield Park(min(call.turn_until, max(expires, call.now)), call.woken)
+            call.woken.clear()
             call.now = yield NOW
             self._status.noticed(call.now)
             self.pass_on()
@@ -81,12 +85,12 @@ class Turns:
 
     def give(self, call: Call) -> None:
         """Ends its turn, or its wait for one. Twice is fine."""
-        if call is not self.current and call not in self.calls:
+        if call is self.current:
+            self.current = None  # first: a signal's handler may ask, in the middle of this
+        elif call not in self.calls:
             return
         self.calls = [each for each in self.calls if each is not call]
         call.paused = False
-        if call is self.current:
-            self.current = None
         self.pass_on()
 
     def pause(self, call: Call, until: float) -> Steps[None]:

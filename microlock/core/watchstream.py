@@ -285,7 +285,9 @@ class WatchStream:
         # Refusals and timeouts take turns in one outage.
         kind = StoreUnavailableError if passing else type(error)
         news, self._told = kind is not self._told, kind
-        commands: list[Command] = [Log(f"watching is interrupted: {error}")] if news else []
+        commands: list[Command] = []
+        if news:
+            commands.append(Log(f"watching is interrupted, and goes on when it can: {error}"))
         reopen = self.restart(error)
         for watch in list(self._watches.values()):
             if not watch.settled and not passing:  # it never worked and is not going to

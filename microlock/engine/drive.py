@@ -8,7 +8,7 @@ from threading import RLock
 from typing import Any, TypeVar
 
 from microlock.core.retry import NOW
-from microlock.engine.clock import now
+from microlock.engine import clock
 from microlock.errors import MicrolockError
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def drive(steps: Generator[Any, Any, T], perform: Callable[[Any], Any], mutex: R
                     with mutex:
                         request = resume(reply)
                     resume, reply = steps.send, None
-                    reply = now() if request is NOW else perform(request)
+                    reply = clock.now() if request is NOW else perform(request)
             except StopIteration as decided:
                 result: T = decided.value
                 return result

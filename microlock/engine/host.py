@@ -123,12 +123,20 @@ class Host:
         def perform(request: Any) -> Any:
             if isinstance(request, Park):
                 return self._park(request)
-            return self.client.perform(request, call.budget(request, clock.now()))
+            try:
+                reply = self.client.perform(request, call.budget(request, clock.now()))
+            except MicrolockError:
+                call.tried(request)
+                raise
+            call.tried(request)
+            return reply
 
         try:
             return drive(steps, perform, self._mutex)
         finally:
-            self.step(self.core.leave, call)
+            self.step(self.core.over, call)
+            if self.core.ends_late:  # destroy() came after the call had looked for that
+                self._end_quietly()
 
     def _park(self, request: Park) -> None:
         self.sync()
@@ -146,7 +154,7 @@ class Host:
     # What the core wants to be watched, and when it wants to be asked.
 
     def sync(self) -> None:
-        """Has watched what the core wants to be watched, has it asked when something is due, and
+        """Watches what the core wants to be watched, plans to ask it when something is due, and
         logs what it has told."""
         status = self.core.status
         if status.changed and not self.client.forked:
@@ -162,7 +170,8 @@ class Host:
                         status.changed = True
                         raise
         if self._said:  # not under the mutex: a handler of logging may take its time
-            said, self._said = self._said, ()
+            with self._mutex:
+                said, self._said = self._said, ()
             for each in said:
                 log.log(*each)
 
@@ -177,8 +186,8 @@ class Host:
             for name in wanted.keys() - self._watched:
                 try:
                     view = reader.watch(name, self, known=wanted[name])
-                except RuntimeError:  # no thread can be started
-                    log.exception("%r is not watched", self.core.names.key)
+                except RuntimeError as error:  # no thread can be started
+                    self.warn("%r is not watched: %s", self.core.names.key, error)
                     return
                 self._watched |= {name}
                 self.core.tracker.views[name] = view
@@ -223,7 +232,6 @@ class Host:
         return self.step(self.core.tracker.due, now)
 
     def due_next(self) -> float:
-        """When it is due."""
         with self._mutex:
             return self.core.tracker.next_due
 
@@ -252,6 +260,9 @@ class Host:
         if (face := self._face()) and (said := face._tell(name, **fields)):
             self._said = (*self._said, said)
 
+    def warn(self, text: str, *args: object) -> None:
+        self._said = (*self._said, (logging.WARNING, text, *args))
+
     def listened(self, name: str) -> bool:
         face = self._face()
         return face is not None and face._listened(name)
@@ -268,7 +279,15 @@ class Host:
         """Gives back all that it has: its lock is garbage."""
         if self.core.status.present(clock.now()):
             log.warning("%r was dropped while it was held: it is given back", self.core.names.key)
-        self.destroy()
+        self._end_quietly()
+
+    def _end_quietly(self) -> None:
+        held = self.core.status.present(clock.now())
+        try:
+            self.destroy()
+        except MicrolockError as error:
+            if held:
+                log.warning("%r is left to its ttl: %s", self.core.names.key, error)
 
     def destroy(self) -> None:
         """Ends all; in the middle of a call of the same thread, when that is over."""

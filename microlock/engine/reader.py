@@ -44,6 +44,8 @@ from microlock.errors import (
 
 # Seconds that the thread and its stream stay with nothing to watch: another wait may begin soon.
 _LINGER = 2.0
+# Seconds at least that a member has to begin a watch.
+_PATIENCE = 4.0
 
 log = logging.getLogger("microlock")
 
@@ -188,20 +190,29 @@ class Reader:
         try:
             self._follow()
         except MicrolockError as error:  # the client was closed, here or by its owner
-            self._end(error)
+            self._fail(error)
         except BaseException as error:
             log.exception("watching with %r ended", self._client)
-            self._end(MicrolockError(f"watching ended: {error!r}"))
+            self._fail(MicrolockError(f"watching ended: {error!r}"))
+
+    def _fail(self, error: MicrolockError) -> None:
+        with self._lock:
+            mine = self._thread is threading.current_thread()
+        if mine:
+            self._end(error)
 
     def _follow(self) -> None:
         """Reads until there is nothing to watch. Raises why nothing can be watched any more."""
         self._open_at, asked, patience = 0.0, None, 0.0
-        while self._thread is threading.current_thread():  # two may be started: one is enough
+        while True:
             now, before = clock.now(), asked
             with self._lock:
+                if self._thread is not threading.current_thread():  # of two one is enough
+                    return
                 idle, asked = self._machine.idle, self._machine.asked
             if asked != before:
-                patience = now + 2 * self._client.timeout  # whoever is in `settle` is told before
+                # Whoever is in `settle` is told before.
+                patience = now + max(2 * self._client.timeout, _PATIENCE)
             wait = None
             if idle:
                 wait = _LINGER

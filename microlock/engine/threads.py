@@ -16,6 +16,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 
 # What a thread brings upon itself must not be blocked (man 2 sigprocmask).
 _OWN = {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"}
@@ -27,14 +28,17 @@ class Daemon(threading.Thread):
 
     def __init__(self, name: str, run: Callable[..., object], *args: object) -> None:
         super().__init__(target=run, args=args, name=name, daemon=True)
-        self._blocks = threading.Event()
+        # An event that is waited for could be left locked by an interrupt.
+        self._blocks: SimpleQueue[None] = SimpleQueue()
 
     def start(self) -> None:
         super().start()
-        self._blocks.wait()
+        self._blocks.get()
 
     def run(self) -> None:
-        if hasattr(signal, "pthread_sigmask"):  # not Windows
-            signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
-        self._blocks.set()
+        try:
+            if hasattr(signal, "pthread_sigmask"):  # not Windows
+                signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        finally:
+            self._blocks.put(None)
         super().run()

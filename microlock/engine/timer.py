@@ -67,8 +67,9 @@ class Timer:
         put = self._inbox.put
         with self._lock:
             if not self._closed:
-                self._faces[host] = ref(face, lambda _: put(host))
-                self._start()
+                # No line of ours runs in a garbage collection: an interrupt there would be lost.
+                self._faces[host] = ref(face, partial(put, host))
+        self._start()
 
     def schedule(self, host: Host) -> None:
         """Looks after it when something is due."""
@@ -87,18 +88,22 @@ class Timer:
                 if self._agenda.next < self._sleeps_until:
                     self._sleeps_until = 0.0
                     self._inbox.put(None)
-            self._start()
+        self._start()
 
     def _start(self) -> None:
-        """Under the lock: starts the thread, if there is something to do for it."""
-        idle = not self._faces and self._agenda.next == math.inf
-        if idle or (self._thread and self._thread.is_alive()):
-            return
-        self._thread = Daemon("microlock-renewal", self._run)
+        """Starts the thread, if there is something to do for it."""
+        with self._lock:
+            idle = not self._faces and self._agenda.next == math.inf
+            if idle or (self._thread and self._thread.is_alive()):
+                return
+            thread = self._thread = Daemon("microlock-renewal", self._run)
+        # Without the lock: a new thread may collect garbage before it says that it runs.
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError:  # too many threads, or the interpreter exits
-            self._thread = None
+            with self._lock:
+                if self._thread is thread:
+                    self._thread = None
             log.exception("nothing is renewed, and no loss is told of: no thread can be started")
 
     def finish(self, timeout: float) -> None:
@@ -139,7 +144,7 @@ class Timer:
             except DestroyedError:
                 break  # the client was closed, by whoever lent it: left to their ttl
             except MicrolockError as error:
-                log.warning("left to their ttl at exit: %d places, %s", len(ends) - number, error)
+                log.warning("at exit left to their ttl: %d hold(s), %s", len(ends) - number, error)
                 break
 
     # The thread.
@@ -158,6 +163,8 @@ class Timer:
     def _patience(self) -> float | None:
         """Seconds to sleep; None: there is nothing to do any more."""
         with self._lock:
+            if self._thread is not threading.current_thread():  # two were started: one is enough
+                return None
             at = self._sleeps_until = self._agenda.next
             if at == math.inf and not self._faces and self._inbox.empty():
                 self._thread = None
@@ -178,9 +185,8 @@ class Timer:
     def _give_back(self, host: Host) -> None:
         try:
             host.dropped()
-        except MicrolockError as error:
-            log.warning("%r was dropped, and is left to its ttl: %s", host.core.names.key, error)
-        self._forget(host)
+        finally:
+            self._forget(host)
 
     def _forget(self, host: Host) -> None:
         with self._lock:

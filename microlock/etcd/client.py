@@ -64,7 +64,7 @@ class EtcdClient(Client):
         deletes = tuple(_key(key) for key in delete)
         transaction = Transaction(guard.key, guard.revision, puts, deletes)
         revision: int | None = self.perform(transaction, Budget.of(clock.now(), self.timeout))
-        if revision is None:
+        if revision is None:  # given back, or lost
             raise LockLostError(guard.lock, guard.node_id, LossReason.DELETED)
         return revision
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,7 +93,7 @@ def test_what_etcd_says_of_the_lease_before_an_extension_is_no_loss(
         return now
 
     client.perform = moving  # type: ignore[method-assign]
-    monkeypatch.setattr("microlock.engine.drive.now", answered_in_between)
+    monkeypatch.setattr("microlock.engine.drive.clock", SimpleNamespace(now=answered_in_between))
     assert foo.extend(30) > 20
     assert foo.held
     foo.destroy()

@@ -563,7 +563,7 @@ def test_errors_travel_to_another_process_whole(own_etcd: OwnEtcd) -> None:
         AlreadyLockedError("foo", holder),
         microlock.LockNotOwnedError("foo", "node-a", holder),
         LockLostError("foo", "node-a", reason),
-        microlock.LockUncertainError("foo", "node-a", 9),
+        microlock.LockUncertainError("foo", "node-a", 9, "no answer"),
         StorePermissionError("no", may_have_happened=False),
     ):
         sent = pickle.loads(pickle.dumps(error))

@@ -102,6 +102,8 @@ class Surroundings:
 
     def tell(self, name: str, **fields: Any) -> None: ...
 
+    def warn(self, text: str, *args: object) -> None: ...
+
     def listened(self, name: str) -> bool:
         return False
 
@@ -243,11 +245,13 @@ class Actor:
 
     def _resume(self, owner: int, how: Any) -> None:
         """It gets an answer, or an error."""
-        steps = self.tasks[owner].steps
+        task = self.tasks[owner]
+        resume = partial(task.steps.send, how)
         if isinstance(how, tuple) and isinstance(how[0], type):
-            self._go_on(owner, partial(steps.throw, _error(*how)))
-        else:
-            self._go_on(owner, partial(steps.send, how))
+            resume = partial(task.steps.throw, _error(*how))
+        if resume.args[0] is how or isinstance(resume.args[0], MicrolockError):
+            task.call.tried(task.request)
+        self._go_on(owner, resume)
 
     def _go_on(self, owner: int, resume: Callable[[], Any]) -> None:
         """Up to the next request, or the end."""
@@ -303,7 +307,7 @@ class Actor:
         self.over = task
         if task.op in TAKING and task.error is None:
             self.holds.append(task.result)
-        self.core.leave(task.call)
+        self.core.over(task.call)
         self._sync()
         if task.op == "destroy":
             self.core.close()

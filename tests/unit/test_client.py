@@ -158,7 +158,7 @@ def test_the_error_of_a_flow_comes_without_its_steps_and_with_its_cause():
         try:
             yield "ask"
         except StoreError as error:
-            raise LockUncertainError("foo", "node-a", 5) from error
+            raise LockUncertainError("foo", "node-a", 5, error) from error
 
     def fail(_: Any) -> None:
         raise StoreTimeoutError("no answer")

@@ -82,7 +82,7 @@ def test_a_hold_that_is_given_back_elsewhere_leaves_its_lease_to_its_maker(foo, 
 
 
 def test_what_another_holds_is_not_given_back(caller, store, beta):
-    with pytest.raises(LockNotOwnedError, match="not with token 999") as raised:
+    with pytest.raises(LockNotOwnedError, match="no hold has token 999") as raised:
         run(caller, elsewhere.release(ADMIN, 999))
     assert raised.value.holder == beta
 

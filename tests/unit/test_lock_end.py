@@ -144,14 +144,13 @@ def test_destroy_in_the_middle_of_a_call_that_fails_ends_it_late(foo, hold):
     assert (foo.entries, foo.status.closed) == ([], True)
 
 
-def test_what_a_late_end_cannot_give_back_is_logged(foo, hold, caplog):
+def test_what_a_late_end_cannot_give_back_is_logged(foo, hold):
     going = foo.renew().to(Get)
     assert not foo.core.begin_to_end(MAIN)
     foo.faults[Leave] = Refusal(StorePermissionError)
     with pytest.raises(DestroyedError):
         going.result()
-    (record,) = caplog.records
-    assert record.getMessage() == "'foo' is left to its ttl: refused"
+    assert foo.warned == ["'foo' is left to its ttl: refused"]
     assert foo.status.closed
 
 

@@ -85,6 +85,20 @@ def test_a_try_never_waits_for_a_hold(foo, hold, thread):
     assert foo.hold is hold
 
 
+def test_a_try_is_repeated_while_another_thread_holds_the_lock(foo, hold):
+    going = foo.lock(OTHER, tries=3, pause=1.0).go()
+    assert going.waits
+    foo.unlock().result()
+    assert going.go().result().owner == OTHER
+
+
+def test_a_try_is_not_repeated_for_the_thread_that_holds_the_lock(foo, hold):
+    going = foo.lock(tries=3, pause=1.0)
+    asks_nothing(foo, going)
+    with pytest.raises(AlreadyLockedError, match="this object"):
+        going.result()
+
+
 def test_a_try_waits_for_a_call_under_way(foo):
     first = foo.lock().to(Enter)
     second = foo.lock(OTHER).go()
@@ -419,6 +433,24 @@ def test_who_has_lost_its_hold_does_not_touch_that_of_another_thread(followed, c
     assert isinstance(going.error, LockLostError)
     assert followed.held
     assert followed.names == ["acquired", "lost", "acquired"]
+
+
+def test_what_a_handler_held_and_lost_hides_no_later_hold(foo, store):
+    foo.lock(None).result()
+    foo.pass_time(60)
+    hold = foo.lock(OTHER).result()
+    with pytest.raises(AlreadyLockedError, match="this object"):
+        foo.lock(THIRD).result()
+    assert foo.hold is hold
+    foo.unlock(OTHER).result()
+    assert foo.entries == []
+
+
+def test_the_losses_of_threads_that_ended_do_not_pile_up(foo):
+    for number in range(300):
+        foo.lock(number).result()
+        foo.pass_time(60)
+    assert len(foo.status.lost_of) <= 100
 
 
 def test_who_has_lost_its_hold_is_told_so_by_the_end_of_with_at_once(foo, hold):

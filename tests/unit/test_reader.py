@@ -377,7 +377,10 @@ def test_after_a_failure_it_goes_on_with_another_member(client, reader, one):
 
 
 @pytest.mark.parametrize("mute", [1, 2])
-def test_a_member_that_does_not_begin_a_watch_is_left_for_another(client, reader, one, mute):
+def test_a_member_that_does_not_begin_a_watch_is_left_for_another(
+    client, reader, one, mute, monkeypatch
+):
+    monkeypatch.setattr("microlock.engine.reader._PATIENCE", 0.04)
     client.timeout, client.mute = 0.02, mute
     reader.watch(LOCK, one)
     assert eventually(lambda: one.calls)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from walk import MAIN, OTHER, THIRD, Event
 
@@ -119,6 +121,47 @@ def test_nobody_passes_who_can_hold(turns):
     first, second, _ = ask(turns, Kind.ACT, Kind.WAIT, Kind.ACT)
     turns.give(first)
     assert turns.current is second
+
+
+# What a signal's handler meets, in the middle of a line.
+
+
+def test_a_turn_is_over_before_its_call_is_off_the_list(turns):
+    """A call of a handler in between would wait for it for ever, on the same thread."""
+    (first,) = ask(turns, Kind.ACT)
+    seen = []
+
+    class Calls(list):
+        def __iter__(self):
+            seen.append(turns.current)
+            return super().__iter__()
+
+    turns.calls = Calls(turns.calls)
+    turns.give(first)
+    assert seen == [None]
+
+
+def test_a_call_that_is_woken_while_it_looks_does_not_sleep(turns, monkeypatch):
+    ask(turns, Kind.ACT)
+    second = call(Kind.WAIT, OTHER)
+    second.woken = None
+    turns._status.env = SimpleNamespace(event=Event)
+    turns._status.hold = None
+    monkeypatch.setattr(Turns, "_refusal", lambda *_: turns.wake())
+    taking = turns.take(second)
+    assert next(taking) is NOW
+    assert taking.send(1.0).on.is_set()
+
+
+def test_a_call_that_is_refused_is_off_the_list(turns, monkeypatch):
+    ask(turns, Kind.ACT, Kind.ACT)
+    third = call(Kind.ACT, THIRD)
+    monkeypatch.setattr(Turns, "_refusal", lambda *_: LookupError("no"))
+    taking = turns.take(third)
+    next(taking)
+    with pytest.raises(LookupError):
+        taking.send(1.0)
+    assert third not in turns.calls
 
 
 # Calls that pause, and those in the middle of another.

@@ -74,6 +74,7 @@ class Foo:
     Attributes:
         faults: what its requests meet, by their number, from 0, or by their type.
         told: its events; those of the key only if somebody listens.
+        warned: what it has logged.
         listened_to: the names of the events that somebody listens to.
         forked: this is a child of the process that made it.
         silence: what etcd answers renewals with; None: it renews them.
@@ -85,6 +86,7 @@ class Foo:
         self.faults: dict[Any, Fault] = {}
         self.caller = Caller(store, self.faults)
         self.told: list[LockEvent] = []
+        self.warned: list[str] = []
         self.listened_to: set[str] = set()
         self.forked = False
         self.silence: MicrolockError | None = None
@@ -116,6 +118,9 @@ class Foo:
     def tell(self, name: str, **fields: Any) -> None:
         if name not in events.OF_THE_KEY or name in self.listened_to:
             self.told.append(LockEvent(name, self.core.names.key, **fields))
+
+    def warn(self, text: str, *args: object) -> None:
+        self.warned.append(text % args)
 
     # What it says of itself.
 
@@ -329,7 +334,13 @@ class Going(Generic[T]):
                 budget.stop()
             if budget.until(request) <= now:
                 raise StoreTimeoutError("no time was left", may_have_happened=False)
-        return self.foo.caller.perform(request)
+        try:
+            reply = self.foo.caller.perform(request)
+        except MicrolockError:
+            self.call.tried(request)
+            raise
+        self.call.tried(request)
+        return reply
 
     def throw(self, error: BaseException) -> None:
         """Instead of a reply."""
@@ -355,6 +366,6 @@ class Going(Generic[T]):
 
     def _end(self) -> None:
         self.over, self.request = True, None
-        self.foo.core.leave(self.call)
+        self.foo.core.over(self.call)
         self._at_last()
         self.foo.sync()

@@ -23,7 +23,7 @@ from microlock.errors import (
 def release(names: Names, place: Place, ttl: int) -> Flow[Lease | Lost | None]:
     """Gives the lock back. Returns the lease if it can serve the next hold of `ttl` seconds.
 
-    An StoreError leaves the hold as it was; after LockUncertainError or an interrupt it is not to
+    A StoreError leaves the hold as it was; after LockUncertainError or an interrupt it is not to
     be counted on.
     """
     try:
@@ -78,7 +78,8 @@ def extend(
 ) -> Flow[tuple[Place | Lost, BaseException | None]]:
     """Puts the entry under a new lease. It keeps its place and its token.
 
-    `keep` learns the place as it is from that moment on: it lives as long as all its leases do.
+    `keep` learns, before the request is sent, how the place is from then on: it may be under either
+    lease, and lives as long as both do.
 
     Returns what there is now, and the error that leaves the extension in doubt, to be raised:
     the hold then stands with `next_lease`, and the next renewal finishes what was begun.
@@ -105,8 +106,8 @@ def extend(
 
 def _move(names: Names, place: Place, lease: Lease) -> Flow[Place | Lost]:
     """Puts the entry under another lease, once, however often it is repeated."""
-    # It tells the old lease: a copy that arrives after a later extension must not move the entry
-    # back.
+    # The request names the old lease: a copy that arrives after a later extension must not move
+    # the entry back.
     reply: Moved = yield Move(place.entry, names.value, place.token, place.lease.id, lease.id)
     moved = replace(place, lease=lease, next_lease=None)
     lost = None if reply.done else _lost(moved, reply.there)

@@ -36,7 +36,9 @@ def grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:
                 yield from discard(names, lease, after=error)
             if not isinstance(error, StoreError):
                 raise
-            first = first or error  # later ones tell that the time is over
+            # Later ones tell that the time is over. Then nothing is sent any more, and so nothing
+            # may have happened: which ends this.
+            first = first or error
             if refused:
                 raise first from None
         else:
@@ -66,7 +68,7 @@ def discard(names: Names, *leases: Lease, after: BaseException | None = None) ->
             yield Revoke(lease.id)
         except (StoreError, DestroyedError) as error:  # the client may be closed meanwhile
             if lease.doubtful:
-                uncertain = LockUncertainError(names.key, names.node_id, lease.id)
+                uncertain = LockUncertainError(names.key, names.node_id, lease.id, error)
                 uncertain.__cause__ = after or error
     if uncertain and (after is None or isinstance(after, MicrolockError)):
         raise uncertain

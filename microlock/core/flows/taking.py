@@ -14,8 +14,9 @@ from microlock.core.port import Enter, Entered, Found, Join, Joined, KeyValue, R
 from microlock.core.queue import Holder, Standing
 from microlock.errors import LeaseNotFoundError, LockUncertainError, StoreError
 
-# Who has no more entries than so many before its own hears of every change, not to be late. The
-# others, in a long queue, would hear of two changes for each holder before them.
+# A waiter with at most so many older entries watches the whole lock, not to be late. One farther
+# back watches only the entry so many before its own: in a long queue it would hear of two changes
+# for each holder.
 NEAR = 2
 
 
@@ -67,7 +68,7 @@ def try_lock(
 
 
 def _enter(names: Names, lease: Lease, putting: Flow[Place | Contended]) -> Flow[Place | Contended]:
-    """Puts our entry under a lease that exists; undoes what is in doubt."""
+    """Runs what puts our entry under this lease; undoes what is in doubt."""
     try:
         entered = yield from putting
     except (LeaseNotFoundError, LockUncertainError):
@@ -115,6 +116,7 @@ def wait(
 
 
 def _put(names: Names, lease: Lease, now: float) -> Flow[Place | Contended]:
+    """Puts our entry if nobody holds the lock."""
     entry = entry_name(names.prefix, lease.id)
     if not lease.fresh(now):
         lease = lease.renewed((yield from keep_alive(lease)))
