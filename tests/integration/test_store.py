@@ -210,8 +210,10 @@ class Asker:
         return Move(name, self._value(), token, lease_id, self._lease())
 
     def change(self) -> Change:
-        names = [*{self._name() for _ in range(self._random.randint(1, 3))}]
-        number = self._random.randint(0, len(names))
+        # In an order that the seed decides, which that of a set is not.
+        names = [*dict.fromkeys(self._name() for _ in range(self._random.randint(1, 3)))]
+        # One put: what one transaction puts has the same age, among which etcd knows no order.
+        number = self._random.randint(len(names) - 1, len(names))
         lease_ids = [0, 0, *self._store.leases]
         puts = ((name, self._value(), self._one_of(lease_ids)) for name in names[number:])
         return Change(tuple(names[:number]), tuple(puts))
