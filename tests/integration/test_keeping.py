@@ -254,6 +254,7 @@ def test_no_renewal_follows_the_end_of_a_hold(
     assert renewals.run_through(1, foo)
     ENDS[end](locks, etcdctl)
     assert not locks or eventually(lambda: not locks[0].held)
+    assert eventually(lambda: not etcdctl("get", "--prefix", f"{prefix}foo/"))  # dropped: soon
     so_far = renewals.of(foo)
     # The thread goes on, for another hold.
     assert renewals.run_through(4, bar)
