@@ -114,9 +114,7 @@ class LockCore:
         self._min_hold = min_hold
         self._env = env
         # Changed by the call whose turn it is:
-        self._lease: Lease | None = (
-            None  # of the last hold or try, for the next; nothing is under it
-        )
+        self._lease: Lease | None = None  # kept for the next hold; nothing is under it
         self._acts_for_node = True  # until its first lock()
         self.ends_late = False  # destroyed in the middle of the call
         self._left_token: int | None = None  # the token of what `min_hold` has left in etcd

@@ -25,6 +25,8 @@ from microlock import (
     Microlock,
     State,
 )
+from microlock.core.call import Call
+from microlock.core.turns import Turns
 
 STAGES = ["in etcd's queue", "for a turn on the object", "between two tries"]
 
@@ -251,3 +253,20 @@ def test_cancel_ends_tries_whenever_it_comes(make: Make) -> None:
         sleep(chance.uniform(0.05, 0.06))
         foo.cancel()
         cancelled(waiting)
+
+
+def test_destroy_in_the_last_lines_of_another_call_ends_the_object(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal's handler may do, when the call has looked for that already."""
+    foo, observer = make("one"), make("two")
+    give = Turns.give
+
+    def giving(turns: Turns, call: Call) -> None:
+        if turns is foo._core.turns and not foo._status.destroyed:
+            foo.destroy()
+        give(turns, call)
+
+    monkeypatch.setattr(Turns, "give", giving)
+    foo.lock()
+    assert observer.holder() is None
