@@ -28,7 +28,7 @@ from microlock.engine.emitter import LockEmitter
 from microlock.engine.host import Host, look, this_thread
 from microlock.engine.loss import Loss
 from microlock.errors import DestroyedError, InvalidArgumentError, LossReason, MicrolockError
-from microlock.etcd.connect import client_of
+from microlock.etcd.lent import client_of
 
 S = TypeVar("S", bound="Microlock")
 F = TypeVar("F", bound=Callable[..., Any])

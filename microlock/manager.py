@@ -17,7 +17,7 @@ from microlock.core.keys import (
 )
 from microlock.core.queue import Holder
 from microlock.engine.host import LEASE_IDS, look
-from microlock.etcd.connect import client_of
+from microlock.etcd.lent import client_of
 from microlock.lock import Microlock
 
 log = logging.getLogger("microlock")

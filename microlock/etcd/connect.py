@@ -1,47 +1,27 @@
-"""Where an `EtcdClient` comes from: `connect()`, or the client of another library."""
+"""`connect()`: what its arguments mean."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any
 from unicodedata import normalize
 from urllib.parse import unquote, urlsplit
-from weakref import WeakKeyDictionary, ref
-
-import grpc
 
 from microlock.core.keys import check_duration
 from microlock.engine.reentrant_event import ReentrantEvent
-from microlock.errors import ClientRequiredError, InvalidArgumentError
+from microlock.errors import InvalidArgumentError
 from microlock.etcd.client import EtcdClient
-from microlock.etcd.login import Given, Login
-from microlock.etcd.off_main_thread import OffMainThread
-from microlock.etcd.wire import GrpcWire, Metadata
+from microlock.etcd.login import Login
+from microlock.etcd.wire import Address, Wire
+from microlock.etcd.wire.tls import Security
+
+log = logging.getLogger("microlock")
 
 DEFAULT_PORT = 2379
 DEFAULT_TIMEOUT = 5.0
-
-_OPTIONS = (
-    # gRPC's own backoff, 1 s and rising, would hide for seconds that etcd is back.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    # Despite its name, how long one attempt may take: TCP (which sends a lost packet again after
-    # 1 s), TLS and HTTP/2.
-    ("grpc.min_reconnect_backoff_ms", 3_000),
-    # Notice a member that stopped without a word. etcd ends connections that ping more often
-    # than every 5 s (--grpc-keepalive-min-time).
-    ("grpc.keepalive_time_ms", 6_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.ping_timeout_ms", 3_000),
-    # The names under a lock may be many; etcd bounds what it sends by itself.
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 def connect(
@@ -52,20 +32,24 @@ def connect(
     cert_cert: str | Path | None = None,
     user: str | None = None,
     password: str | None = None,
+    server_name: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> EtcdClient:
     """A client of etcd for locks. Nothing is sent before the first call of a lock.
 
     Args:
-        endpoints: the members of one cluster, as `host:port`, `host` (port 2379) or a URL with
-            http or https; one of them, several separated by commas, or an iterable.
+        endpoints: the members of one cluster, as `host:port`, `host` (port 2379), a URL with
+            http or https, or `unix:path` and `unix-abstract:name`; one of them, several separated
+            by commas, or an iterable. A name is looked up whenever a connection is made.
         ca_cert: file with the CA certificates to trust, PEM. TLS is on if this or `cert_cert` is
-            given, or an endpoint is https; without it the CAs that gRPC brings are trusted.
+            given, or an endpoint is https; without it the CAs that the system trusts are trusted.
+            The files are read again for each connection, so that they can be replaced.
         cert_key: file with the key of the client's certificate, PEM; for mutual TLS.
         cert_cert: file with the client's certificate, PEM; for mutual TLS.
         user: user of etcd; needs `password`. Works without TLS too, where the password can be
             read on the way.
         password: its password.
+        server_name: the name that the members' certificates are for, if not that of the endpoint.
         timeout: seconds > 0 that each call of a lock may take, trying again included.
 
     Raises:
@@ -80,30 +64,42 @@ def connect(
     if with_tls and "http" in schemes:
         raise InvalidArgumentError(f"endpoints must not mix http with TLS: {endpoints!r}")
     seconds = check_duration("timeout", timeout)
+    identity = None
+    if user is not None:
+        identity = Login(_text("user", user), _text("password", password, secret=True))
+    if server_name is not None:
+        server_name = _text("server_name", server_name)
+        if not with_tls:
+            raise InvalidArgumentError("server_name is of use with TLS only: ca_cert or https")
+    security = None
     if with_tls:
-        credentials = grpc.ssl_channel_credentials(
-            _read("ca_cert", ca_cert), _read("cert_key", cert_key), _read("cert_cert", cert_cert)
+        security = Security(
+            _file("ca_cert", ca_cert), _file("cert_key", cert_key), _file("cert_cert", cert_cert)
         )
-        channel = partial(grpc.secure_channel, credentials=credentials, options=_OPTIONS)
-    else:
-        channel = partial(grpc.insecure_channel, options=_OPTIONS)
-    # For the threads that grpcio starts: they block the signals that their starter blocks.
-    channels = OffMainThread().aside(lambda: [channel(each) for each in addresses])
+        try:
+            security.context()
+        except OSError as error:
+            raise InvalidArgumentError(f"the certificates can't be used: {error}") from error
     answered = ReentrantEvent()
-    return EtcdClient(
-        [
-            GrpcWire(channel, address, answered=answered)
-            for channel, address in zip(channels, addresses, strict=True)
-        ],
-        timeout=seconds,
-        identity=Login(_text("user", user), _text("password", password, secret=True))
-        if user is not None
-        else None,
-    )
+    wires = [_wire(each, security, server_name, answered) for each in addresses]
+    return EtcdClient(wires, timeout=seconds, identity=identity)
 
 
-def _parse(endpoints: object) -> tuple[list[str], set[str]]:
-    """The addresses as `host:port`, and the schemes that were named."""
+def _wire(
+    address: Address, security: Security | None, server_name: str | None, answered: ReentrantEvent
+) -> Wire:
+    try:
+        from microlock.etcd.wire.sockets import SocketWire
+    except ImportError:  # no ngh2 for this Python, or this processor
+        log.info("%s is called through grpcio: ngh2 can't be imported", address.text)
+        from microlock.etcd.wire.grpcio import dialled
+
+        return dialled(address, security, server_name, answered)
+    return SocketWire(address, security=security, server_name=server_name, answered=answered)
+
+
+def _parse(endpoints: object) -> tuple[list[Address], set[str]]:
+    """The addresses, and the schemes that were named."""
     if isinstance(endpoints, str):
         endpoints = endpoints.split(",")
     if not isinstance(endpoints, Iterable) or not (given := list(endpoints)):
@@ -115,54 +111,63 @@ def _parse(endpoints: object) -> tuple[list[str], set[str]]:
     return addresses, {scheme for _, scheme in parsed if scheme}
 
 
-def _parse_one(endpoint: object, *, secret: bool) -> tuple[str, str]:
-    shown = repr(endpoint)
+def _parse_one(endpoint: object, *, secret: bool) -> tuple[Address, str]:
+    named = repr(endpoint)
     if secret:
-        shown = "what is given (a user and password are arguments of their own)"
-    wrong = InvalidArgumentError(f"endpoints: {shown} is not host:port or a URL with http(s)")
+        named = "what is given (a user and password are arguments of their own)"
+    wrong = InvalidArgumentError(
+        f"endpoints: {named} is not host:port, a URL with http(s) or unix:path"
+    )
     if not isinstance(endpoint, str):
         raise wrong
     text = endpoint.strip()
+    kind, _, path = text.partition(":")
+    if kind in ("unix", "unix-abstract"):
+        # As grpc has them: unix:path, unix:///absolute, unix-abstract:name.
+        path = path.removeprefix("//")
+        if not path or "\0" in path:
+            raise wrong
+        return Address(text, path="\0" + path if kind == "unix-abstract" else path), ""
     port = 0
     with suppress(ValueError):  # which tells a part of what is given
         url = urlsplit(text if "://" in text else f"//{text}")
         port = DEFAULT_PORT if url.port is None else url.port
     if not port:
         raise wrong
-    rest = url.path.strip("/") or url.query or url.fragment or re.search(r"[\s,@]", text)
+    rest = url.path.strip("/") or url.query or url.fragment or re.search(r"[\s,@\0]", text)
     if not url.hostname or rest or url.scheme not in ("", "http", "https"):
         raise wrong
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    return f"{host}:{port}", url.scheme
+    return Address(f"{host}:{port}", url.hostname, port), url.scheme
 
 
-def _read(argument: str, path: object) -> bytes | None:
+def _file(argument: str, path: object) -> str | None:
+    """The path, of a file that can be read."""
     if path is None:
         return None
     if not isinstance(path, str | Path):
-        raise InvalidArgumentError(f"{argument} must be the path of a file, not {_told(path)}")
+        raise InvalidArgumentError(f"{argument} must be the path of a file, not {shown(path)}")
     try:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         # Its text has the path once more.
-        raise InvalidArgumentError(f"{argument}: {_told(path)} can't be read: {why}") from None
+        raise InvalidArgumentError(f"{argument}: {shown(path)} can't be read: {why}") from None
     if not content:
-        # gRPC would trust public CAs instead of this one, and ends the process for a client's.
-        raise InvalidArgumentError(f"{argument}: {_told(path)} is empty")
-    return content
+        raise InvalidArgumentError(f"{argument}: {shown(path)} is empty")
+    return str(path)
 
 
 # What is in a URL with a password, in PEM, in settings.
 _SECRET = re.compile(r"@|-----|\\n|passw", re.IGNORECASE)
 
 
-def _told(value: object) -> str:
+def shown(value: object) -> str:
     """What an error may show of an argument: nothing that could be a password or a key."""
-    shown = repr(value)
-    if len(shown) > 256 or _SECRET.search(shown):
+    text = repr(value)
+    if len(text) > 256 or _SECRET.search(text):
         return f"what is given, a {type(value).__name__}"
-    return shown
+    return text
 
 
 def _text(argument: str, value: object, *, secret: bool = False) -> str:
@@ -170,51 +175,3 @@ def _text(argument: str, value: object, *, secret: bool = False) -> str:
         shown = type(value).__name__ if secret else repr(value)
         raise InvalidArgumentError(f"{argument} must be a non-empty str, not {shown}")
     return value
-
-
-_lent: WeakKeyDictionary[Any, EtcdClient] = WeakKeyDictionary()
-
-
-def client_of(etcd: object) -> EtcdClient:
-    """The `EtcdClient` for what a user has: the same one for the same object.
-
-    A client of python-etcd3 or etcd-sdk-python lends its channels, its metadata and its timeout.
-
-    Raises:
-        ClientRequiredError: it is none of these.
-    """
-    if isinstance(etcd, EtcdClient):
-        return etcd
-    with suppress(TypeError):  # what can't be a key is no client, which is told below
-        if known := _lent.get(etcd):
-            return known
-    # No lock: a signal's handler may come here on the same thread. Of two clients made at the same
-    # time the first is everybody's; the other one has started nothing.
-    return _lent.setdefault(etcd, _borrow(etcd, _lent_wires(etcd)))
-
-
-def _lent_wires(etcd: object) -> list[GrpcWire]:
-    # Told by what they have, so that neither library needs to be there.
-    channels: dict[object, Any]
-    members = getattr(etcd, "endpoints", None)
-    if isinstance(members, Mapping):  # etcd-sdk-python: one channel for each endpoint
-        channels = {name: getattr(member, "channel", None) for name, member in members.items()}
-    else:  # python-etcd3
-        channels = {getattr(etcd, "_url", "etcd"): getattr(etcd, "channel", None)}
-    if not channels or not all(isinstance(each, grpc.Channel) for each in channels.values()):
-        raise ClientRequiredError(
-            "etcd must be what microlock.connect() returns, or a client of python-etcd3 or "
-            f"etcd-sdk-python (no asyncio, no HTTP gateway), not {_told(etcd)}"
-        )
-    return [GrpcWire(channel, str(name), lent=True) for name, channel in channels.items()]
-
-
-def _borrow(etcd: Any, wires: list[GrpcWire]) -> EtcdClient:
-    owner = ref(etcd)  # a strong one would keep it, and this client with it, for ever
-
-    def metadata() -> Metadata:
-        return tuple(getattr(owner(), "metadata", None) or ())
-
-    timeout = getattr(etcd, "timeout", None)
-    seconds = DEFAULT_TIMEOUT if timeout is None else check_duration("timeout", timeout)
-    return EtcdClient(wires, timeout=seconds, identity=Given(metadata))

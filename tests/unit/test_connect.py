@@ -13,8 +13,8 @@ import pytest
 
 from microlock import Microlock, connect
 from microlock.errors import ClientRequiredError, InvalidArgumentError
-from microlock.etcd.connect import client_of
-from microlock.etcd.wire import GrpcWire
+from microlock.etcd.lent import client_of
+from microlock.etcd.wire.grpcio import GrpcWire
 
 
 def addresses(endpoints: object) -> list[str]:
@@ -33,6 +33,9 @@ def addresses(endpoints: object) -> list[str]:
         ("10.0.0.1:1", ["10.0.0.1:1"]),
         ("[::1]", ["[::1]:2379"]),
         ("[::1]:1234", ["[::1]:1234"]),
+        ("unix:///run/etcd", ["unix:///run/etcd"]),
+        ("unix:etcd.sock", ["unix:etcd.sock"]),
+        ("unix-abstract:etcd", ["unix-abstract:etcd"]),
         ("etcd0,etcd1:1234", ["etcd0:2379", "etcd1:1234"]),
         (" etcd0 , etcd1 ", ["etcd0:2379", "etcd1:2379"]),
         (["etcd0", "http://etcd1"], ["etcd0:2379", "etcd1:2379"]),
@@ -65,7 +68,8 @@ def test_endpoints_are_taken_as_people_write_them(endpoints, expected):
         "etcd0#fragment",
         "http://",
         "ftp://etcd0",
-        "unix:///run/etcd",
+        "unix:",
+        "unix-abstract:",
         "http://root:secret@etcd0",
         "http://:secret@etcd0",
         b"etcd0",
@@ -203,7 +207,7 @@ class Lender:
 def test_a_lent_client_is_looked_up_before_anything_is_made(monkeypatch):
     lender = Lender()
     client = client_of(lender)
-    monkeypatch.setattr("microlock.etcd.connect.GrpcWire", None)
+    monkeypatch.setattr("microlock.etcd.wire.grpcio.GrpcWire", None)
     assert client_of(lender) is client
 
 
@@ -217,7 +221,7 @@ def test_a_handler_that_comes_while_a_lent_client_is_made_gets_the_same_one(monk
                 handled.append(None)
                 handled.append(client_of(lender))
 
-    monkeypatch.setattr("microlock.etcd.connect.GrpcWire", Interrupted)
+    monkeypatch.setattr("microlock.etcd.wire.grpcio.GrpcWire", Interrupted)
     assert client_of(lender) is handled[1]
 
 

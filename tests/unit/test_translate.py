@@ -18,7 +18,7 @@ from microlock.errors import (
     StoreUnavailableError,
     WrongServerError,
 )
-from microlock.etcd.translate import translate
+from microlock.etcd.wire.grpcio import translate_rpc
 
 
 class Failure(grpc.RpcError):
@@ -146,29 +146,29 @@ each = pytest.mark.parametrize(
 
 @each
 def test_a_failure_has_its_own_kind_of_error(code, details, kind, doubt):
-    assert type(translate(Failure(code, details), "etcd0:2379", answered=False)) is kind
+    assert type(translate_rpc(Failure(code, details), "etcd0:2379", answered=False)) is kind
 
 
 @each
 def test_a_failure_may_have_happened_unless_it_certainly_did_not(code, details, kind, doubt):
-    error = translate(Failure(code, details), "etcd0:2379", answered=False)
+    error = translate_rpc(Failure(code, details), "etcd0:2379", answered=False)
     assert getattr(error, "may_have_happened", None) is doubt
 
 
 @each
 def test_a_failure_names_the_member(code, details, kind, doubt):
-    assert "etcd0:2379" in str(translate(Failure(code, details), "etcd0:2379", answered=False))
+    assert "etcd0:2379" in str(translate_rpc(Failure(code, details), "etcd0:2379", answered=False))
 
 
 @pytest.mark.parametrize("text", ["Socket closed", "Connection reset", "Handshake read failed"])
 def test_a_connection_closed_at_once_may_be_tls_on_one_side_until_there_was_an_answer(text):
     failure = Failure(StatusCode.UNAVAILABLE, NO_CONNECTION + text)
-    assert "TLS" in str(translate(failure, "etcd0:2379", answered=False))
-    answered = translate(failure, "etcd0:2379", answered=True)
+    assert "TLS" in str(translate_rpc(failure, "etcd0:2379", answered=False))
+    answered = translate_rpc(failure, "etcd0:2379", answered=True)
     assert type(answered) is StoreUnavailableError
     assert "TLS" not in str(answered)
 
 
 def test_a_wrong_certificate_is_told_also_by_a_member_that_has_answered_before():
     failure = Failure(StatusCode.UNAVAILABLE, NO_CONNECTION + "SSL_ERROR_SSL")
-    assert type(translate(failure, "etcd0:2379", answered=True)) is StoreTlsError
+    assert type(translate_rpc(failure, "etcd0:2379", answered=True)) is StoreTlsError

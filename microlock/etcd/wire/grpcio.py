@@ -1,14 +1,13 @@
-"""The wire to one etcd member: one request with one answer, and one stream.
-
-Another transport than grpcio has these two calls to provide, and raises the same errors.
-"""
+"""The wire over a channel of grpcio: one that somebody lends, or where ngh2 can't be had."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -20,12 +19,15 @@ from microlock.errors import (
     MicrolockError,
     StoreError,
     StoreTimeoutError,
+    StoreTlsError,
     StoreUnavailableError,
+    WrongServerError,
 )
 from microlock.etcd.off_main_thread import NotBackError, OffMainThread
-from microlock.etcd.translate import translate
+from microlock.etcd.translate import closes_at_once, short, translate
+from microlock.etcd.wire import Address, M, Metadata, Sink
+from microlock.etcd.wire.tls import Security
 
-M = TypeVar("M", bound=Message)
 _FAULTS = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -34,59 +36,54 @@ _FAULTS = {
     grpc.StatusCode.INTERNAL,
 }
 
-Metadata = tuple[tuple[str, str], ...]
-
-# What takes the replies of a stream as they come, and at last the error that it ended with. It is
-# called on a thread of the wire, and is to return at once.
-Sink = Callable[[M | MicrolockError], None]
-
-# Without it a stream to a member that is cut off from its leader stays silent for ever.
-HAS_LEADER: Metadata = (("hasleader", "true"),)
-
-
-class Stream(Protocol):
-    """Requests and replies that flow independently, until one side ends it."""
-
-    def send(self, message: Message) -> None:
-        """Queues a request; never blocks, and may be called from a garbage collection."""
-
-    def finish(self) -> None:
-        """No request follows."""
-
-    def close(self) -> None:
-        """Ends it; the sink gets DestroyedError."""
+# grpcio reports every fault of a connection as UNAVAILABLE and tells them apart by text only.
+# The request never left: the name was not found, or no connection could be made.
+_PREFIX = r"^failed to connect to all addresses; last error: (\w+: )?"
+_NOT_SENT = ("failed to connect to all addresses", "errors resolving", "DNS resolution failed")
+# "Unwrap failed": with TLS 1.3 a server refuses a client's certificate after the handshake.
+_TLS = ("SSL", "Tls handshake", "Unwrap failed", "Hostname Verification", "security handshaker")
+_TLS_PERHAPS = ("Socket closed", "Connection reset", "Handshake read failed")
+_NOT_ETCD = ("Failed parsing HTTP/2",)
+# A call that was under way when its channel was closed, or its stream.
+_BY_US = ("Channel closed", "Locally cancelled")
 
 
-class Wire(Protocol):
-    """The way to one member of etcd.
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    # gRPC's own backoff, 1 s and rising, would hide for seconds that etcd is back.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # Despite its name, how long one attempt may take: TCP (which sends a lost packet again after
+    # 1 s), TLS and HTTP/2.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
+    # Notice a member that stopped without a word. etcd ends connections that ping more often
+    # than every 5 s (--grpc-keepalive-min-time).
+    ("grpc.keepalive_time_ms", 6_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    # The names under a lock may be many; etcd bounds what it sends by itself.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
-    Attributes:
-        address: where it is, for messages.
-        answered: whether it ever gave an answer, or another member of the same etcd did.
-    """
 
-    address: str
-
-    @property
-    def answered(self) -> bool: ...
-
-    def call(
-        self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
-    ) -> M:
-        """One request, one answer, within `timeout` seconds. Raises an StoreError."""
-
-    def stream(
-        self,
-        method: str,
-        reply: type[M],
-        sink: Sink[M],
-        *,
-        timeout: float | None,
-        metadata: Metadata,
-    ) -> Stream:
-        """Opens a stream, whose replies go to `sink`. Raises a MicrolockError if that fails."""
-
-    def close(self) -> None: ...
+def dialled(
+    address: Address, security: Security | None, server_name: str | None, answered: ReentrantEvent
+) -> GrpcWire:
+    """The wire over a channel of our own, where the sockets' can't be had."""
+    options = _OPTIONS
+    if server_name:
+        options += (("grpc.ssl_target_name_override", server_name),)
+    if security:
+        files = (security.ca, security.key, security.cert)
+        read = [Path(each).read_bytes() if each else None for each in files]
+        credentials = grpc.ssl_channel_credentials(*read)
+        make = partial(grpc.secure_channel, credentials=credentials)
+    else:
+        make = partial(grpc.insecure_channel)
+    # For the threads that grpcio starts: they block the signals that their starter blocks.
+    channel = OffMainThread().aside(lambda: make(address.text, options=options))
+    return GrpcWire(channel, address.text, answered=answered)
 
 
 class GrpcWire:
@@ -167,7 +164,7 @@ class GrpcWire:
 
     def _translated(self, error: Exception) -> MicrolockError:
         if isinstance(error, grpc.RpcError):
-            translated = translate(error, self.address, answered=self.answered)
+            translated = translate_rpc(error, self.address, answered=self.answered)
             # A refusal is an answer. A fault of the connection is none.
             if error.code() not in _FAULTS:
                 self._answered.set()
@@ -207,3 +204,33 @@ class GrpcStream:
     def close(self) -> None:
         self.finish()  # lets the thread go that grpcio reads the requests with
         self._cancel()
+
+
+def translate_rpc(error: grpc.RpcError, address: str, *, answered: bool) -> MicrolockError:
+    """What an RPC's failure means.
+
+    Args:
+        error: as raised by a call.
+        address: where it was sent, for the message.
+        answered: whether this address ever gave an answer.
+    """
+    code, details = error.code(), error.details() or ""
+
+    def has(texts: tuple[str, ...]) -> bool:
+        return any(text in details for text in texts)
+
+    if code is grpc.StatusCode.CANCELLED and has(_BY_US):
+        return DestroyedError(f"the connection to {address} was closed")
+    if code is not grpc.StatusCode.UNAVAILABLE or not has(_NOT_SENT):
+        return translate(code.name, details, address)
+    reason = short(
+        re.sub(r"^failed to connect to all addresses; last error: (\w+: )?", "", details)
+    )
+    if has(_TLS):
+        return StoreTlsError(f"no TLS connection to {address} ({reason})")
+    if has(_NOT_ETCD):
+        return WrongServerError(f"{address} does not speak HTTP/2, so is not etcd ({reason})")
+    if has(_TLS_PERHAPS) and not answered:
+        return closes_at_once(address, reason)
+    kind = StoreTimeoutError if "timed out" in details else StoreUnavailableError
+    return kind(f"no connection to {address} ({reason})")

@@ -1,0 +1,70 @@
+"""The `EtcdClient` of what a user has: ours, or one for the client of another library, which lends
+its channels, its metadata and its timeout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
+
+from microlock.core.keys import check_duration
+from microlock.errors import ClientRequiredError
+from microlock.etcd.client import EtcdClient
+from microlock.etcd.connect import DEFAULT_TIMEOUT, shown
+from microlock.etcd.login import Given
+from microlock.etcd.wire import Metadata
+
+if TYPE_CHECKING:
+    from microlock.etcd.wire.grpcio import GrpcWire
+
+_lent: WeakKeyDictionary[Any, EtcdClient] = WeakKeyDictionary()
+
+
+def client_of(etcd: object) -> EtcdClient:
+    """The `EtcdClient` for what a user has: the same one for the same object.
+
+    A client of python-etcd3 or etcd-sdk-python lends its channels, its metadata and its timeout.
+
+    Raises:
+        ClientRequiredError: it is none of these.
+    """
+    if isinstance(etcd, EtcdClient):
+        return etcd
+    with suppress(TypeError):  # what can't be a key is no client, which is told below
+        if known := _lent.get(etcd):
+            return known
+    # No lock: a signal's handler may come here on the same thread. Of two clients made at the same
+    # time the first is everybody's; the other one has started nothing.
+    return _lent.setdefault(etcd, _borrow(etcd, _lent_wires(etcd)))
+
+
+def _lent_wires(etcd: object) -> list[GrpcWire]:
+    # Told by what they have, so that neither library needs to be there.
+    channels: dict[object, Any]
+    members = getattr(etcd, "endpoints", None)
+    if isinstance(members, Mapping):  # etcd-sdk-python: one channel for each endpoint
+        channels = {name: getattr(member, "channel", None) for name, member in members.items()}
+    else:  # python-etcd3
+        channels = {getattr(etcd, "_url", "etcd"): getattr(etcd, "channel", None)}
+    grpc = sys.modules.get("grpc")  # who has a channel has imported it
+    if not (channels and grpc and all(isinstance(c, grpc.Channel) for c in channels.values())):
+        raise ClientRequiredError(
+            "etcd must be what microlock.connect() returns, or a client of python-etcd3 or "
+            f"etcd-sdk-python (no asyncio, no HTTP gateway), not {shown(etcd)}"
+        )
+    from microlock.etcd.wire.grpcio import GrpcWire
+
+    return [GrpcWire(channel, str(name), lent=True) for name, channel in channels.items()]
+
+
+def _borrow(etcd: Any, wires: Sequence[GrpcWire]) -> EtcdClient:
+    owner = ref(etcd)  # a strong one would keep it, and this client with it, for ever
+
+    def metadata() -> Metadata:
+        return tuple(getattr(owner(), "metadata", None) or ())
+
+    timeout = getattr(etcd, "timeout", None)
+    seconds = DEFAULT_TIMEOUT if timeout is None else check_duration("timeout", timeout)
+    return EtcdClient(wires, timeout=seconds, identity=Given(metadata))

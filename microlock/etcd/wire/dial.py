@@ -1,0 +1,130 @@
+"""A socket to a member: its name is looked up anew at each dial, and all its addresses are tried,
+the next one after a while beside those before it (RFC 8305)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
+
+from microlock.engine import clock
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.engine.threads import Daemon
+from microlock.etcd.wire import Address
+
+# Seconds until the next address is tried beside those that have not answered: RFC 8305, 8.
+NEXT_AFTER = 0.25
+
+_UNDER_WAY = {errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)} - {0}
+
+# The family, and what `connect()` takes.
+_Place = tuple[int, Any]
+
+
+class Dialler:
+    """Makes sockets to one member, for any thread."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._looking_up: _LookUp | None = None
+
+    def dial(self, deadline: float) -> socket.socket:
+        """A socket that is connected, and does not block.
+
+        Raises:
+            OSError: of the last address that failed; TimeoutError after the deadline.
+        """
+        if not self._address.host:
+            return _first([(socket.AF_UNIX, self._address.path)], deadline)
+        return _first(self._places(deadline), deadline)
+
+    def _places(self, deadline: float) -> Sequence[_Place]:
+        host, port = self._address.host, self._address.port
+        try:
+            return places(host, port, numeric=True)
+        except OSError:  # a name
+            pass
+        look_up = self._looking_up
+        if look_up is None or look_up.done.is_set():  # one at a time: a dead resolver takes long
+            look_up = self._looking_up = _LookUp(host, port)
+            try:
+                Daemon("microlock-names", look_up.run).start()
+            except RuntimeError as error:  # too many threads, or the interpreter exits
+                raise OSError(f"no thread can look up {host}") from error
+        if not look_up.done.wait(max(0.0, deadline - clock.now())):
+            raise TimeoutError(f"the look-up of {host} timed out")
+        return look_up.found()
+
+
+class _LookUp:
+    """A look-up, which no deadline can end: so it has a thread of its own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.done = ReentrantEvent()
+        self._host, self._port = host, port
+        self._outcome: Sequence[_Place] | str = "it was not made"
+
+    def run(self) -> None:
+        try:
+            self._outcome = places(self._host, self._port)
+        except OSError as error:
+            self._outcome = f"{self._host} was not found: {error.strerror or error}"
+        finally:
+            self.done.set()
+
+    def found(self) -> Sequence[_Place]:
+        if isinstance(self._outcome, str):
+            raise OSError(self._outcome)
+        return self._outcome
+
+
+def places(host: str, port: int, *, numeric: bool = False) -> Sequence[_Place]:
+    """Where it is: IPv6 and IPv4 in turn, beginning with what the system puts first."""
+    flags = socket.AI_NUMERICHOST if numeric else 0
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError as error:
+        raise OSError(f"{host!r} is no name of a host") from error
+    kinds: dict[int, list[_Place]] = {}
+    for family, _, _, _, where in found:
+        kinds.setdefault(family, []).append((family, where))
+    return [each for turn in zip_longest(*kinds.values()) for each in turn if each]
+
+
+def _first(places: Sequence[_Place], deadline: float) -> socket.socket:
+    """The first one that connects."""
+    left = list(places)
+    error: OSError = TimeoutError("the connection timed out")
+    with selectors.DefaultSelector() as trying:
+        try:
+            while left or trying.get_map():
+                if left:
+                    family, where = left.pop(0)
+                    each = socket.socket(family, socket.SOCK_STREAM)
+                    each.setblocking(False)
+                    code = each.connect_ex(where)
+                    if code and code not in _UNDER_WAY:
+                        error = OSError(code, os.strerror(code))
+                        each.close()
+                        continue
+                    trying.register(each, selectors.EVENT_WRITE)
+                now = clock.now()
+                if now >= deadline:
+                    raise TimeoutError("the connection timed out")
+                patience = deadline - now
+                for key, _ in trying.select(min(patience, NEXT_AFTER) if left else patience):
+                    each = key.fileobj  # type: ignore[assignment]
+                    trying.unregister(each)
+                    code = each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if not code:
+                        return each
+                    error = OSError(code, os.strerror(code))
+                    each.close()
+            raise error
+        finally:
+            for key in list(trying.get_map().values()):
+                key.fileobj.close()  # type: ignore[union-attr]

@@ -1,0 +1,116 @@
+"""HTTP/2 by `ngh2`, which is libnghttp2. The one file that knows it: another library for the frames
+has `Frames` to provide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from ngh2 import (
+    Configuration,
+    Connection,
+    DataReceived,
+    GoAwayReceived,
+    NGH2Error,
+    ResponseReceived,
+    Role,
+    Setting,
+    SettingsReceived,
+    StreamClosed,
+    TrailersReceived,
+)
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+# Bytes that the peer may send before we have taken them, on a stream and on all of them.
+WINDOW = 16 * 2**20
+
+_SETTINGS = {Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: WINDOW}
+# What a peer can make us hold is bounded by the limits that libnghttp2 has by itself: it ends the
+# connection for floods of frames. Trailers may carry a long text.
+_CONFIGURATION = Configuration(max_continuations=16, max_inbound_header_list_size=256 * 1024)
+
+
+class BrokenFramesError(Exception):
+    """What came is no HTTP/2, or violates it: nothing more can be said on this connection."""
+
+
+class Events(Protocol):
+    """What the frames that came say, in their order."""
+
+    def on_settings(self) -> None:
+        """The peer speaks HTTP/2."""
+
+    def on_headers(self, stream: int, headers: Headers, ended: bool) -> None: ...
+
+    def on_data(self, stream: int, data: bytes, ended: bool) -> None: ...
+
+    def on_trailers(self, stream: int, headers: Headers) -> None:
+        """The last of a stream."""
+
+    def on_closed(self, stream: int, code: int) -> None:
+        """A stream is over; `code`: of RFC 9113, 7."""
+
+    def on_goaway(self, last: int) -> None:
+        """The peer takes no new streams, and none that is above this one."""
+
+
+class Frames:
+    """The client's side of one connection."""
+
+    def __init__(self) -> None:
+        connection = self._connection = Connection(Role.CLIENT, _CONFIGURATION)
+        connection.initiate_connection(_SETTINGS)
+        connection.set_local_window_size(WINDOW)
+        self._take = connection.data_to_send
+        self._receive, self._events = connection.receive_data, connection.events
+        self._request, self._data = connection.send_request, connection.send_data
+        self._going = False  # by the peer's GOAWAY
+
+    def open(self, headers: Headers, data: bytes, ended: bool) -> int:
+        """Begins a stream, as soon as the peer's limit of streams allows; its number."""
+        stream = self._request(headers)
+        if data:
+            self._data(stream, data, end_stream=ended)
+        return stream
+
+    def send(self, stream: int, data: bytes, ended: bool) -> None:
+        with suppress(NGH2Error):  # it has ended meanwhile
+            self._data(stream, data, end_stream=ended)
+
+    def reset(self, stream: int) -> None:
+        with suppress(NGH2Error):
+            self._connection.reset_stream(stream)
+
+    def ping(self) -> None:
+        with suppress(NGH2Error):
+            self._connection.ping()
+
+    def take(self) -> bytes:
+        """Bytes for the peer."""
+        return self._take()
+
+    def receive(self, data: bytes, events: Events) -> None:
+        """Takes what the peer sent. Raises BrokenFramesError after what could be understood."""
+        try:
+            self._receive(data)
+        except NGH2Error as error:
+            raise BrokenFramesError(str(error)) from error
+        for event in self._events():
+            if isinstance(event, DataReceived):
+                events.on_data(event.stream_id, event.data, event.end_stream)
+            elif isinstance(event, TrailersReceived):
+                events.on_trailers(event.stream_id, event.headers)
+            elif isinstance(event, ResponseReceived):
+                events.on_headers(event.stream_id, event.headers, event.end_stream)
+            elif isinstance(event, StreamClosed):
+                events.on_closed(event.stream_id, event.error_code)
+            elif isinstance(event, GoAwayReceived):
+                self._going = True
+                events.on_goaway(event.last_stream_id)
+            elif isinstance(event, SettingsReceived):
+                events.on_settings()
+        # A violation is no exception: it wants to send a GOAWAY, and nothing else any more.
+        if not (self._going or self._connection.can_send_request):
+            raise BrokenFramesError("it violates HTTP/2")

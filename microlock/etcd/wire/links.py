@@ -1,0 +1,285 @@
+"""Connections on blocking sockets: one that a thread has to itself, and one that many share."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from google.protobuf.message import Message
+
+from microlock.engine import clock
+from microlock.errors import MicrolockError
+from microlock.etcd.wire import M, Sink
+from microlock.etcd.wire.connection import Connection, Failure, Rpc
+from microlock.etcd.wire.frames import Headers
+from microlock.etcd.wire.requests import framed
+
+_CHUNK = 64 * 1024
+# Seconds that a read takes before deadlines are looked at, and signals that another thread got.
+_TICK = 0.5
+# Seconds that the shared link stays without anything under way.
+_LINGER = 30.0
+# Seconds that a dial may take, where nothing else limits it; and that a peer may let bytes wait.
+PATIENCE = 3.0
+
+_LATE = Failure("DEADLINE_EXCEEDED", "no answer in time")
+CLOSED = Failure("CANCELLED", "closed here")
+
+_timeval = struct.Struct("@ll").pack
+
+
+class Link:
+    """A connection and its socket, for one thread at a time.
+
+    Attributes:
+        heard: when it was read last.
+    """
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self.connection = connection
+        self.heard = clock.now()
+        self._sock = sock
+        # Where sockets are the system's, so are the timeouts: Python's cost a poll each time.
+        self._kernels = sys.platform != "win32" and type(sock).__module__ == "socket"
+        if self._kernels:
+            sock.settimeout(None)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0, 500_000))
+        self._tick = 0.0
+        self.tick(_TICK)
+
+    def greet(self, deadline: float) -> None:
+        """Returns when the peer speaks HTTP/2; raises what hinders it."""
+        now = clock.now()
+        self.flush(now, deadline)
+        while not self.connection.ready:
+            if self.connection.broken:
+                raise self.connection.broken
+            if now >= deadline:
+                raise TimeoutError("it does not begin to speak HTTP/2")
+            now = self.listen(now, deadline)
+
+    def tick(self, seconds: float) -> None:
+        """How long one read takes at the most."""
+        if seconds != self._tick:
+            self._tick = seconds
+            if self._kernels:
+                value = _timeval(int(seconds), int(seconds % 1 * 1e6))
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+            else:
+                self._sock.settimeout(seconds)
+
+    def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
+        """What came of it. Raises Failure: it was not sent."""
+        connection, rpc = self.connection, Rpc()
+        now = clock.now()
+        connection.begin(rpc, headers, message, True, now)
+        self.flush(now, deadline)
+        while not rpc.ended:
+            now = self.listen(now, deadline)
+            if not rpc.ended and now >= deadline:
+                connection.cancel(rpc, _LATE)
+                self.flush(now, now)
+        return rpc
+
+    def listen(self, now: float, deadline: float) -> float:
+        """Reads once, and answers what must not wait. Returns the time."""
+        self.tick(min(_TICK, max(deadline - now, 0.001)))
+        data = self.read()
+        self.heard = now = clock.now()
+        self.hear(data, now)
+        if self.connection.wants_taking(now):
+            self.flush(now, deadline)
+        return now
+
+    def read(self) -> bytes | None:
+        """What has come: nothing at the end of all; None if nothing came for a tick."""
+        try:
+            return self._sock.recv(_CHUNK)
+        except (BlockingIOError, TimeoutError):
+            return None
+        except OSError as error:
+            self.connection.fail(error)
+            return b""
+
+    def hear(self, data: bytes | None, now: float) -> None:
+        if data is None:
+            self.connection.tend(now)
+        elif self.connection.broken is None:
+            self.connection.receive(data, now)
+
+    def look(self, now: float) -> None:
+        """Takes what has come while nobody read."""
+        flags: int = 0
+        if self._kernels:
+            flags = socket.MSG_DONTWAIT
+        else:
+            self._sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while self.connection.broken is None:
+                try:
+                    data = self._sock.recv(_CHUNK, flags)
+                except BlockingIOError:
+                    raise
+                except OSError as error:
+                    self.connection.fail(error)
+                else:
+                    self.connection.receive(data, now)
+        if not self._kernels:
+            self._sock.settimeout(self._tick)
+
+    def flush(self, now: float, deadline: float) -> None:
+        try:
+            self.send(self.connection.take(now), deadline)
+        except OSError as error:
+            self.connection.fail(error)
+
+    def send(self, out: bytes, deadline: float) -> None:
+        """Raises OSError."""
+        while out:
+            try:
+                sent = self._sock.send(out)
+            except (BlockingIOError, TimeoutError):
+                sent = 0
+            if sent == len(out):
+                return
+            out = out[sent:]
+            if clock.now() > deadline:
+                raise TimeoutError("it takes no more bytes")
+
+    def shut(self) -> None:
+        """Ends it, from any thread: whoever reads finds the end."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.shut()
+        self._sock.close()
+
+
+class SharedLink:
+    """A link for any number of threads, but the main one; and one that reads for all."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._connection = link.connection
+        self._lock = threading.Lock()  # of the connection, and of what follows
+        self._sending = False  # somebody sends: what he finds after it he sends as well
+        self._used = link.heard
+
+    @property
+    def usable(self) -> bool:
+        return self._connection.usable
+
+    def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
+        """What came of it. Raises Failure: it was not sent."""
+        alarm = threading.Lock()
+        alarm.acquire()
+        rpc = Rpc(alarm.release)
+        self.begin(rpc, headers, message, ended=True)
+        late = True
+        try:
+            late = not alarm.acquire(timeout=max(0.0, deadline - clock.now()))
+        finally:
+            if late:  # or a greenlet is killed
+                self.cancel(rpc, _LATE)
+        return rpc
+
+    def begin(self, rpc: Rpc, headers: Headers, message: bytes, *, ended: bool) -> None:
+        self._do(lambda now: self._connection.begin(rpc, headers, message, ended, now))
+
+    def more(self, rpc: Rpc, message: bytes, *, ended: bool) -> None:
+        self._do(lambda _: self._connection.send(rpc, message, ended=ended))
+
+    def cancel(self, rpc: Rpc, failure: Failure) -> None:
+        self._do(lambda _: self._connection.cancel(rpc, failure))
+
+    def _do(self, act: Callable[[float], object]) -> None:
+        now = clock.now()
+        with self._lock:
+            act(now)
+            out = self._take(now)
+        self._send(out)
+
+    def _take(self, now: float) -> bytes:
+        """Under the lock: what this thread is to send."""
+        if self._sending or self._connection.broken:
+            return b""
+        out = self._connection.take(now)
+        self._sending = bool(out)
+        return out
+
+    def _send(self, out: bytes) -> None:
+        """Sends this and what comes meanwhile."""
+        try:
+            while out:
+                now = clock.now()
+                self._link.send(out, now + PATIENCE)
+                with self._lock:
+                    self._sending = False
+                    out = self._take(now)
+        except BaseException as error:
+            with self._lock:
+                self._connection.fail(error)
+            if not isinstance(error, OSError):
+                raise
+
+    def read_for_all(self) -> None:
+        """What its thread does, until nothing is left to read."""
+        connection, link = self._connection, self._link
+        link.tick(PATIENCE)
+        try:
+            while connection.broken is None:
+                data = link.read()
+                now = clock.now()
+                with self._lock:
+                    link.hear(data, now)
+                    if not connection.idle:
+                        self._used = now
+                    elif connection.retiring or now - self._used > _LINGER:
+                        connection.retiring = True
+                        return
+                    out = self._take(now) if connection.wants_taking(now) else b""
+                self._send(out)
+        except BaseException as error:
+            with self._lock:
+                connection.fail(error)
+            raise
+        finally:
+            link.close()
+
+
+class SocketStream:
+    """A stream on the shared link."""
+
+    def __init__(
+        self,
+        link: SharedLink,
+        reply: type[M],
+        sink: Sink[M],
+        translated: Callable[[Failure], MicrolockError],
+    ) -> None:
+        self._link = link
+        self._reply = reply
+        self._sink = sink
+        self._translated = translated
+        self.rpc = Rpc(self._ended, self._came)
+
+    def send(self, message: Message) -> None:
+        self._link.more(self.rpc, framed(message), ended=False)
+
+    def finish(self) -> None:
+        self._link.more(self.rpc, b"", ended=True)
+
+    def close(self) -> None:
+        self._link.cancel(self.rpc, CLOSED)
+
+    def _came(self, message: bytes) -> None:
+        self._sink(self._reply.FromString(message))
+
+    def _ended(self) -> None:
+        failure = self.rpc.failure or Failure("UNAVAILABLE", "etcd ended the stream")
+        self._sink(self._translated(failure))

@@ -1,0 +1,220 @@
+"""The wire over blocking sockets, for any number of threads.
+
+There are two ways to use a connection. A thread has one to itself for the time of a call: it sends,
+and reads until its answer is there, with no other thread and no lock. A second thread that calls
+meanwhile uses the shared one, as the streams do: whoever sends, sends for all, and one thread reads
+for all. The main thread never uses that: a signal's handler that raises, as Ctrl-C does, can end
+its call on any line, and with it the connection.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from copy import copy
+
+from google.protobuf.message import DecodeError, Message
+
+from microlock.engine import clock
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.engine.threads import Daemon
+from microlock.errors import (
+    DestroyedError,
+    MicrolockError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from microlock.etcd.translate import not_connected, translate
+from microlock.etcd.wire import Address, M, Metadata, Sink, Stream
+from microlock.etcd.wire.connection import Connection, Failure, Rpc
+from microlock.etcd.wire.dial import Dialler
+from microlock.etcd.wire.frames import BrokenFramesError, Headers
+from microlock.etcd.wire.links import CLOSED, PATIENCE, Link, SharedLink, SocketStream
+from microlock.etcd.wire.requests import RequestHeaders, framed
+from microlock.etcd.wire.tls import Security, Tls
+
+# Seconds after which a link may have been closed by the peer: it is looked at before a call.
+_FRESH = 0.05
+
+
+class SocketWire:
+    """A `Wire` over sockets."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        security: Security | None = None,
+        server_name: str | None = None,
+        answered: ReentrantEvent | None = None,
+    ) -> None:
+        self.address = address.text
+        self._dialler = Dialler(address)
+        self._security = security
+        self._server_name = server_name or address.host or "localhost"
+        self._answered = answered or ReentrantEvent()
+        self._closed = False
+        authority = address.text if address.host and not server_name else self._server_name
+        self._headers = RequestHeaders(authority, "https" if security else "http")
+        # Links that nobody uses now, or None: one may be made. Taken out and put back in one step.
+        self._free_on_main: list[Link | None] = [None]
+        self._free: list[Link | None] = [None]
+        self._links: set[Link] = set()  # all, to be shut when this is closed
+        self._shared: SharedLink | None = None
+        self._dialling = threading.Lock()  # the shared one; never taken by the main thread
+        self._dial_failed: tuple[float, StoreError] | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self._answered.is_set()
+
+    def call(
+        self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
+    ) -> M:
+        deadline = clock.now() + timeout
+        headers = self._headers.of(method, timeout, metadata)
+        try:
+            rpc = self._call(headers, framed(message), deadline)
+        except Failure as failure:
+            raise self._translated(failure) from None
+        if rpc.failure is not None:
+            raise self._translated(rpc.failure)
+        self._answered.set()
+        try:
+            return reply.FromString(rpc.reply or b"")
+        except DecodeError as error:
+            raise StoreError(
+                f"the answer of {self.address} can't be read: {error}", may_have_happened=True
+            ) from error
+
+    def _call(self, headers: Headers, data: bytes, deadline: float) -> Rpc:
+        main = threading.get_ident() == threading.main_thread().ident
+        free = self._free_on_main if main else self._free
+        link: Link | None
+        try:
+            link = free.pop()
+        except IndexError:
+            if not main:  # another thread has it
+                return self._shared_link(deadline).call(headers, data, deadline)
+            link = None  # this is a signal's handler, in the middle of a call
+        try:
+            if link is not None:
+                now = clock.now()
+                if now - link.heard > _FRESH:
+                    link.look(now)
+                if not link.connection.usable:
+                    self._drop(link)
+                    link = None
+            if link is None:
+                link = self._dial(deadline)
+            return link.call(headers, data, deadline)
+        except BaseException:
+            if link is not None:
+                self._drop(link)
+                link = None
+            raise
+        finally:
+            free.append(link)
+
+    def stream(
+        self,
+        method: str,
+        reply: type[M],
+        sink: Sink[M],
+        *,
+        timeout: float | None,
+        metadata: Metadata,
+    ) -> Stream:
+        headers = self._headers.of(method, timeout, metadata)
+        patience = PATIENCE if timeout is None else timeout
+        link = self._shared_link(clock.now() + patience)
+        stream = SocketStream(link, reply, sink, self._translated)
+        try:
+            link.begin(stream.rpc, headers, b"", ended=False)
+        except Failure as failure:
+            raise self._translated(failure) from None
+        return stream
+
+    def close(self) -> None:
+        self._closed = True
+        for link in list(self._links):
+            link.shut()
+        for each in self._free_on_main + self._free:
+            if each is not None:
+                self._drop(each)
+
+    def _shared_link(self, deadline: float) -> SharedLink:
+        asked = clock.now()
+        if self._shared is None or not self._shared.usable:
+            if not self._dialling.acquire(timeout=max(0.0, deadline - asked)):
+                raise StoreTimeoutError(f"no connection to {self.address} in time")
+            try:
+                if self._shared is None or not self._shared.usable:
+                    self._shared = self._share(asked, deadline)
+            finally:
+                self._dialling.release()
+        return self._shared
+
+    def _share(self, asked: float, deadline: float) -> SharedLink:
+        if self._dial_failed and self._dial_failed[0] > asked:
+            raise copy(self._dial_failed[1])  # we have waited for that dial
+        try:
+            link = self._dial(deadline)
+        except StoreError as error:
+            self._dial_failed = clock.now(), error
+            raise
+        shared = SharedLink(link)
+
+        def read() -> None:
+            try:
+                shared.read_for_all()
+            finally:
+                self._links.discard(link)
+
+        try:
+            Daemon("microlock-wire", read).start()
+        except RuntimeError as error:  # too many threads, or the interpreter exits
+            self._drop(link)
+            raise StoreUnavailableError(f"no thread can read from {self.address}") from error
+        return shared
+
+    def _dial(self, deadline: float) -> Link:
+        """Raises StoreError: nothing was sent; or DestroyedError."""
+        sock: socket.socket | None = None
+        link: Link | None = None
+        try:
+            sock = self._dialler.dial(deadline)
+            if sock.family != getattr(socket, "AF_UNIX", None):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tls = Tls(self._security, self._server_name) if self._security else None
+            link = Link(sock, Connection(tls))
+            self._links.add(link)
+            link.greet(deadline)
+        except BaseException as error:
+            if link is not None:
+                self._drop(link)
+            elif sock is not None:
+                sock.close()
+            if self._closed:
+                raise self._translated(CLOSED) from None
+            if isinstance(error, OSError | BrokenFramesError):
+                raise not_connected(error, self.address, answered=self.answered) from error
+            raise
+        return link
+
+    def _drop(self, link: Link) -> None:
+        self._links.discard(link)
+        link.close()
+
+    def _translated(self, failure: Failure) -> MicrolockError:
+        if self._closed or failure is CLOSED:
+            return DestroyedError(f"the connection to {self.address} was closed")
+        if failure.answer:  # a refusal is one
+            self._answered.set()
+        return translate(
+            failure.status,
+            failure.details,
+            self.address,
+            may_have_happened=failure.may_have_happened,
+        )

@@ -1,0 +1,100 @@
+"""TLS by OpenSSL, bytes in and bytes out: beside the socket, since one `SSLSocket` is not for two
+threads, and for every driver the same."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+from dataclasses import dataclass
+
+_CHUNK = 64 * 1024
+
+# OpenSSL has locks of its own: a child that is forked while another thread holds one can never use
+# TLS. Reentrant, for a signal's handler that forks.
+_openssl = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_openssl.acquire, after_in_parent=_openssl.release, after_in_child=_openssl.release
+    )
+
+
+class NoHttp2Error(ssl.SSLError):
+    """The peer speaks TLS, and does not offer HTTP/2 within it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What TLS is made with; the files are read at each dial, so that they can be replaced.
+
+    Attributes:
+        ca, key, cert: paths of PEM files; without a CA those are trusted that the system does.
+    """
+
+    ca: str | None = None
+    key: str | None = None
+    cert: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Raises OSError (ssl.SSLError is one) for a file that can't be used."""
+        with _openssl:
+            context = ssl.create_default_context(cafile=self.ca)
+            # Certificates made by hand have been good enough for Go and BoringSSL, which both want
+            # the name among the alternative ones and let any certificate that is given be trusted.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.hostname_checks_common_name = False
+            context.set_alpn_protocols(["h2"])
+            if self.cert:
+                # An encrypted key would be asked for on the terminal.
+                context.load_cert_chain(self.cert, self.key, password="")
+            return context
+
+
+class Tls:
+    """The client's side of one connection."""
+
+    def __init__(self, security: Security, server_name: str) -> None:
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        with _openssl:
+            self._tls = security.context().wrap_bio(
+                self._in, self._out, server_hostname=server_name
+            )
+        self._early = b""  # what is to be sent after the handshake
+        self._established = False
+
+    def seal(self, data: bytes) -> bytes:
+        """What is to be sent in place of this, and for the handshake."""
+        if self._established:
+            if data:
+                self._tls.write(data)
+        else:
+            self._early += data
+            self._shake_hands()
+        return self._out.read()
+
+    def open(self, data: bytes) -> bytes:
+        """What this says. Raises ssl.SSLError."""
+        self._in.write(data)
+        if not self._established:
+            self._shake_hands()
+        parts = []
+        try:
+            while self._established and (part := self._tls.read(_CHUNK)):
+                parts.append(part)
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            pass
+        return b"".join(parts)
+
+    def _shake_hands(self) -> None:
+        try:
+            with _openssl:
+                self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        if self._tls.selected_alpn_protocol() != "h2":
+            raise NoHttp2Error("the peer does not offer HTTP/2 (ALPN)")
+        self._established = True
+        if self._early:
+            self._tls.write(self._early)
+            self._early = b""
