@@ -12,11 +12,10 @@ from contextlib import suppress
 from google.protobuf.message import Message
 
 from microlock.engine import clock
-from microlock.errors import MicrolockError
 from microlock.etcd.wire import M, Sink
 from microlock.etcd.wire.connection import Connection, Failure, Rpc
 from microlock.etcd.wire.frames import Headers
-from microlock.etcd.wire.requests import framed
+from microlock.etcd.wire.member import CLOSED, LATE, Member, framed
 
 _CHUNK = 64 * 1024
 # Seconds that a read takes before deadlines are looked at, and signals that another thread got.
@@ -25,9 +24,6 @@ _TICK = 0.5
 _LINGER = 30.0
 # Seconds that a dial may take, where nothing else limits it; and that a peer may let bytes wait.
 PATIENCE = 3.0
-
-_LATE = Failure("DEADLINE_EXCEEDED", "no answer in time")
-CLOSED = Failure("CANCELLED", "closed here")
 
 _timeval = struct.Struct("@ll").pack
 
@@ -44,6 +40,8 @@ class Link:
         self.heard = clock.now()
         self._sock = sock
         # Where sockets are the system's, so are the timeouts: Python's cost a poll each time.
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._kernels = sys.platform != "win32" and type(sock).__module__ == "socket"
         if self._kernels:
             sock.settimeout(None)
@@ -81,7 +79,7 @@ class Link:
         while not rpc.ended:
             now = self.listen(now, deadline)
             if not rpc.ended and now >= deadline:
-                connection.cancel(rpc, _LATE)
+                connection.cancel(rpc, LATE)
                 self.flush(now, now)
         return rpc
 
@@ -185,7 +183,7 @@ class SharedLink:
             late = not alarm.acquire(timeout=max(0.0, deadline - clock.now()))
         finally:
             if late:  # or a greenlet is killed
-                self.cancel(rpc, _LATE)
+                self.cancel(rpc, LATE)
         return rpc
 
     def begin(self, rpc: Rpc, headers: Headers, message: bytes, *, ended: bool) -> None:
@@ -255,17 +253,11 @@ class SharedLink:
 class SocketStream:
     """A stream on the shared link."""
 
-    def __init__(
-        self,
-        link: SharedLink,
-        reply: type[M],
-        sink: Sink[M],
-        translated: Callable[[Failure], MicrolockError],
-    ) -> None:
+    def __init__(self, link: SharedLink, member: Member, reply: type[M], sink: Sink[M]) -> None:
         self._link = link
+        self._member = member
         self._reply = reply
         self._sink = sink
-        self._translated = translated
         self.rpc = Rpc(self._ended, self._came)
 
     def send(self, message: Message) -> None:
@@ -282,4 +274,4 @@ class SocketStream:
 
     def _ended(self) -> None:
         failure = self.rpc.failure or Failure("UNAVAILABLE", "etcd ended the stream")
-        self._sink(self._translated(failure))
+        self._sink(self._member.error(failure))

@@ -13,26 +13,19 @@ import socket
 import threading
 from copy import copy
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from microlock.engine import clock
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.threads import Daemon
-from microlock.errors import (
-    DestroyedError,
-    MicrolockError,
-    StoreError,
-    StoreTimeoutError,
-    StoreUnavailableError,
-)
-from microlock.etcd.translate import not_connected, translate
+from microlock.errors import MicrolockError, StoreTimeoutError, StoreUnavailableError
 from microlock.etcd.wire import Address, M, Metadata, Sink, Stream
-from microlock.etcd.wire.connection import Connection, Failure, Rpc
+from microlock.etcd.wire.connection import Failure, Rpc
 from microlock.etcd.wire.dial import Dialler
 from microlock.etcd.wire.frames import BrokenFramesError, Headers
-from microlock.etcd.wire.links import CLOSED, PATIENCE, Link, SharedLink, SocketStream
-from microlock.etcd.wire.requests import RequestHeaders, framed
-from microlock.etcd.wire.tls import Security, Tls
+from microlock.etcd.wire.links import PATIENCE, Link, SharedLink, SocketStream
+from microlock.etcd.wire.member import Member, framed
+from microlock.etcd.wire.tls import Security
 
 # Seconds after which a link may have been closed by the peer: it is looked at before a call.
 _FRESH = 0.05
@@ -50,43 +43,30 @@ class SocketWire:
         answered: ReentrantEvent | None = None,
     ) -> None:
         self.address = address.text
+        self._member = Member(address, security, server_name, answered or ReentrantEvent())
         self._dialler = Dialler(address)
-        self._security = security
-        self._server_name = server_name or address.host or "localhost"
-        self._answered = answered or ReentrantEvent()
-        self._closed = False
-        authority = address.text if address.host and not server_name else self._server_name
-        self._headers = RequestHeaders(authority, "https" if security else "http")
         # Links that nobody uses now, or None: one may be made. Taken out and put back in one step.
         self._free_on_main: list[Link | None] = [None]
         self._free: list[Link | None] = [None]
         self._links: set[Link] = set()  # all, to be shut when this is closed
         self._shared: SharedLink | None = None
         self._dialling = threading.Lock()  # the shared one; never taken by the main thread
-        self._dial_failed: tuple[float, StoreError] | None = None
+        self._dial_failed: tuple[float, MicrolockError] | None = None
 
     @property
     def answered(self) -> bool:
-        return self._answered.is_set()
+        return self._member.answered.is_set()
 
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
         deadline = clock.now() + timeout
-        headers = self._headers.of(method, timeout, metadata)
+        headers = self._member.headers(method, timeout, metadata)
         try:
             rpc = self._call(headers, framed(message), deadline)
         except Failure as failure:
-            raise self._translated(failure) from None
-        if rpc.failure is not None:
-            raise self._translated(rpc.failure)
-        self._answered.set()
-        try:
-            return reply.FromString(rpc.reply or b"")
-        except DecodeError as error:
-            raise StoreError(
-                f"the answer of {self.address} can't be read: {error}", may_have_happened=True
-            ) from error
+            raise self._member.error(failure) from None
+        return self._member.reply(rpc, reply)
 
     def _call(self, headers: Headers, data: bytes, deadline: float) -> Rpc:
         main = threading.get_ident() == threading.main_thread().ident
@@ -115,6 +95,8 @@ class SocketWire:
                 link = None
             raise
         finally:
+            if self._member.closed and link is not None:
+                self._drop(link)
             free.append(link)
 
     def stream(
@@ -126,18 +108,18 @@ class SocketWire:
         timeout: float | None,
         metadata: Metadata,
     ) -> Stream:
-        headers = self._headers.of(method, timeout, metadata)
+        headers = self._member.headers(method, timeout, metadata)
         patience = PATIENCE if timeout is None else timeout
         link = self._shared_link(clock.now() + patience)
-        stream = SocketStream(link, reply, sink, self._translated)
+        stream = SocketStream(link, self._member, reply, sink)
         try:
             link.begin(stream.rpc, headers, b"", ended=False)
         except Failure as failure:
-            raise self._translated(failure) from None
+            raise self._member.error(failure) from None
         return stream
 
     def close(self) -> None:
-        self._closed = True
+        self._member.closed = True
         for link in list(self._links):
             link.shut()
         for each in self._free_on_main + self._free:
@@ -161,7 +143,7 @@ class SocketWire:
             raise copy(self._dial_failed[1])  # we have waited for that dial
         try:
             link = self._dial(deadline)
-        except StoreError as error:
+        except MicrolockError as error:
             self._dial_failed = clock.now(), error
             raise
         shared = SharedLink(link)
@@ -180,41 +162,26 @@ class SocketWire:
         return shared
 
     def _dial(self, deadline: float) -> Link:
-        """Raises StoreError: nothing was sent; or DestroyedError."""
+        """Raises a MicrolockError: nothing was sent."""
         sock: socket.socket | None = None
         link: Link | None = None
         try:
             sock = self._dialler.dial(deadline)
-            if sock.family != getattr(socket, "AF_UNIX", None):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            tls = Tls(self._security, self._server_name) if self._security else None
-            link = Link(sock, Connection(tls))
+            link = Link(sock, self._member.connection())
             self._links.add(link)
             link.greet(deadline)
+            if self._member.closed:  # before this was among the links
+                link.shut()
         except BaseException as error:
             if link is not None:
                 self._drop(link)
             elif sock is not None:
                 sock.close()
-            if self._closed:
-                raise self._translated(CLOSED) from None
             if isinstance(error, OSError | BrokenFramesError):
-                raise not_connected(error, self.address, answered=self.answered) from error
+                raise self._member.not_connected(error) from error
             raise
         return link
 
     def _drop(self, link: Link) -> None:
         self._links.discard(link)
         link.close()
-
-    def _translated(self, failure: Failure) -> MicrolockError:
-        if self._closed or failure is CLOSED:
-            return DestroyedError(f"the connection to {self.address} was closed")
-        if failure.answer:  # a refusal is one
-            self._answered.set()
-        return translate(
-            failure.status,
-            failure.details,
-            self.address,
-            may_have_happened=failure.may_have_happened,
-        )

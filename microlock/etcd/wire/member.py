@@ -1,0 +1,103 @@
+"""One member of etcd, as every driver speaks to it: what a call sends, and what came of it."""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError, Message
+
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.errors import DestroyedError, MicrolockError, StoreError
+from microlock.etcd.translate import not_connected, translate
+from microlock.etcd.wire import Address, M, Metadata
+from microlock.etcd.wire.connection import Connection, Failure, Rpc
+from microlock.etcd.wire.frames import BrokenFramesError, Headers
+from microlock.etcd.wire.tls import Security, Tls
+
+# What ends a call here.
+LATE = Failure("DEADLINE_EXCEEDED", "no answer in time")
+CLOSED = Failure("CANCELLED", "closed here")
+
+
+class Member:
+    """Attributes:
+    address: where it is.
+    answered: set when it, or another member of the same etcd, gave an answer.
+    closed: no connection is wanted any more.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        security: Security | None,
+        server_name: str | None,
+        answered: ReentrantEvent,
+    ) -> None:
+        self.address = address
+        self.answered = answered
+        self.closed = False
+        self._security = security
+        self._server_name = server_name or address.host or "localhost"
+        authority = address.text if address.host and not server_name else self._server_name
+        self._begin = (b":method", b"POST"), (b":scheme", b"https" if security else b"http")
+        self._end = (
+            (b":authority", authority.encode()),
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+            (b"user-agent", b"microlock"),
+        )
+        self._headers: dict[tuple[str, int, Metadata], Headers] = {}
+
+    def connection(self) -> Connection:
+        """A new one, before its first byte. Raises OSError: a certificate can't be used."""
+        return Connection(Tls(self._security, self._server_name) if self._security else None)
+
+    def headers(self, method: str, timeout: float | None, metadata: Metadata) -> Headers:
+        # Whole seconds: a little longer than the caller waits, and few different ones.
+        seconds = -1 if timeout is None else int(timeout) + 1
+        key = method, seconds, metadata
+        headers = self._headers.get(key)
+        if headers is None:
+            headers = (*self._begin, (b":path", method.encode()), *self._end)
+            if timeout is not None:
+                headers += ((b"grpc-timeout", b"%dS" % seconds),)
+            headers += tuple((name.encode(), value.encode()) for name, value in metadata)
+            if len(self._headers) > 100:  # tokens come and go
+                self._headers.clear()
+            self._headers[key] = headers
+        return headers
+
+    def reply(self, rpc: Rpc, kind: type[M]) -> M:
+        """What a call was answered. Raises a MicrolockError if there is no such answer."""
+        if rpc.failure is not None:
+            raise self.error(rpc.failure)
+        self.answered.set()
+        try:
+            return kind.FromString(rpc.reply or b"")
+        except DecodeError as error:
+            raise StoreError(
+                f"the answer of {self.address.text} can't be read: {error}", may_have_happened=True
+            ) from error
+
+    def error(self, failure: Failure) -> MicrolockError:
+        """What the failure of a call means."""
+        if self.closed or failure is CLOSED:
+            return DestroyedError(f"the connection to {self.address.text} was closed")
+        if failure.answer:  # a refusal is one; a fault of the connection is none
+            self.answered.set()
+        return translate(
+            failure.status,
+            failure.details,
+            self.address.text,
+            may_have_happened=failure.may_have_happened,
+        )
+
+    def not_connected(self, error: OSError | BrokenFramesError) -> MicrolockError:
+        """Why there is no connection."""
+        if self.closed:
+            return self.error(CLOSED)
+        return not_connected(error, self.address.text, answered=self.answered.is_set())
+
+
+def framed(message: Message) -> bytes:
+    """As gRPC sends it: not compressed, its size, itself."""
+    data = message.SerializeToString()
+    return b"\0" + len(data).to_bytes(4, "big") + data
