@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from google.protobuf.message import Message
@@ -77,9 +78,8 @@ def encode(request: Request | Transaction) -> tuple[str, Message, type[Any]]:
             return RANGE, pb.RangeRequest(**read), pb.RangeResponse
         case Get(entry):
             return RANGE, pb.RangeRequest(key=entry), pb.RangeResponse
-        case Enter(lock, entry, value, lease_id):
-            put = [_put(entry, value, lease_id)]
-            return txn([_empty(lock)], put, [{"request_range": _oldest(lock, OLDEST)}])
+        case Enter():
+            return _enter(request)
         case Join(lock, entry, value, lease_id, near):
             join = [
                 _put(entry, value, lease_id),
@@ -97,6 +97,13 @@ def encode(request: Request | Transaction) -> tuple[str, Message, type[Any]]:
             changes = [*(_put(*put, 0) for put in puts), *map(_delete, deletes)]
             return txn([_created(entry, revision)], changes)
     raise AssertionError(f"{request!r} is more than one call")
+
+
+@lru_cache(maxsize=1024)  # an object asks for the same each time, as long as it has its lease
+def _enter(request: Enter) -> tuple[str, Message, type[Any]]:
+    put = [_put(request.entry, request.value, request.lease_id)]
+    read = [{"request_range": _oldest(request.lock, OLDEST)}]
+    return txn([_empty(request.lock)], put, read)
 
 
 def decode(

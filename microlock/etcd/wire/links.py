@@ -32,7 +32,7 @@ class Link:
     """A connection and its socket, for one thread at a time.
 
     Attributes:
-        heard: when it was read last.
+        heard: when something came last.
     """
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
@@ -73,13 +73,15 @@ class Link:
     def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
         """What came of it. Raises Failure: it was not sent."""
         connection, rpc = self.connection, Rpc()
-        now = clock.now()
+        began = now = clock.now()
         connection.begin(rpc, headers, message, True, now)
         self.flush(now, deadline)
         while not rpc.ended:
             now = self.listen(now, deadline)
             if not rpc.ended and now >= deadline:
                 connection.cancel(rpc, LATE)
+                if self.heard < began:  # nobody else's call ends with it
+                    connection.fail(TimeoutError("it says nothing"))
                 self.flush(now, now)
         return rpc
 
@@ -87,7 +89,7 @@ class Link:
         """Reads once, and answers what must not wait. Returns the time."""
         self.tick(min(_TICK, max(deadline - now, 0.001)))
         data = self.read()
-        self.heard = now = clock.now()
+        now = clock.now()
         self.hear(data, now)
         if self.connection.wants_taking(now):
             self.flush(now, deadline)
@@ -107,6 +109,7 @@ class Link:
         if data is None:
             self.connection.tend(now)
         elif self.connection.broken is None:
+            self.heard = now
             self.connection.receive(data, now)
 
     def look(self, now: float) -> None:
@@ -130,6 +133,8 @@ class Link:
             self._sock.settimeout(self._tick)
 
     def flush(self, now: float, deadline: float) -> None:
+        if self.connection.broken is not None:
+            return
         try:
             self.send(self.connection.take(now), deadline)
         except OSError as error:
