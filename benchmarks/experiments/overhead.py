@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from itertools import count
 from typing import Any
@@ -46,6 +45,4 @@ def measure() -> None:
 
 
 if __name__ == "__main__":
-    thread = threading.Thread(target=measure)  # calls of the main thread go another way
-    thread.start()
-    thread.join()
+    measure()
