@@ -38,6 +38,8 @@ class Proxy:
         self.delay = delay
         self.loss = 0.0
         self._marker: bytes | None = None  # the replies stop when this passes by
+        self._everywhere = True
+        self._mute: set[tuple[socket.socket, socket.socket]] = set()
         self._left: int | None = None  # bytes until all connections break
         self._closed = False
         self._threads: list[threading.Thread] = []
@@ -66,9 +68,10 @@ class Proxy:
         self.requests.set()
         self.replies.set()
 
-    def withhold_replies_from(self, marker: bytes) -> None:
-        """From the next request on that contains this, which is sent on, no reply comes back."""
-        self._marker = marker
+    def withhold_replies_from(self, marker: bytes, *, everywhere: bool = True) -> None:
+        """From the next request on that contains this, which is sent on, no reply comes back; or on
+        its connection alone."""
+        self._marker, self._everywhere = marker, everywhere
 
     def reset_after(self, count: int) -> None:
         """Breaks all connections when so many more bytes have come back; once."""
@@ -144,10 +147,15 @@ class Proxy:
         with suppress(OSError):
             while data := source.recv(65_536):
                 if not back and self._marker and self._marker in data:
-                    self.replies.clear()
+                    if self._everywhere:
+                        self.replies.clear()
+                    else:
+                        self._mute.add(pair)
                 sleep(self.delay * back + _RETRANSMISSION * (random.random() < self.loss))
                 while not gate.wait(0.05) and pair in self._pairs:
                     pass
+                while back and pair in self._mute and pair in self._pairs:
+                    sleep(0.05)
                 if pair not in self._pairs:
                     break  # broken: nothing of it is to arrive any more
                 if back and self._left is not None:
