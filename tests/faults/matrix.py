@@ -83,8 +83,10 @@ def _row(
 
 _LIVED_THROUGH = _row(_O.DONE, _O.DONE, _O.DONE, _O.KEPT, _O.DONE, _O.DONE)
 _OUTLASTED = _row(_O.DONE, _O.DONE, _O.LOST, _O.LOST_IN_TIME, _O.DONE, _O.LOST)
+# `unlock()` is uncertain if a connection was there to send it on.
 _CUT_OFF = _row(
-    *(_O.NOTHING_LEFT, _O.UNCERTAIN, _O.STANDS, _O.LOST_IN_TIME, _O.UNCERTAIN, _O.STANDS)
+    *(_O.NOTHING_LEFT, _O.UNCERTAIN, _O.STANDS, _O.LOST_IN_TIME),
+    *((_O.UNCERTAIN, _O.STANDS), _O.STANDS),
 )
 
 # Several outcomes in one cell: which one it is depends on the moment, or on the version of etcd.

@@ -85,7 +85,9 @@ def late_replies(stage: Stage) -> None:
     proxy = Proxy(stage.endpoint)
     stage.closes(proxy.close)
     p = stage.actor("p", endpoint=proxy.endpoint, ttl=2, timeout=30)
-    p.lock()
+    locking = Thread(target=p.lock)  # by the connection that the renewal takes
+    locking.start()
+    locking.join()
     proxy.replies.clear()
     renewing = Thread(target=p.renew)
     renewing.start()
