@@ -48,6 +48,9 @@ class Link:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0, 500_000))
         self._tick = 0.0
         self.tick(_TICK)
+        # A number of a file that is closed may be another's by the time that `shut` uses it.
+        self._ending = threading.RLock()
+        self._closed = False
 
     def greet(self, deadline: float) -> None:
         """Returns when the peer speaks HTTP/2; raises what hinders it."""
@@ -153,12 +156,16 @@ class Link:
 
     def shut(self) -> None:
         """Ends it, from any thread: whoever reads finds the end."""
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        with self._ending, suppress(OSError):
+            if not self._closed:
+                self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """To be called when no other thread reads or sends."""
         self.shut()
-        self._sock.close()
+        with self._ending:
+            self._closed = True
+            self._sock.close()
 
 
 class SharedLink:
@@ -167,8 +174,11 @@ class SharedLink:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._connection = link.connection
-        self._lock = threading.Lock()  # of the connection, and of what follows
+        # Of the connection, and of what follows. Reentrant, for the handler of a signal that closes
+        # the client while the main thread closes it.
+        self._lock = threading.RLock()
         self._sending = False  # somebody sends: what he finds after it he sends as well
+        self._read = True  # somebody reads; False: who sends last closes it
         self._used = link.heard
 
     @property
@@ -215,6 +225,8 @@ class SharedLink:
 
     def _send(self, out: bytes) -> None:
         """Sends this and what comes meanwhile."""
+        if not out:
+            return
         try:
             while out:
                 now = clock.now()
@@ -224,9 +236,13 @@ class SharedLink:
                     out = self._take(now)
         except BaseException as error:
             with self._lock:
+                self._sending = False
                 self._connection.fail(error)
             if not isinstance(error, OSError):
                 raise
+        finally:
+            if not self._read:
+                self._link.close()
 
     def read_for_all(self) -> None:
         """What its thread does, until nothing is left to read."""
@@ -250,7 +266,13 @@ class SharedLink:
                 connection.fail(error)
             raise
         finally:
-            link.close()
+            with self._lock:
+                self._read = False
+                alone = not self._sending
+            if alone:
+                link.close()
+            else:
+                link.shut()
 
 
 class SocketStream:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from copy import copy
 
 from google.protobuf.message import Message
@@ -24,7 +25,7 @@ from microlock.etcd.wire.connection import Failure, Rpc
 from microlock.etcd.wire.dial import Dialler
 from microlock.etcd.wire.frames import BrokenFramesError, Headers
 from microlock.etcd.wire.links import PATIENCE, Link, SharedLink, SocketStream
-from microlock.etcd.wire.member import Member, framed
+from microlock.etcd.wire.member import CLOSED, Member, framed
 from microlock.etcd.wire.tls import Security
 
 # Seconds after which a link may have been closed by the peer: it is looked at before a call.
@@ -60,6 +61,8 @@ class SocketWire:
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
+        if self._member.closed:
+            raise self._member.error(CLOSED)
         deadline = clock.now() + timeout
         headers = self._member.headers(method, timeout, metadata)
         try:
@@ -95,9 +98,9 @@ class SocketWire:
                 link = None
             raise
         finally:
-            if self._member.closed and link is not None:
-                self._drop(link)
             free.append(link)
+            if self._member.closed:
+                self.close()
 
     def stream(
         self,
@@ -120,11 +123,13 @@ class SocketWire:
 
     def close(self) -> None:
         self._member.closed = True
-        for link in list(self._links):
-            link.shut()
-        for each in self._free_on_main + self._free:
-            if each is not None:
-                self._drop(each)
+        for free in (self._free_on_main, self._free):
+            with suppress(IndexError):
+                while True:
+                    if link := free.pop():
+                        self._drop(link)
+        for each in list(self._links):  # somebody uses them
+            each.shut()
 
     def _shared_link(self, deadline: float) -> SharedLink:
         asked = clock.now()
