@@ -169,7 +169,11 @@ class Link:
 
 
 class SharedLink:
-    """A link for any number of threads, but the main one; and one that reads for all."""
+    """A link for any number of threads, but the main one; and one that reads for all.
+
+    Attributes:
+        calls: those under way.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -180,6 +184,7 @@ class SharedLink:
         self._sending = False  # somebody sends: what he finds after it he sends as well
         self._read = True  # somebody reads; False: who sends last closes it
         self._used = link.heard
+        self.calls: set[Rpc] = set()
 
     @property
     def usable(self) -> bool:
@@ -190,11 +195,13 @@ class SharedLink:
         alarm = threading.Lock()
         alarm.acquire()
         rpc = Rpc(alarm.release)
-        self.begin(rpc, headers, message, ended=True)
         late = True
+        self.calls.add(rpc)
         try:
+            self.begin(rpc, headers, message, ended=True)
             late = not alarm.acquire(timeout=max(0.0, deadline - clock.now()))
         finally:
+            self.calls.discard(rpc)
             if late:  # or a greenlet is killed
                 self.cancel(rpc, LATE)
         return rpc
