@@ -44,6 +44,8 @@ class AioWire:
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
         """As `microlock.etcd.wire.Wire.call`. A call that is cancelled may have happened."""
+        if self._member.closed:
+            raise self._member.error(CLOSED)
         deadline = clock.now() + timeout
         headers = self._member.headers(method, timeout, metadata)
         link = self._link
