@@ -159,7 +159,9 @@ class Connection:
     def take(self, now: float) -> bytes:
         """Bytes for the peer."""
         self._taken, self._received = now, 0
-        out = self._frames.take()
+        if self.broken:
+            return b""
+        out = self._frames.take(self)
         if self._tls is None:
             return out
         try:
