@@ -241,7 +241,7 @@ class Connection:
 
     def on_closed(self, stream: int, code: int) -> None:
         if rpc := self._rpcs.pop(stream, None):
-            refused = code == _REFUSED_STREAM
+            refused = code == _REFUSED_STREAM and not rpc.leading
             failure = _not_grpc(rpc.leading) or Failure(
                 "UNAVAILABLE" if code else "INTERNAL",
                 f"the stream was reset ({code})" if code else "it ended without a status",
@@ -252,8 +252,9 @@ class Connection:
     def on_goaway(self, last: int) -> None:
         self.retiring = True
         for stream in [each for each in self._rpcs if each > last]:
-            failure = Failure("UNAVAILABLE", "it is going away", may_have_happened=False)
-            self._end(self._rpcs.pop(stream), failure)
+            rpc = self._rpcs.pop(stream)
+            begun = bool(rpc.leading)  # whatever it says
+            self._end(rpc, Failure("UNAVAILABLE", "it is going away", may_have_happened=begun))
 
     def _status(self, rpc: Rpc, trailers: Headers) -> Failure | None:
         said = dict(trailers)
