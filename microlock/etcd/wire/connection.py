@@ -265,7 +265,7 @@ class Connection:
         if not code.isdigit():
             return _not_grpc(rpc.leading) or Failure("INTERNAL", "it ended without a status")
         number = int(code[:3])
-        status = STATUS[number] if number < len(STATUS) else "UNKNOWN"
+        status = STATUS[number] if 0 < number < len(STATUS) else "UNKNOWN"
         details = unquote(said.get(b"grpc-message", b"").decode("latin-1"), errors="replace")
         return Failure(status, details, answer=True)
 
@@ -290,7 +290,10 @@ class Connection:
 
     def _message(self, rpc: Rpc, message: bytes) -> None:
         if rpc.sink is not None:
-            rpc.sink(message)
+            try:
+                rpc.sink(message)
+            except Exception as error:  # noqa: BLE001  it is to end no other call
+                self.cancel(rpc, Failure("INTERNAL", f"a message that can't be read: {error!r}"))
         elif rpc.reply is None:
             rpc.reply = message
         else:
