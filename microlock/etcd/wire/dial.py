@@ -50,11 +50,12 @@ class Dialler:
             pass
         look_up = self._looking_up
         if look_up is None or look_up.done.is_set():  # one at a time: a dead resolver takes long
-            look_up = self._looking_up = _LookUp(host, port)
+            look_up = _LookUp(host, port)
             try:
                 Daemon("microlock-names", look_up.run).start()
             except RuntimeError as error:  # too many threads, or the interpreter exits
                 raise OSError(f"no thread can look up {host}") from error
+            self._looking_up = look_up  # now that it ends
         if not look_up.done.wait(max(0.0, deadline - clock.now())):
             raise TimeoutError(f"the look-up of {host} timed out")
         return look_up.found()
