@@ -72,8 +72,9 @@ class _LookUp:
     def run(self) -> None:
         try:
             self._outcome = places(self._host, self._port)
-        except OSError as error:
-            self._outcome = f"{self._host} was not found: {error.strerror or error}"
+        except Exception as error:  # noqa: BLE001  whoever dials is told
+            reason = getattr(error, "strerror", None) or error
+            self._outcome = f"{self._host} was not found: {reason}"
         finally:
             self.done.set()
 
