@@ -108,7 +108,11 @@ def _first(places: Sequence[_Place], deadline: float) -> socket.socket:
                     family, where = left.pop(0)
                     each = socket.socket(family, socket.SOCK_STREAM)
                     each.setblocking(False)
-                    code = each.connect_ex(where)
+                    try:
+                        code = each.connect_ex(where)
+                    except OSError:  # a path that is too long
+                        each.close()
+                        raise
                     if code and code not in _UNDER_WAY:
                         error = OSError(code, os.strerror(code))
                         each.close()
