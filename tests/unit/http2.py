@@ -1,4 +1,4 @@
-"""Frames of HTTP/2 as a server sends them, by hand (RFC 9113), so that they can be wrong as well."""
+"""Frames of HTTP/2 as a server sends them (RFC 9113), by hand: so they can be wrong as well."""
 
 from __future__ import annotations
 
