@@ -16,7 +16,7 @@ from microlock.errors import InvalidArgumentError
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.login import Login
 from microlock.etcd.wire import Address, Wire
-from microlock.etcd.wire.tls import Security
+from microlock.etcd.wire.tls import Security, Tls
 
 log = logging.getLogger("microlock")
 
@@ -77,9 +77,10 @@ def connect(
             _file("ca_cert", ca_cert), _file("cert_key", cert_key), _file("cert_cert", cert_cert)
         )
         try:
-            security.context()
+            Tls(security, server_name or "localhost")
         except OSError as error:
-            raise InvalidArgumentError(f"the certificates can't be used: {error}") from error
+            what = "ca_cert, cert_key, cert_cert or server_name"
+            raise InvalidArgumentError(f"{what} can't be used: {error}") from error
     answered = ReentrantEvent()
     wires = [_wire(each, security, server_name, answered) for each in addresses]
     return EtcdClient(wires, timeout=seconds, identity=identity)

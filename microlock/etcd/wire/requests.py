@@ -14,7 +14,7 @@ class RequestHeaders:
     def __init__(self, authority: str, scheme: str) -> None:
         self._begin = (b":method", b"POST"), (b":scheme", scheme.encode())
         self._end = (
-            (b":authority", authority.encode()),
+            (b":authority", authority.encode(errors="replace")),
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),
             (b"user-agent", b"microlock"),

@@ -57,9 +57,12 @@ class Tls:
     def __init__(self, security: Security, server_name: str) -> None:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         with _openssl:
-            self._tls = security.context().wrap_bio(
-                self._in, self._out, server_hostname=server_name
-            )
+            try:
+                self._tls = security.context().wrap_bio(
+                    self._in, self._out, server_hostname=server_name
+                )
+            except (TypeError, ValueError) as error:
+                raise ssl.SSLError(f"{server_name!a} is no name of a server") from error
         self._early = b""  # what is to be sent after the handshake
         self._established = False
 
