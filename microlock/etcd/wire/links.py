@@ -168,6 +168,7 @@ class SharedLink:
         self._connection = link.connection
         self._lock = threading.Lock()  # of the connection, and of what follows
         self._sending = False  # somebody sends: what he finds after it he sends as well
+        self._read_out = False  # nobody reads any more
         self._used = link.heard
 
     @property
@@ -214,6 +215,8 @@ class SharedLink:
 
     def _send(self, out: bytes) -> None:
         """Sends this and what comes meanwhile."""
+        if not out:
+            return
         try:
             while out:
                 now = clock.now()
@@ -224,8 +227,12 @@ class SharedLink:
         except BaseException as error:
             with self._lock:
                 self._connection.fail(error)
+                self._sending = False
             if not isinstance(error, OSError):
                 raise
+        finally:
+            if self._read_out:
+                self._link.close()
 
     def read_for_all(self) -> None:
         """What its thread does, until nothing is left to read."""
@@ -249,7 +256,13 @@ class SharedLink:
                 connection.fail(error)
             raise
         finally:
-            link.close()
+            link.shut()
+            with self._lock:
+                connection.fail(ConnectionResetError("it is not used any more"))
+                self._read_out = True
+                # By the last who uses it: the number of a closed socket may be another's at once.
+                if not self._sending:
+                    link.close()
 
 
 class SocketStream:
