@@ -36,6 +36,8 @@ from microlock.etcd.wire.tls import Security, Tls
 
 # Seconds after which a link may have been closed by the peer: it is looked at before a call.
 _FRESH = 0.05
+# Seconds that a call may take at the most: what waits takes no number of any size.
+_LONGEST = 1e6
 
 
 class SocketWire:
@@ -72,6 +74,9 @@ class SocketWire:
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
+        if timeout <= 0:
+            raise StoreTimeoutError(f"no time was left for a call to {self.address}")
+        timeout = min(timeout, _LONGEST)
         deadline = clock.now() + timeout
         headers = self._headers.of(method, timeout, metadata)
         try:
