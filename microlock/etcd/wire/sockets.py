@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from copy import copy
 
 from google.protobuf.message import DecodeError, Message
@@ -113,14 +114,17 @@ class SocketWire:
                     link = None
             if link is None:
                 link = self._dial(deadline)
-            return link.call(headers, data, deadline)
+            rpc = link.call(headers, data, deadline)
         except BaseException:
+            # First: interrupted once more, it is lost, and not used by another call.
+            free.append(None)
             if link is not None:
                 self._drop(link)
-                link = None
             raise
-        finally:
-            free.append(link)
+        free.append(link)
+        if self._closed:
+            self._drop_free()
+        return rpc
 
     def stream(
         self,
@@ -145,9 +149,14 @@ class SocketWire:
         self._closed = True
         for link in list(self._links):
             link.shut()
-        for each in self._free_on_main + self._free:
-            if each is not None:
-                self._drop(each)
+        self._drop_free()
+
+    def _drop_free(self) -> None:
+        for free in (self._free_on_main, self._free):
+            with suppress(IndexError):
+                while True:  # one that is taken out is nobody else's
+                    if link := free.pop():
+                        self._drop(link)
 
     def _shared_link(self, deadline: float) -> SharedLink:
         asked = clock.now()
@@ -189,12 +198,14 @@ class SocketWire:
         sock: socket.socket | None = None
         link: Link | None = None
         try:
+            self._check_open()
             sock = self._dialler.dial(deadline)
             if sock.family != getattr(socket, "AF_UNIX", None):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tls = Tls(self._security, self._server_name) if self._security else None
             link = Link(sock, Connection(tls))
             self._links.add(link)
+            self._check_open()  # or `close()` has not seen this one
             link.greet(deadline)
         except BaseException as error:
             if link is not None:
@@ -207,6 +218,10 @@ class SocketWire:
                 raise not_connected(error, self.address, answered=self.answered) from error
             raise
         return link
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionError
 
     def _drop(self, link: Link) -> None:
         self._links.discard(link)
