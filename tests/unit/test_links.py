@@ -276,6 +276,18 @@ def test_a_peer_that_says_nothing_ends_the_dial_with_the_deadline() -> None:
         assert not late.value.may_have_happened
 
 
+def test_a_dial_takes_no_longer_than_another_one_should_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("microlock.etcd.wire.sockets.PATIENCE", 0.1)
+    with script(lambda _: None) as wire:
+        began = clock.now()
+        with pytest.raises(StoreTimeoutError) as late:
+            grant(wire, 1, timeout=DEADLINE)
+        assert clock.now() - began < 2
+        assert not late.value.may_have_happened
+
+
 def test_a_peer_that_says_nothing_to_tls_ends_the_dial_with_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         wire = wire_to(silent, Security())

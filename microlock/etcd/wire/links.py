@@ -23,7 +23,7 @@ _CHUNK = 64 * 1024
 _TICK = 0.5
 # Seconds that the shared link stays without anything under way.
 _LINGER = 30.0
-# Seconds that a dial may take, where nothing else limits it; and that a peer may let bytes wait.
+# Seconds that a dial may take at the most, and that a peer may let bytes wait.
 PATIENCE = 3.0
 
 _LATE = Failure("DEADLINE_EXCEEDED", "no answer in time")

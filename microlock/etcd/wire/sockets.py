@@ -199,6 +199,7 @@ class SocketWire:
         link: Link | None = None
         try:
             self._check_open()
+            deadline = min(deadline, clock.now() + PATIENCE)  # another one may do better
             sock = self._dialler.dial(deadline)
             if sock.family != getattr(socket, "AF_UNIX", None):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
