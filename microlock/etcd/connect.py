@@ -15,7 +15,7 @@ from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import InvalidArgumentError
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.login import Login
-from microlock.etcd.wire import Address, Wire
+from microlock.etcd.wire import Address, Wire, forks
 from microlock.etcd.wire.tls import Security, Tls
 
 log = logging.getLogger("microlock")
@@ -90,7 +90,8 @@ def _wire(
     address: Address, security: Security | None, server_name: str | None, answered: ReentrantEvent
 ) -> Wire:
     try:
-        from microlock.etcd.wire.sockets import SocketWire
+        with forks.kept_out:
+            from microlock.etcd.wire.sockets import SocketWire
     except ImportError:  # no ngh2 for this Python, or this processor
         log.info("%s is called through grpcio: ngh2 can't be imported", address.text)
         from microlock.etcd.wire.grpcio import dialled

@@ -3,6 +3,7 @@ the next one after a while beside those before it (RFC 8305)."""
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  or the first look-up would import it, beside a fork
 import errno
 import os
 import selectors
