@@ -15,8 +15,8 @@ from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import InvalidArgumentError
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.login import Login
-from microlock.etcd.wire import Address, Wire
-from microlock.etcd.wire.tls import Security
+from microlock.etcd.wire import Address, Wire, forks
+from microlock.etcd.wire.tls import Security, Tls
 
 log = logging.getLogger("microlock")
 
@@ -77,9 +77,10 @@ def connect(
             _file("ca_cert", ca_cert), _file("cert_key", cert_key), _file("cert_cert", cert_cert)
         )
         try:
-            security.context()
+            Tls(security, server_name or "localhost")
         except OSError as error:
-            raise InvalidArgumentError(f"the certificates can't be used: {error}") from error
+            what = "ca_cert, cert_key, cert_cert or server_name"
+            raise InvalidArgumentError(f"{what} can't be used: {error}") from error
     answered = ReentrantEvent()
     wires = [_wire(each, security, server_name, answered) for each in addresses]
     return EtcdClient(wires, timeout=seconds, identity=identity)
@@ -89,7 +90,8 @@ def _wire(
     address: Address, security: Security | None, server_name: str | None, answered: ReentrantEvent
 ) -> Wire:
     try:
-        from microlock.etcd.wire.sockets import SocketWire
+        with forks.kept_out:
+            from microlock.etcd.wire.sockets import SocketWire
     except ImportError:  # no ngh2 for this Python, or this processor
         log.info("%s is called through grpcio: ngh2 can't be imported", address.text)
         from microlock.etcd.wire.grpcio import dialled

@@ -24,19 +24,22 @@ class Certificate:
 class Authority:
     """A CA that issues certificates into a directory."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, *, above: Authority | None = None) -> None:
+        """`above`: whose certificate this has; of its own without."""
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
-        builder = _builder(self._name, self._name, self._key.public_key()).add_extension(
+        signer = above or self
+        builder = _builder(self._name, signer._name, self._key.public_key()).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
         self.cert = _write(
-            directory / f"{name}.crt", _pem(builder.sign(self._key, hashes.SHA256()))
+            directory / f"{name}.crt", _pem(builder.sign(signer._key, hashes.SHA256()))
         )
 
-    def issue(self, name: str, *hosts: str) -> Certificate:
-        """A certificate for a server at these hosts, and for a client of this name."""
+    def issue(self, name: str, *hosts: str, password: bytes = b"") -> Certificate:
+        """A certificate for a server at these hosts, and for a client of this name; its key is
+        encrypted if there is a password."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_name(name), self._name, key.public_key()).add_extension(
             x509.ExtendedKeyUsage(
@@ -51,7 +54,9 @@ class Authority:
         secret = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
+            serialization.BestAvailableEncryption(password)
+            if password
+            else serialization.NoEncryption(),
         )
         return Certificate(
             _write(self._directory / f"{name}.crt", _pem(cert)),

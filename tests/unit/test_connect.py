@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from microlock import Microlock, connect
-from microlock.errors import ClientRequiredError, InvalidArgumentError
+from microlock.errors import ClientRequiredError, InvalidArgumentError, StoreUnavailableError
 from microlock.etcd.lent import client_of
 from microlock.etcd.wire.grpcio import GrpcWire
 
@@ -231,3 +231,15 @@ def test_a_lent_client_that_is_dropped_is_forgotten():
     del lender
     gc.collect()
     assert known() is None
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "a..b", "nul\0", "\udcff"], ids=ascii)
+def test_a_server_name_that_tls_cannot_send_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="server_name can't be used") as refused:
+        connect("https://etcd0", server_name=name)
+    assert str(refused.value).isprintable()
+
+
+def test_a_name_that_is_none_is_told_when_it_is_dialled() -> None:
+    with connect("\udcff:1", timeout=0.5) as etcd, pytest.raises(StoreUnavailableError):
+        Microlock(etcd, "foo", "node-a").lock()

@@ -4,6 +4,7 @@ sockets, aio    drive a connection: from any number of threads, from a loop of a
 dial            makes a socket: addresses, names, the next address after a while
 connection      gRPC, bytes in and bytes out: what came of a call, whether it may have happened
 tls, frames     what the bytes are wrapped in: TLS by OpenSSL, HTTP/2 by ngh2
+forks           which wait until no lock is held that a child needs
 grpcio          the same wire over a channel of grpcio that somebody lends
 """
 

@@ -159,7 +159,9 @@ class Connection:
     def take(self, now: float) -> bytes:
         """Bytes for the peer."""
         self._taken, self._received = now, 0
-        out = self._frames.take()
+        if self.broken:
+            return b""
+        out = self._frames.take(self)
         if self._tls is None:
             return out
         try:
@@ -239,7 +241,7 @@ class Connection:
 
     def on_closed(self, stream: int, code: int) -> None:
         if rpc := self._rpcs.pop(stream, None):
-            refused = code == _REFUSED_STREAM
+            refused = code == _REFUSED_STREAM and not rpc.leading
             failure = _not_grpc(rpc.leading) or Failure(
                 "UNAVAILABLE" if code else "INTERNAL",
                 f"the stream was reset ({code})" if code else "it ended without a status",
@@ -250,8 +252,9 @@ class Connection:
     def on_goaway(self, last: int) -> None:
         self.retiring = True
         for stream in [each for each in self._rpcs if each > last]:
-            failure = Failure("UNAVAILABLE", "it is going away", may_have_happened=False)
-            self._end(self._rpcs.pop(stream), failure)
+            rpc = self._rpcs.pop(stream)
+            begun = bool(rpc.leading)  # whatever it says
+            self._end(rpc, Failure("UNAVAILABLE", "it is going away", may_have_happened=begun))
 
     def _status(self, rpc: Rpc, trailers: Headers) -> Failure | None:
         said = dict(trailers)
@@ -262,7 +265,7 @@ class Connection:
         if not code.isdigit():
             return _not_grpc(rpc.leading) or Failure("INTERNAL", "it ended without a status")
         number = int(code[:3])
-        status = STATUS[number] if number < len(STATUS) else "UNKNOWN"
+        status = STATUS[number] if 0 < number < len(STATUS) else "UNKNOWN"
         details = unquote(said.get(b"grpc-message", b"").decode("latin-1"), errors="replace")
         return Failure(status, details, answer=True)
 
@@ -287,7 +290,10 @@ class Connection:
 
     def _message(self, rpc: Rpc, message: bytes) -> None:
         if rpc.sink is not None:
-            rpc.sink(message)
+            try:
+                rpc.sink(message)
+            except Exception as error:  # noqa: BLE001  it is to end no other call
+                self.cancel(rpc, Failure("INTERNAL", f"a message that can't be read: {error!r}"))
         elif rpc.reply is None:
             rpc.reply = message
         else:

@@ -3,6 +3,7 @@ the next one after a while beside those before it (RFC 8305)."""
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  or the first look-up would import it, beside a fork
 import errno
 import os
 import selectors
@@ -50,11 +51,12 @@ class Dialler:
             pass
         look_up = self._looking_up
         if look_up is None or look_up.done.is_set():  # one at a time: a dead resolver takes long
-            look_up = self._looking_up = _LookUp(host, port)
+            look_up = _LookUp(host, port)
             try:
                 Daemon("microlock-names", look_up.run).start()
             except RuntimeError as error:  # too many threads, or the interpreter exits
                 raise OSError(f"no thread can look up {host}") from error
+            self._looking_up = look_up  # now that it ends
         if not look_up.done.wait(max(0.0, deadline - clock.now())):
             raise TimeoutError(f"the look-up of {host} timed out")
         return look_up.found()
@@ -71,8 +73,9 @@ class _LookUp:
     def run(self) -> None:
         try:
             self._outcome = places(self._host, self._port)
-        except OSError as error:
-            self._outcome = f"{self._host} was not found: {error.strerror or error}"
+        except Exception as error:  # noqa: BLE001  whoever dials is told
+            reason = getattr(error, "strerror", None) or error
+            self._outcome = f"{self._host} was not found: {reason}"
         finally:
             self.done.set()
 
@@ -106,7 +109,11 @@ def _first(places: Sequence[_Place], deadline: float) -> socket.socket:
                     family, where = left.pop(0)
                     each = socket.socket(family, socket.SOCK_STREAM)
                     each.setblocking(False)
-                    code = each.connect_ex(where)
+                    try:
+                        code = each.connect_ex(where)
+                    except OSError:  # a path that is too long
+                        each.close()
+                        raise
                     if code and code not in _UNDER_WAY:
                         error = OSError(code, os.strerror(code))
                         each.close()

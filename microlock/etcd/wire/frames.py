@@ -87,9 +87,11 @@ class Frames:
         with suppress(NGH2Error):
             self._connection.ping()
 
-    def take(self) -> bytes:
-        """Bytes for the peer."""
-        return self._take()
+    def take(self, events: Events) -> bytes:
+        """Bytes for the peer. A stream may be over with them, or with those that can't be sent."""
+        out = self._take()
+        self._tell(events)
+        return out
 
     def receive(self, data: bytes, events: Events) -> None:
         """Takes what the peer sent. Raises BrokenFramesError after what could be understood."""
@@ -97,6 +99,13 @@ class Frames:
             self._receive(data)
         except NGH2Error as error:
             raise BrokenFramesError(str(error)) from error
+        finally:
+            self._tell(events)
+        # A violation is no exception: it wants to send a GOAWAY, and nothing else any more.
+        if not (self._going or self._connection.can_send_request):
+            raise BrokenFramesError("it violates HTTP/2")
+
+    def _tell(self, events: Events) -> None:
         for event in self._events():
             if isinstance(event, DataReceived):
                 events.on_data(event.stream_id, event.data, event.end_stream)
@@ -111,6 +120,3 @@ class Frames:
                 events.on_goaway(event.last_stream_id)
             elif isinstance(event, SettingsReceived):
                 events.on_settings()
-        # A violation is no exception: it wants to send a GOAWAY, and nothing else any more.
-        if not (self._going or self._connection.can_send_request):
-            raise BrokenFramesError("it violates HTTP/2")

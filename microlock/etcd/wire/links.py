@@ -22,7 +22,7 @@ _CHUNK = 64 * 1024
 _TICK = 0.5
 # Seconds that the shared link stays without anything under way.
 _LINGER = 30.0
-# Seconds that a dial may take, where nothing else limits it; and that a peer may let bytes wait.
+# Seconds that a dial may take at the most, and that a peer may let bytes wait.
 PATIENCE = 3.0
 
 _timeval = struct.Struct("@ll").pack
@@ -182,7 +182,7 @@ class SharedLink:
         # the client while the main thread closes it.
         self._lock = threading.RLock()
         self._sending = False  # somebody sends: what he finds after it he sends as well
-        self._read = True  # somebody reads; False: who sends last closes it
+        self._read_out = False  # nobody reads any more
         self._used = link.heard
         self.calls: set[Rpc] = set()
 
@@ -248,7 +248,7 @@ class SharedLink:
             if not isinstance(error, OSError):
                 raise
         finally:
-            if not self._read:
+            if self._read_out:
                 self._link.close()
 
     def read_for_all(self) -> None:
@@ -273,13 +273,13 @@ class SharedLink:
                 connection.fail(error)
             raise
         finally:
+            link.shut()
             with self._lock:
-                self._read = False
-                alone = not self._sending
-            if alone:
-                link.close()
-            else:
-                link.shut()
+                connection.fail(ConnectionResetError("it is not used any more"))
+                self._read_out = True
+                # By the last who uses it: the number of a closed socket may be another's at once.
+                if not self._sending:
+                    link.close()
 
 
 class SocketStream:

@@ -39,7 +39,7 @@ class Member:
         authority = address.text if address.host and not server_name else self._server_name
         self._begin = (b":method", b"POST"), (b":scheme", b"https" if security else b"http")
         self._end = (
-            (b":authority", authority.encode()),
+            (b":authority", authority.encode(errors="replace")),
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),
             (b"user-agent", b"microlock"),

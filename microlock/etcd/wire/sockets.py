@@ -30,6 +30,8 @@ from microlock.etcd.wire.tls import Security
 
 # Seconds after which a link may have been closed by the peer: it is looked at before a call.
 _FRESH = 0.05
+# Seconds that a call may take at the most: what waits takes no number of any size.
+_LONGEST = 1e6
 
 
 class SocketWire:
@@ -61,8 +63,9 @@ class SocketWire:
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
-        if self._member.closed:
-            raise self._member.error(CLOSED)
+        if timeout <= 0:
+            raise StoreTimeoutError(f"no time was left for a call to {self.address}")
+        timeout = min(timeout, _LONGEST)
         deadline = clock.now() + timeout
         headers = self._member.headers(method, timeout, metadata)
         try:
@@ -93,16 +96,17 @@ class SocketWire:
                     link = None
             if link is None:
                 link = self._dial(deadline)
-            return link.call(headers, data, deadline)
+            rpc = link.call(headers, data, deadline)
         except BaseException:
+            # First: interrupted once more, it is lost, and not used by another call.
+            free.append(None)
             if link is not None:
                 self._drop(link)
-                link = None
             raise
-        finally:
-            free.append(link)
-            if self._member.closed:
-                self.close()
+        free.append(link)
+        if self._member.closed:
+            self._drop_free()
+        return rpc
 
     def stream(
         self,
@@ -125,13 +129,16 @@ class SocketWire:
 
     def close(self) -> None:
         self._member.closed = True
+        for link in list(self._links):
+            link.shut()
+        self._drop_free()
+
+    def _drop_free(self) -> None:
         for free in (self._free_on_main, self._free):
             with suppress(IndexError):
-                while True:
+                while True:  # one that is taken out is nobody else's
                     if link := free.pop():
                         self._drop(link)
-        for each in list(self._links):  # somebody uses them
-            each.shut()
 
     def _shared_link(self, deadline: float) -> SharedLink:
         asked = clock.now()
@@ -170,15 +177,18 @@ class SocketWire:
 
     def _dial(self, deadline: float) -> Link:
         """Raises a MicrolockError: nothing was sent."""
+        if self._member.closed:
+            raise self._member.error(CLOSED)
         sock: socket.socket | None = None
         link: Link | None = None
         try:
+            deadline = min(deadline, clock.now() + PATIENCE)  # another one may do better
             sock = self._dialler.dial(deadline)
             link = Link(sock, self._member.connection())
             self._links.add(link)
-            link.greet(deadline)
-            if self._member.closed:  # before this was among the links
+            if self._member.closed:  # `close()` has not seen this one
                 link.shut()
+            link.greet(deadline)
         except BaseException as error:
             if link is not None:
                 self._drop(link)

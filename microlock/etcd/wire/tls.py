@@ -3,20 +3,12 @@ threads, and for every driver the same."""
 
 from __future__ import annotations
 
-import os
 import ssl
-import threading
 from dataclasses import dataclass
 
-_CHUNK = 64 * 1024
+from microlock.etcd.wire import forks
 
-# OpenSSL has locks of its own: a child that is forked while another thread holds one can never use
-# TLS. Reentrant, for a signal's handler that forks.
-_openssl = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_openssl.acquire, after_in_parent=_openssl.release, after_in_child=_openssl.release
-    )
+_CHUNK = 64 * 1024
 
 
 class NoHttp2Error(ssl.SSLError):
@@ -37,7 +29,7 @@ class Security:
 
     def context(self) -> ssl.SSLContext:
         """Raises OSError (ssl.SSLError is one) for a file that can't be used."""
-        with _openssl:
+        with forks.kept_out:
             context = ssl.create_default_context(cafile=self.ca)
             # As Go and BoringSSL: certificates made by hand will do, and whatever is given as CA is
             # trusted, one in the middle of a chain too. Python's own choice differs by version.
@@ -55,10 +47,13 @@ class Tls:
 
     def __init__(self, security: Security, server_name: str) -> None:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        with _openssl:
-            self._tls = security.context().wrap_bio(
-                self._in, self._out, server_hostname=server_name
-            )
+        with forks.kept_out:
+            try:
+                self._tls = security.context().wrap_bio(
+                    self._in, self._out, server_hostname=server_name
+                )
+            except (TypeError, ValueError) as error:
+                raise ssl.SSLError(f"{server_name!a} is no name of a server") from error
         self._early = b""  # what is to be sent after the handshake
         self._established = False
 
@@ -87,7 +82,7 @@ class Tls:
 
     def _shake_hands(self) -> None:
         try:
-            with _openssl:
+            with forks.kept_out:
                 self._tls.do_handshake()
         except ssl.SSLWantReadError:
             return
