@@ -65,8 +65,7 @@ def _keep_alives(
     )
     lifetimes: dict[int, Lifetime] = {}
     try:
-        for lease_id in lease_ids:
-            stream.send(messages.keep_alive(lease_id))
+        stream.send(*map(messages.keep_alive, lease_ids))
         stream.finish()
         for _ in lease_ids:
             reply = _next(replies, sent + timeout)

@@ -50,8 +50,8 @@ class Address:
 class Stream(Protocol):
     """Requests and replies that flow independently, until one side ends it."""
 
-    def send(self, message: Message) -> None:
-        """Sends a request, if the stream has not ended."""
+    def send(self, *messages: Message) -> None:
+        """Sends requests together, if the stream has not ended."""
 
     def finish(self) -> None:
         """No request follows."""

@@ -195,8 +195,9 @@ class GrpcStream:
         self._cancel: Callable[[], bool] = call.cancel
         self._requests = requests
 
-    def send(self, message: Message) -> None:
-        self._requests.put(message)
+    def send(self, *messages: Message) -> None:
+        for message in messages:
+            self._requests.put(message)
 
     def finish(self) -> None:
         self._requests.put(None)

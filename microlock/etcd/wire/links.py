@@ -292,8 +292,8 @@ class SocketStream:
         self._sink = sink
         self.rpc = Rpc(self._ended, self._came)
 
-    def send(self, message: Message) -> None:
-        self._link.more(self.rpc, framed(message), ended=False)
+    def send(self, *messages: Message) -> None:
+        self._link.more(self.rpc, b"".join(map(framed, messages)), ended=False)
 
     def finish(self) -> None:
         self._link.more(self.rpc, b"", ended=True)
