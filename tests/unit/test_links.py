@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -676,8 +675,7 @@ def test_a_name_that_tls_cannot_send_is_an_error_of_ours(member: Member) -> None
 
 def test_certificates_that_are_gone_are_an_error_of_ours(member: Member, tmp_path: Path) -> None:
     wire = wire_to(member._listening, Security(ca=str(tmp_path / "gone")))
-    with pytest.raises(StoreError) as wrong:
-        grant(wire, 1)
+    with pytest.raises(StoreUnavailableError, match="a file with certificates") as wrong:
+        grant(wire, 1)  # it may be there again in a moment
     assert not wrong.value.may_have_happened
-    assert ssl.OPENSSL_VERSION
     wire.close()

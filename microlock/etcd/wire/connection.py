@@ -136,7 +136,8 @@ class Connection:
         """
         self.tend(now)
         if not self.usable:
-            raise Failure("UNAVAILABLE", "it is not used any more", may_have_happened=False)
+            why = "it is going away" if self.broken is None else _text(self.broken)
+            raise Failure("UNAVAILABLE", why, may_have_happened=False)
         rpc.stream = self._frames.open(headers, message, ended)
         self._rpcs[rpc.stream] = rpc
         self.retiring = rpc.stream > _LAST_STREAM
@@ -205,7 +206,7 @@ class Connection:
             self.broken = cause
             rpcs, self._rpcs = self._rpcs, {}
             for rpc in rpcs.values():
-                self._end(rpc, Failure("UNAVAILABLE", str(cause) or repr(cause)))
+                self._end(rpc, Failure("UNAVAILABLE", _text(cause)))
 
     # What the frames say.
 
@@ -306,6 +307,10 @@ class Connection:
         rpc.ended = True
         if rpc.notify is not None:
             rpc.notify()
+
+
+def _text(cause: BaseException) -> str:
+    return getattr(cause, "strerror", None) or str(cause) or repr(cause)
 
 
 def _size(data: bytes | bytearray) -> int:

@@ -4,6 +4,8 @@ threads, and for every driver the same."""
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from microlock.etcd.wire import forks
@@ -29,7 +31,7 @@ class Security:
 
     def context(self) -> ssl.SSLContext:
         """Raises OSError (ssl.SSLError is one) for a file that can't be used."""
-        with forks.kept_out:
+        with forks.kept_out, _naming_files():
             context = ssl.create_default_context(cafile=self.ca)
             # Certificates made by hand have been good enough for Go and BoringSSL, which both want
             # the name among the alternative ones and let any certificate that is given be trusted.
@@ -43,6 +45,18 @@ class Security:
             return context
 
 
+@contextmanager
+def _naming_files() -> Iterator[None]:
+    """OpenSSL's "No such file" says of nothing that it was a certificate."""
+    try:
+        yield
+    except ssl.SSLError:
+        raise
+    except OSError as error:
+        text = f"a file with certificates or a key: {error.strerror}"
+        raise OSError(error.errno, text) from error
+
+
 class Tls:
     """The client's side of one connection."""
 
@@ -54,7 +68,7 @@ class Tls:
                     self._in, self._out, server_hostname=server_name
                 )
             except (TypeError, ValueError) as error:
-                raise ssl.SSLError(f"{server_name!a} is no name of a server") from error
+                raise ssl.SSLError(1, f"{server_name!a} is no name of a server") from error
         self._early = b""  # what is to be sent after the handshake
         self._established = False
 
@@ -88,7 +102,7 @@ class Tls:
         except ssl.SSLWantReadError:
             return
         if self._tls.selected_alpn_protocol() != "h2":
-            raise NoHttp2Error("the peer does not offer HTTP/2 (ALPN)")
+            raise NoHttp2Error(1, "the peer does not offer HTTP/2 (ALPN)")
         self._established = True
         if self._early:
             self._tls.write(self._early)
