@@ -138,7 +138,11 @@ class Connection:
         if not self.usable:
             why = "it is going away" if self.broken is None else _text(self.broken)
             raise Failure("UNAVAILABLE", why, may_have_happened=False)
-        rpc.stream = self._frames.open(headers, message, ended)
+        try:
+            rpc.stream = self._frames.open(headers, message, ended)
+        except BrokenFramesError as error:
+            self.fail(error)
+            raise Failure("UNAVAILABLE", str(error), may_have_happened=False) from error
         self._rpcs[rpc.stream] = rpc
         self.retiring = rpc.stream > _LAST_STREAM
         if self._unheard == inf:
@@ -162,12 +166,10 @@ class Connection:
         self._taken, self._received = now, 0
         if self.broken:
             return b""
-        out = self._frames.take(self)
-        if self._tls is None:
-            return out
         try:
-            return self._tls.seal(out)
-        except ssl.SSLError as error:
+            out = self._frames.take(self)
+            return out if self._tls is None else self._tls.seal(out)
+        except (BrokenFramesError, ssl.SSLError) as error:
             self.fail(error)
             return b""
 
