@@ -5,6 +5,7 @@ The texts of etcd are those of api/v3rpc/rpctypes/error.go, the same in 3.4 to 3
 
 from __future__ import annotations
 
+import re
 import ssl
 
 from microlock.errors import (
@@ -78,9 +79,9 @@ def not_connected(error: BaseException, address: str, *, answered: bool) -> Stor
     Args:
         answered: whether this address ever gave an answer.
     """
-    reason = short(getattr(error, "strerror", None) or str(error) or repr(error))
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-        return StoreTlsError(f"no TLS connection to {address} ({reason})")
+        return StoreTlsError(f"no TLS connection to {address} ({short(_of_tls(error))})")
+    reason = short(getattr(error, "strerror", None) or str(error) or repr(error))
     if isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError) and not answered:
         # What a server with TLS does to a client without, and the other way round; but so does a
         # proxy with nothing behind it yet. Nobody knows which, so it is tried again for as long as
@@ -91,6 +92,21 @@ def not_connected(error: BaseException, address: str, *, answered: bool) -> Stor
     if isinstance(error, OSError):
         return StoreUnavailableError(f"no connection to {address} ({reason})")
     return WrongServerError(f"{address} does not speak HTTP/2, so is not etcd ({reason})")
+
+
+def _of_tls(error: ssl.SSLError) -> str:
+    """What OpenSSL means: its text has names of its source around it."""
+    reason = getattr(error, "reason", None) or ""  # OpenSSL's own have one
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate: {error.verify_message}"
+    if reason == "WRONG_VERSION_NUMBER":
+        return "what answers there speaks no TLS"
+    text = re.sub(r"^\[.*?\] | \(_ssl\.c:\d+\)$", "", error.strerror or str(error))
+    if "ALERT" not in reason:
+        return text
+    # With TLS 1.3 "bad certificate" is what a server says that got none.
+    hint = "; does it want another cert_cert?" if re.search("CERTIFICATE|_CA$", reason) else ""
+    return f"the server says: {text}{hint}"
 
 
 def closes_at_once(address: str, reason: str) -> StoreError:

@@ -1,4 +1,4 @@
-"""microlock on old and new protobufs, and in one process with other clients of etcd.
+"""microlock on old and new protobufs and ngh2, and in one process with other clients of etcd.
 
 `make compat` runs this. Each environment is a virtual environment below `.venvs`, made with the
 Python that runs this and brought up to date by the next run; `cycle.py` runs in it, with warnings
@@ -33,6 +33,7 @@ class Environment:
     name: str
     packages: tuple[str, ...]
     imports: tuple[tuple[str, ...], ...] = ((),)  # a cycle for each: what it imports first
+    unpinned: tuple[str, ...] = ()  # their newest versions, whatever setup.cfg allows
 
 
 ENVIRONMENTS = (
@@ -42,6 +43,7 @@ ENVIRONMENTS = (
         (
             "protobuf==3.20.3",
             "grpcio==1.80.0",
+            "ngh2==0.3.0",
             "pyee==13.0.0",
             "tenacity==8.3.0",
         ),
@@ -51,6 +53,7 @@ ENVIRONMENTS = (
     Environment("protobuf-5.29", ("protobuf==5.29.*",)),
     Environment("protobuf-6.33", ("protobuf==6.33.*",)),
     Environment("protobuf-newest", ("protobuf",)),
+    Environment("ngh2-newest", (), unpinned=("ngh2",)),
     # The pins of both leave the newest protobuf in (aetcd 1.0: < 8); the table shows which it is.
     Environment(
         "clients",
@@ -87,11 +90,14 @@ def cycles(environment: Environment) -> Iterator[tuple[tuple[str, ...], str, str
     home = REPOSITORY / ".venvs" / f"compat-{PYTHON}-{environment.name}"
     python = str(home / "bin" / "python")
     install = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    newest = [*install, "--upgrade", "--no-deps", *environment.unpinned]
     cycle = [python, "-E", *(f"-W{warning}" for warning in WARNINGS), CYCLE]
     try:
         if not (home / "bin" / "pip").exists():  # the last thing that goes in
             run([sys.executable, "-m", "venv", "--clear", str(home)])
         run([*install, "--upgrade", "--editable", f"{REPOSITORY}[server]", *environment.packages])
+        if environment.unpinned:
+            run(newest)
     except subprocess.CalledProcessError as error:
         yield (), "not installed", tail(error.output)
         return

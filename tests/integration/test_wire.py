@@ -404,19 +404,6 @@ def test_a_name_that_the_certificate_is_not_for_is_refused(own_etcd: OwnEtcd, pk
         Microlock(etcd, "foo", "node-a").lock()
 
 
-def test_a_certificate_with_its_name_in_cn_only_is_refused(
-    own_etcd: OwnEtcd, tmp_path: Path
-) -> None:
-    authority = Authority(tmp_path, "ca")
-    server = own_etcd(flags=tls(authority.issue("localhost")))
-    port = server.endpoint.rpartition(":")[2]
-    with (
-        connect(f"localhost:{port}", ca_cert=authority.cert) as etcd,
-        pytest.raises(StoreTlsError, match="localhost"),
-    ):
-        Microlock(etcd, "foo", "node-a").lock()
-
-
 def test_an_intermediate_ca_is_trusted_if_it_is_given(own_etcd: OwnEtcd, tmp_path: Path) -> None:
     root = Authority(tmp_path, "root")
     between = Authority(tmp_path, "between", above=root)

@@ -459,7 +459,7 @@ def test_who_does_not_begin_with_settings_breaks_the_connection(said: bytes) -> 
 def test_nothing_can_begin_on_a_connection_that_is_broken_and_nothing_was_sent() -> None:
     talk = Talk()
     talk.hear(b"")
-    with pytest.raises(Failure) as refused:
+    with pytest.raises(Failure, match="it closed the connection") as refused:
         talk.call()
     assert not refused.value.may_have_happened
 
@@ -541,6 +541,33 @@ def test_a_connection_that_has_used_its_streams_takes_no_more() -> None:
     talk.connection._frames._data = lambda *_, **__: None  # type: ignore[method-assign]
     talk.call()
     assert not talk.connection.usable
+
+
+@pytest.mark.parametrize("method", ["_request", "_data"])
+def test_a_call_that_the_frames_refuse_was_not_sent_and_ends_the_others(method: str) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise ngh2.NGH2Error("no")
+
+    talk = Talk()
+    other = talk.call()
+    talk.take()
+    setattr(talk.connection._frames, method, refuse)
+    with pytest.raises(Failure) as refused:
+        talk.call()
+    assert not refused.value.may_have_happened
+    assert outcome(other) == ("UNAVAILABLE", True)
+    assert not talk.take()
+
+
+def test_bytes_that_the_frames_cannot_make_end_the_connection() -> None:
+    def refuse() -> bytes:
+        raise ngh2.NGH2Error("no")
+
+    talk = Talk()
+    rpc = talk.call()
+    talk.connection._frames._take = refuse
+    assert not talk.take()
+    assert outcome(rpc) == ("UNAVAILABLE", True)
 
 
 # Flow control and limits

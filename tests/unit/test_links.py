@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -54,6 +54,8 @@ def wire(member: Member) -> Iterator[SocketWire]:
     made = wire_to(member._listening)
     yield made
     made.close()
+    for each in list(made._links):  # that an interrupt has left to nobody
+        each.close()
 
 
 def wire_to(listening: socket.socket, security: Security | None = None) -> SocketWire:
@@ -133,8 +135,9 @@ def test_a_call_without_an_answer_ends_with_its_deadline_and_the_wire_goes_on(
 def test_a_call_on_the_shared_connection_ends_with_its_deadline_too(
     wire: SocketWire, member: Member
 ) -> None:
+    watch(wire)  # it is there
     with ThreadPoolExecutor() as pool:
-        held = pool.submit(grant, wire, NEVER, 0.3)
+        held = pool.submit(grant, wire, NEVER, 1.0)
         member.wait(lambda: len(member.requests) == 1)
         began = clock.now()
         with pytest.raises(StoreTimeoutError):
@@ -568,7 +571,7 @@ def interrupted(call: Callable[[], object], number: int) -> bool:
     return False
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of a dial that is interrupted
 @pytest.mark.parametrize("state", ["not connected", "connected", "closed by the peer"])
 def test_an_interrupt_on_any_line_of_a_call_leaves_the_wire_usable(
     wire: SocketWire, member: Member, monkeypatch: pytest.MonkeyPatch, state: str
@@ -599,6 +602,7 @@ def test_an_interrupt_on_any_line_of_a_call_leaves_the_wire_usable(
             assert seen.empty()
     assert number > 30
     stream.close()
+    gc.collect()  # now, while that is no error
 
 
 def test_an_interrupt_in_the_middle_of_the_clean_up_does_not_leave_a_connection_half_read(
@@ -671,8 +675,7 @@ def test_a_name_that_tls_cannot_send_is_an_error_of_ours(member: Member) -> None
 
 def test_certificates_that_are_gone_are_an_error_of_ours(member: Member, tmp_path: Path) -> None:
     wire = wire_to(member._listening, Security(ca=str(tmp_path / "gone")))
-    with pytest.raises(StoreError) as wrong:
-        grant(wire, 1)
+    with pytest.raises(StoreUnavailableError, match="a file with certificates") as wrong:
+        grant(wire, 1)  # it may be there again in a moment
     assert not wrong.value.may_have_happened
-    assert ssl.OPENSSL_VERSION
     wire.close()

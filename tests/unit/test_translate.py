@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import grpc
 import pytest
 from grpc import StatusCode
@@ -18,7 +20,10 @@ from microlock.errors import (
     StoreUnavailableError,
     WrongServerError,
 )
+from microlock.etcd.translate import not_connected
+from microlock.etcd.wire.frames import BrokenFramesError
 from microlock.etcd.wire.grpcio import translate_rpc
+from microlock.etcd.wire.tls import NoHttp2Error
 
 
 class Failure(grpc.RpcError):
@@ -172,3 +177,91 @@ def test_a_connection_closed_at_once_may_be_tls_on_one_side_until_there_was_an_a
 def test_a_wrong_certificate_is_told_also_by_a_member_that_has_answered_before():
     failure = Failure(StatusCode.UNAVAILABLE, NO_CONNECTION + "SSL_ERROR_SSL")
     assert type(translate_rpc(failure, "etcd0:2379", answered=True)) is StoreTlsError
+
+
+# No connection
+
+
+def of_tls(reason: str, text: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, f"[SSL: {reason}] {text} (_ssl.c:1006)")
+    error.reason = reason
+    return error
+
+
+def of_a_certificate(text: str) -> ssl.SSLError:
+    error = ssl.SSLCertVerificationError(1, f"[SSL: X] certificate verify failed: {text}")
+    error.verify_message = text
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (
+            of_a_certificate("self-signed certificate"),
+            StoreTlsError,
+            "no TLS connection to etcd:1 (the server's certificate: self-signed certificate)",
+        ),
+        (
+            of_tls("WRONG_VERSION_NUMBER", "wrong version number"),
+            StoreTlsError,
+            "no TLS connection to etcd:1 (what answers there speaks no TLS)",
+        ),
+        (
+            of_tls("SSLV3_ALERT_BAD_CERTIFICATE", "sslv3 alert bad certificate"),
+            StoreTlsError,
+            "no TLS connection to etcd:1 (the server says: sslv3 alert bad certificate; does it "
+            "want another cert_cert?)",
+        ),
+        (
+            of_tls("TLSV1_ALERT_UNKNOWN_CA", "tlsv1 alert unknown ca"),
+            StoreTlsError,
+            "no TLS connection to etcd:1 (the server says: tlsv1 alert unknown ca; does it want "
+            "another cert_cert?)",
+        ),
+        (
+            of_tls("TLSV1_ALERT_INTERNAL_ERROR", "tlsv1 alert internal error"),
+            StoreTlsError,
+            "no TLS connection to etcd:1 (the server says: tlsv1 alert internal error)",
+        ),
+        (
+            of_tls("NO_CERTIFICATE_OR_CRL_FOUND", "no certificate or crl found"),
+            StoreTlsError,
+            "no TLS connection to etcd:1 (no certificate or crl found)",
+        ),
+        (
+            NoHttp2Error(1, "no ALPN"),
+            StoreTlsError,
+            "no TLS connection to etcd:1 (no ALPN)",
+        ),
+        (
+            ConnectionRefusedError(111, "Connection refused"),
+            StoreUnavailableError,
+            "no connection to etcd:1 (Connection refused)",
+        ),
+        (TimeoutError("it is late"), StoreTimeoutError, "no connection to etcd:1 (it is late)"),
+        (
+            BrokenFramesError("x" * 999),
+            WrongServerError,
+            f"etcd:1 does not speak HTTP/2, so is not etcd ({'x' * 139}\u2026)",
+        ),
+    ],
+)
+def test_why_there_is_no_connection_is_said_in_two_lines(
+    error: Exception, kind: type[StoreError], text: str
+) -> None:
+    said = not_connected(error, "etcd:1", answered=False)
+    assert (type(said), str(said), said.may_have_happened) == (kind, text, False)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError("it closed the connection"), BrokenPipeError(), ssl.SSLEOFError()],
+)
+def test_a_connection_that_is_closed_at_once_may_be_tls_on_one_side_if_none_ever_answered(
+    error: Exception, answered: bool
+) -> None:
+    said = not_connected(error, "etcd:1", answered=answered)
+    assert ("is TLS on at one side only?" in str(said)) is not answered
+    assert isinstance(said, StoreUnavailableError)

@@ -136,8 +136,13 @@ class Connection:
         """
         self.tend(now)
         if not self.usable:
-            raise Failure("UNAVAILABLE", "it is not used any more", may_have_happened=False)
-        rpc.stream = self._frames.open(headers, message, ended)
+            why = "it is going away" if self.broken is None else _text(self.broken)
+            raise Failure("UNAVAILABLE", why, may_have_happened=False)
+        try:
+            rpc.stream = self._frames.open(headers, message, ended)
+        except BrokenFramesError as error:
+            self.fail(error)
+            raise Failure("UNAVAILABLE", str(error), may_have_happened=False) from error
         self._rpcs[rpc.stream] = rpc
         self.retiring = rpc.stream > _LAST_STREAM
         if self._unheard == inf:
@@ -161,12 +166,10 @@ class Connection:
         self._taken, self._received = now, 0
         if self.broken:
             return b""
-        out = self._frames.take(self)
-        if self._tls is None:
-            return out
         try:
-            return self._tls.seal(out)
-        except ssl.SSLError as error:
+            out = self._frames.take(self)
+            return out if self._tls is None else self._tls.seal(out)
+        except (BrokenFramesError, ssl.SSLError) as error:
             self.fail(error)
             return b""
 
@@ -205,7 +208,7 @@ class Connection:
             self.broken = cause
             rpcs, self._rpcs = self._rpcs, {}
             for rpc in rpcs.values():
-                self._end(rpc, Failure("UNAVAILABLE", str(cause) or repr(cause)))
+                self._end(rpc, Failure("UNAVAILABLE", _text(cause)))
 
     # What the frames say.
 
@@ -306,6 +309,10 @@ class Connection:
         rpc.ended = True
         if rpc.notify is not None:
             rpc.notify()
+
+
+def _text(cause: BaseException) -> str:
+    return getattr(cause, "strerror", None) or str(cause) or repr(cause)
 
 
 def _size(data: bytes | bytearray) -> int:

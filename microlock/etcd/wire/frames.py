@@ -69,10 +69,16 @@ class Frames:
         self._going = False  # by the peer's GOAWAY
 
     def open(self, headers: Headers, data: bytes, ended: bool) -> int:
-        """Begins a stream, as soon as the peer's limit of streams allows; its number."""
-        stream = self._request(headers)
-        if data:
-            self._data(stream, data, end_stream=ended)
+        """Begins a stream, as soon as the peer's limit of streams allows; its number.
+
+        Raises BrokenFramesError: nothing was sent.
+        """
+        try:
+            stream = self._request(headers)
+            if data:
+                self._data(stream, data, end_stream=ended)
+        except NGH2Error as error:
+            raise BrokenFramesError(str(error)) from error
         return stream
 
     def send(self, stream: int, data: bytes, ended: bool) -> None:
@@ -88,8 +94,14 @@ class Frames:
             self._connection.ping()
 
     def take(self, events: Events) -> bytes:
-        """Bytes for the peer. A stream may be over with them, or with those that can't be sent."""
-        out = self._take()
+        """Bytes for the peer. A stream may be over with them, or with those that can't be sent.
+
+        Raises BrokenFramesError.
+        """
+        try:
+            out = self._take()
+        except NGH2Error as error:
+            raise BrokenFramesError(str(error)) from error
         self._tell(events)
         return out
 

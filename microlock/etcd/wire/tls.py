@@ -4,6 +4,8 @@ threads, and for every driver the same."""
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from microlock.etcd.wire import forks
@@ -29,17 +31,30 @@ class Security:
 
     def context(self) -> ssl.SSLContext:
         """Raises OSError (ssl.SSLError is one) for a file that can't be used."""
-        with forks.kept_out:
+        with forks.kept_out, _naming_files():
             context = ssl.create_default_context(cafile=self.ca)
             # As Go and BoringSSL: certificates made by hand will do, and whatever is given as CA is
             # trusted, one in the middle of a chain too. Python's own choice differs by version.
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.hostname_checks_common_name = False
             context.set_alpn_protocols(["h2"])
             if self.cert:
                 # An encrypted key would be asked for on the terminal.
                 context.load_cert_chain(self.cert, self.key, password="")
             return context
+
+
+@contextmanager
+def _naming_files() -> Iterator[None]:
+    """OpenSSL's "No such file" says of nothing that it was a certificate."""
+    try:
+        yield
+    except ssl.SSLError:
+        raise
+    except OSError as error:
+        text = f"a file with certificates or a key: {error.strerror}"
+        raise OSError(error.errno, text) from error
 
 
 class Tls:
@@ -53,7 +68,7 @@ class Tls:
                     self._in, self._out, server_hostname=server_name
                 )
             except (TypeError, ValueError) as error:
-                raise ssl.SSLError(f"{server_name!a} is no name of a server") from error
+                raise ssl.SSLError(1, f"{server_name!a} is no name of a server") from error
         self._early = b""  # what is to be sent after the handshake
         self._established = False
 
@@ -87,7 +102,7 @@ class Tls:
         except ssl.SSLWantReadError:
             return
         if self._tls.selected_alpn_protocol() != "h2":
-            raise NoHttp2Error("the peer does not offer HTTP/2 (ALPN)")
+            raise NoHttp2Error(1, "the peer does not offer HTTP/2 (ALPN)")
         self._established = True
         if self._early:
             self._tls.write(self._early)
