@@ -29,12 +29,13 @@ class Wire:
         self._sink = sink
         return self
 
-    def send(self, message: Any) -> None:
-        if self._answers:
-            self._answers -= 1
-            self._sink(pb.LeaseKeepAliveResponse(ID=message.ID, TTL=60))
-        elif self._end:
-            self._sink(self._end)
+    def send(self, *messages: Any) -> None:
+        for message in messages:
+            if self._answers:
+                self._answers -= 1
+                self._sink(pb.LeaseKeepAliveResponse(ID=message.ID, TTL=60))
+            elif self._end:
+                self._sink(self._end)
 
     def finish(self) -> None: ...
 
