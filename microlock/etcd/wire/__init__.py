@@ -23,7 +23,7 @@ M = TypeVar("M", bound=Message)
 Metadata = tuple[tuple[str, str], ...]
 
 # What takes the replies of a stream as they come, and at last the error that it ended with. It is
-# called on a thread of the wire, and is to return at once.
+# called on a thread of the wire, and is to return at once: it takes no lock, and calls no stream.
 Sink = Callable[[M | MicrolockError], None]
 
 # Without it a stream to a member that is cut off from its leader stays silent for ever.
