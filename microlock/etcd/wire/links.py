@@ -39,9 +39,9 @@ class Link:
         self.connection = connection
         self.heard = clock.now()
         self._sock = sock
-        # Where sockets are the system's, so are the timeouts: Python's cost a poll each time.
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Where sockets are the system's, so are the timeouts: Python's cost a poll each time.
         self._kernels = sys.platform != "win32" and type(sock).__module__ == "socket"
         if self._kernels:
             sock.settimeout(None)
