@@ -11,24 +11,17 @@ from typing import Any, TypeVar
 
 from microlock import events
 from microlock.core import elsewhere
-from microlock.core.call import Kind
-from microlock.core.hold import Guard, Hold, HoldState, State
-from microlock.core.keys import (
-    Names,
-    check_bool,
-    check_duration,
-    check_int,
-    check_seconds,
-    check_ttl,
-    check_wait,
-)
+from microlock.core.hold import Hold, HoldState
+from microlock.core.keys import Names, check_ttl
 from microlock.core.queue import Holder
 from microlock.engine import clock
-from microlock.engine.emitter import LockEmitter
-from microlock.engine.host import Host, look, this_thread
+from microlock.engine.handlers import ThreadRunner
+from microlock.engine.host import look
 from microlock.engine.loss import Loss
-from microlock.errors import DestroyedError, InvalidArgumentError, LossReason, MicrolockError
+from microlock.engine.threads import this_thread
+from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockError
 from microlock.etcd.lent import client_of
+from microlock.face import Face
 
 S = TypeVar("S", bound="Microlock")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 log = logging.getLogger("microlock")
 
 
-class Microlock(ContextDecorator, LockEmitter):
+class Microlock(ContextDecorator, Face):
     """A distributed lock: at most one object, on any machine, holds `key` at a time.
 
     An object manages only its own hold. One that has never called `lock()` acts for its node:
@@ -74,8 +67,6 @@ class Microlock(ContextDecorator, LockEmitter):
             InvalidArgumentError: an argument is wrong.
     """
 
-    events = events
-
     def __init__(
         self,
         etcd: object,
@@ -88,80 +79,22 @@ class Microlock(ContextDecorator, LockEmitter):
         min_hold: float = 0,
         timeout: float | None = None,
     ) -> None:
-        self._timeout = check_wait(timeout)
-        longest = None if max_hold is None else check_duration("max_hold", max_hold)
-        if longest is not None and auto_renew is False:
-            raise InvalidArgumentError(f"max_hold={max_hold!r} needs auto_renew=True")
         client = client_of(etcd)
-        names = Names.of(key, node_id)
-        super().__init__(client, names.key)
         self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
-        self._host = Host(
+        self._runner: ThreadRunner
+        super().__init__(
             client,
-            self,
-            names,
-            check_ttl(ttl),
-            auto_renew=check_bool("auto_renew", auto_renew),
-            max_hold=longest,
-            min_hold=check_seconds("min_hold", min_hold),
+            ThreadRunner(client),
+            Names.of(key, node_id),
+            ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
         )
-        self._core = self._host.core
-        self._status = self._core.status
-        self._entered: list[tuple[int, HoldState]] = []  # thread and hold of each `with`
 
-    def __repr__(self) -> str:
-        return f"<Microlock {self.key!r} of {self.node_id!r}: {self.state.name}>"
-
-    @property
-    def key(self) -> str:
-        """The name of the lock."""
-        return self._core.names.key
-
-    @property
-    def node_id(self) -> str:
-        """Who takes the lock."""
-        return self._core.names.node_id
-
-    @property
-    def ttl(self) -> int:
-        """Seconds that `lock()` asks for."""
-        return self._core.ttl
-
-    # What it knows, without asking etcd.
-
-    @property
-    def held(self) -> bool:
-        """Whether this object holds the lock. Never True past the deadline of the hold."""
-        return self.remaining > 0
-
-    @property
-    def remaining(self) -> float:
-        """Seconds until the deadline of the hold; 0.0 when nothing is held."""
-        now = clock.now()
-        hold = self._status.present(now, self._host.owner())
-        return hold.remaining(now) if hold else 0.0
-
-    @property
-    def token(self) -> int | None:
-        """The fencing token of the hold; None when nothing is held."""
-        hold = self._status.present(clock.now(), self._host.owner())
-        return hold.token if hold else None
-
-    @property
-    def hold(self) -> Hold | None:
-        """What `lock()` returned; None when nothing is held, or it was taken over by `renew()`."""
-        hold = self._status.present(clock.now(), self._host.owner())
-        return hold.hold if hold else None
-
-    @property
-    def state(self) -> State:
-        """What this object knows of its hold, without asking etcd."""
-        return self._status.state(clock.now(), self._host.owner())
-
-    @property
-    def lost_reason(self) -> LossReason | None:
-        """Why the hold was lost; None when none was."""
-        return self._status.reason(self._status.hold_of(self._host.owner()), clock.now())
+    def _owner(self) -> object:
+        return None if self._runner.here else this_thread()
 
     @property
     def lost(self) -> Loss:
@@ -169,30 +102,7 @@ class Microlock(ContextDecorator, LockEmitter):
 
         Before the next `lock()` it is that of the last hold.
         """
-        return Loss(self._status, self._status.hold_of(self._host.owner()))
-
-    def check(self) -> None:
-        """Makes sure that this object holds the lock, as far as it knows without asking etcd.
-
-        Raises:
-            LockLostError: the hold has ended.
-            LockNotOwnedError: nothing is held.
-            DestroyedError: the object was destroyed.
-        """
-        try:
-            self._status.check(clock.now(), self._host.owner())
-        except MicrolockError:
-            self._notice()
-            raise
-
-    def guard(self) -> Guard:
-        """What a transaction of your own has to compare, for etcd to refuse it once the hold has
-        ended: that the key `guard.key` was created at the revision `guard.revision`.
-
-        Raises as `check()`.
-        """
-        self.check()
-        return self._status.guard(clock.now(), self._host.owner())
+        return Loss(self._status, self._status.hold_of(self._owner()))
 
     # Taking it.
 
@@ -231,33 +141,14 @@ class Microlock(ContextDecorator, LockEmitter):
         return hold
 
     def _acquire(self, timeout: float | None, retries: int = 0, interval: float = 1) -> HoldState:
-        seconds, tries = check_wait(timeout), check_int("retries", retries, 0) + 1
-        pause = check_seconds("interval", interval)
-        if tries > 1 and seconds != 0:
-            raise InvalidArgumentError(
-                f"retries is for tries that don't wait: timeout={timeout!r} and "
-                f"retries={retries!r} exclude each other"
-            )
-        self._check()
-        status, before = self._status, self._status.hold
-        call = self._host.call(Kind.TRY if seconds == 0 else Kind.WAIT, wait=seconds)
+        before = self._status.hold
+        call, steps = self._taking(timeout, retries, interval)
         try:
-            return self._host.run(call, self._core.lock(call, tries=tries, pause=pause))
+            return self._host.run(call, steps)
         except BaseException as error:  # an interrupt may have come on its way out
-            taken = status.hold
-            mine = taken is not before and taken is not None and taken.owner == call.owner
-            if mine and not isinstance(error, Exception):
-                self._abandon(taken)
+            if not isinstance(error, Exception):
+                self._abandon(self._taken_by(call, before))
             raise
-
-    def cancel(self) -> None:
-        """Ends the waits of this object for the lock: its `lock()` raises LockCancelledError.
-
-        Nothing stays behind, and the object can be used again. Without a wait it does nothing. Any
-        thread may call it, a handler of an event or of a signal too.
-        """
-        if not self._host.client.forked:
-            self._host.step(self._core.cancel)
 
     # Giving it back, keeping it.
 
@@ -272,8 +163,7 @@ class Microlock(ContextDecorator, LockEmitter):
             StoreError: etcd refused or can't be reached; the hold stands, and can be tried again.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
-        self._check()
-        call = self._host.call()
+        call = self._call()
         self._host.run(call, self._core.unlock(call))
 
     def renew(self) -> float:
@@ -290,8 +180,7 @@ class Microlock(ContextDecorator, LockEmitter):
             StoreError: etcd refused or can't be reached; the hold stands until its deadline.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
-        self._check()
-        call = self._host.call()
+        call = self._call()
         return self._host.run(call, self._core.renew(call))
 
     def extend(self, ttl: float) -> float:
@@ -316,8 +205,7 @@ class Microlock(ContextDecorator, LockEmitter):
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
         seconds = check_ttl(ttl)
-        self._check()
-        call = self._host.call()
+        call = self._call()
         return self._host.run(call, self._core.extend(call, seconds))
 
     def destroy(self) -> None:
@@ -338,12 +226,12 @@ class Microlock(ContextDecorator, LockEmitter):
             return
         held, end = self.held, clock.now() + client.timeout
         try:
-            self._host.destroy()
+            self._host.destroy(self._owner())
         except DestroyedError as error:
             if held:
                 raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
         finally:
-            self._tell_no_more(end - clock.now())
+            self._runner.end(self.remove_all_listeners, end - clock.now())
 
     # Looking.
 
@@ -367,7 +255,7 @@ class Microlock(ContextDecorator, LockEmitter):
     # `with`, and as a decorator.
 
     def __enter__(self: S) -> S:
-        self._entered.append((this_thread(), self._acquire(self._timeout)))
+        self._entered.append((self._owner(), self._acquire(self._timeout)))
         return self
 
     def __exit__(
@@ -376,12 +264,11 @@ class Microlock(ContextDecorator, LockEmitter):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        entered: tuple[int, HoldState] | None = None
+        entered: tuple[object, HoldState] | None = None
         try:
             entered = self._innermost()
             if entered and not entered[1].returned:
-                self._check()
-                call = self._host.call()
+                call = self._call()
                 self._host.run(call, self._core.exit(call, entered[1]))
         except MicrolockError as failure:
             if error is None:
@@ -395,16 +282,10 @@ class Microlock(ContextDecorator, LockEmitter):
             if entered in self._entered:
                 self._entered.remove(entered)  # in one step: other threads enter and leave too
 
-    def _innermost(self) -> tuple[int, HoldState] | None:
-        """The block that is left: of this thread's the last one. A block may be left on another
-        thread than it was entered on, too."""
-        here = [each for each in self._entered if each[0] == this_thread()]
-        return next(reversed(here or self._entered), None)
-
     def _abandon(self, hold: HoldState | None) -> None:
         """Gives back this hold, of a call of this thread that was interrupted between its steps."""
-        call = self._host.call()
         if hold:
+            call = self._host.call(self._owner())
             self._host.run(call, self._core.abandon(call, hold))
 
     def __call__(self, func: F) -> F:
@@ -418,17 +299,6 @@ class Microlock(ContextDecorator, LockEmitter):
                     f"what the lock decorates must do its work when called, unlike {func!r}"
                 )
         return super().__call__(func)
-
-    # What they have in common.
-
-    def _check(self) -> None:
-        self._status.check_alive()
-        self._host.client.check()
-
-    def _notice(self) -> None:
-        """Tells of a loss, if there is one that nobody was told of."""
-        if not self._host.client.forked:
-            self._host.step(self._status.noticed, clock.now())
 
     def _listens(self, event: str) -> None:
         self._check()

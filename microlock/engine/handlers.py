@@ -12,6 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
+from microlock.engine.client import Client
+from microlock.errors import MicrolockError
+
+# Seconds that an object that ends waits for the handlers of the events before it.
+PATIENCE = 1.0
 # Seconds that a thread without work waits for some.
 _IDLE = 2.0
 # So many threads at most: where more locks than that have slow handlers, others wait.
@@ -28,6 +33,34 @@ class Mailbox:
     def __init__(self) -> None:
         self.jobs: list[Callable[[], object]] = []
         self.thread: int | None = None  # that does them
+
+
+class ThreadRunner:
+    """Runs the handlers of one lock on the threads of a client; see `microlock.engine.emitter`."""
+
+    __slots__ = ("_client", "_mailbox")
+
+    awaits = False
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._mailbox = Mailbox()
+
+    @property
+    def here(self) -> bool:
+        """Whether this thread runs a handler of this lock."""
+        return self._mailbox.thread == threading.get_ident()
+
+    def submit(self, job: Callable[[], object]) -> None:
+        self._client.one(Handlers).submit(self._mailbox, job)
+
+    def end(self, job: Callable[[], object], timeout: float) -> None:
+        """Does it after those before it, and waits for that, `timeout` seconds at most."""
+        patience = max(0.0, min(timeout, PATIENCE))
+        try:
+            self._client.one(Handlers).end(self._mailbox, job, timeout=patience)
+        except MicrolockError:  # the client is closed, or not usable here
+            job()
 
 
 class Handlers:

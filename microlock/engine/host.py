@@ -7,7 +7,7 @@ import random
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from functools import partial
 from typing import Any, TypeVar
 from weakref import ref
 
@@ -30,22 +30,6 @@ from microlock.errors import DestroyedError, MicrolockError
 T = TypeVar("T")
 
 log = logging.getLogger("microlock")
-
-
-_numbers = count()
-
-
-class _Thread(threading.local):
-    def __init__(self) -> None:
-        self.number = next(_numbers)
-
-
-_this = _Thread()
-
-
-def this_thread() -> int:
-    """A number for this thread. Unlike its ident, no later thread gets it again."""
-    return _this.number
 
 
 def _lease_id() -> int:
@@ -75,17 +59,18 @@ class Host:
 
     Attributes:
         core: what the lock decides.
+        mutex: held while the core takes a step.
     """
 
     __slots__ = (
         "_adopted",
         "_face",
-        "_mutex",
         "_refusal",
         "_said",
         "_watched",
         "client",
         "core",
+        "mutex",
     )
 
     # What the core runs in: see `core.status.Environment`.
@@ -98,7 +83,7 @@ class Host:
     ) -> None:
         self.client = client
         self._face = ref(face)
-        self._mutex = threading.RLock()
+        self.mutex = threading.RLock()
         self._watched: frozenset[bytes] = frozenset()
         self._adopted = False
         self._refusal: MicrolockError | None = None  # why a watch has ended
@@ -107,46 +92,37 @@ class Host:
 
     # Calls, on the thread of the caller.
 
-    def call(self, kind: Kind = Kind.ACT, *, wait: float | None = 0.0) -> Call:
-        """A call of this thread, as of now."""
+    def call(self, owner: object, kind: Kind = Kind.ACT, *, wait: float | None = 0.0) -> Call:
+        """A call as of now. `owner`: who calls; None: a handler of this lock."""
         self._adopt()
-        return Call(kind, self.owner(), clock.now(), self.client.timeout, wait=wait)
-
-    def owner(self) -> object:
-        """Who calls: this thread, or None in a handler of this lock."""
-        face = self._face()
-        return None if face and face._handles() else this_thread()
+        return Call(kind, owner, clock.now(), self.client.timeout, wait=wait)
 
     def run(self, call: Call, steps: Steps[T]) -> T:
         """Makes a call to its end."""
-
-        def perform(request: Any) -> Any:
-            if isinstance(request, Park):
-                return self._park(request)
-            try:
-                reply = self.client.perform(request, call.budget(request, clock.now()))
-            except MicrolockError:
-                call.tried(request)
-                raise
-            call.tried(request)
-            return reply
-
         try:
-            return drive(steps, perform, self._mutex)
+            return drive(steps, partial(self._perform, call), self.mutex)
         finally:
             self.step(self.core.over, call)
             if self.core.ends_late:  # destroy() came after the call had looked for that
-                self._end_quietly()
+                self._end_quietly(call.owner)
 
-    def _park(self, request: Park) -> None:
-        self.sync()
-        self.client.check()
-        assert isinstance(request.on, ReentrantEvent)
-        request.on.wait(max(0.0, request.until - clock.now()))
+    def _perform(self, call: Call, request: Any) -> Any:
+        if isinstance(request, Park):
+            self.sync()
+            self.client.check()
+            assert isinstance(request.on, ReentrantEvent)
+            return request.on.wait(max(0.0, request.until - clock.now()))
+        try:
+            reply = self.client.perform(request, call.budget(request, clock.now()))
+        except MicrolockError:
+            call.tried(request)
+            raise
+        call.tried(request)
+        return reply
 
     def step(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """One step of the core, and what follows from it."""
-        with self._mutex:
+        with self.mutex:
             result = act(*args, **kwargs)
         self.sync()
         return result
@@ -158,7 +134,7 @@ class Host:
         logs what it has told."""
         status = self.core.status
         if status.changed and not self.client.forked:
-            with self._mutex:
+            with self.mutex:
                 while status.changed:
                     status.changed = False
                     try:
@@ -170,7 +146,7 @@ class Host:
                         status.changed = True
                         raise
         if self._said:  # not under the mutex: a handler of logging may take its time
-            with self._mutex:
+            with self.mutex:
                 said, self._said = self._said, ()
             for each in said:
                 log.log(*each)
@@ -214,7 +190,7 @@ class Host:
 
     @property
     def interest(self) -> bytes | None:
-        with self._mutex:
+        with self.mutex:
             return self.core.tracker.interest
 
     def watched(self, name: bytes, changes: Sequence[Change], *, synthesised: bool) -> None:
@@ -232,7 +208,7 @@ class Host:
         return self.step(self.core.tracker.due, now)
 
     def due_next(self) -> float:
-        with self._mutex:
+        with self.mutex:
             return self.core.tracker.next_due
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> None:
@@ -243,11 +219,11 @@ class Host:
 
     def stir(self) -> None:
         """The client is closed: every call that waits looks again."""
-        with self._mutex:
+        with self.mutex:
             self.core.tracker.stir_all()
 
     def release_at_exit(self, now: float) -> Sequence[Steps[object]]:
-        with self._mutex:
+        with self.mutex:
             return self.core.release_at_exit(now)
 
     # For the core.
@@ -279,19 +255,19 @@ class Host:
         """Gives back all that it has: its lock is garbage."""
         if self.core.status.present(clock.now()):
             log.warning("%r was dropped while it was held: it is given back", self.core.names.key)
-        self._end_quietly()
+        self._end_quietly(self)
 
-    def _end_quietly(self) -> None:
+    def _end_quietly(self, owner: object) -> None:
         held = self.core.status.present(clock.now())
         try:
-            self.destroy()
+            self.destroy(owner)
         except MicrolockError as error:
             if held:
                 log.warning("%r is left to its ttl: %s", self.core.names.key, error)
 
-    def destroy(self) -> None:
-        """Ends all; in the middle of a call of the same thread, when that is over."""
-        call, goes_on = self.call(Kind.END), True
+    def destroy(self, owner: object) -> None:
+        """Ends all; in the middle of a call of the same owner, when that is over."""
+        call, goes_on = self.call(owner, Kind.END), True
         try:
             goes_on = self.step(self.core.begin_to_end, call.owner)
             self.client.check()
