@@ -17,7 +17,7 @@ from microlock.core.queue import Holder
 from microlock.engine import clock
 from microlock.engine.handlers import ThreadRunner
 from microlock.engine.host import look
-from microlock.engine.loss import Loss
+from microlock.engine.loss import ThreadLoss
 from microlock.engine.threads import this_thread
 from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockError
 from microlock.etcd.lent import client_of
@@ -97,12 +97,12 @@ class Microlock(ContextDecorator, Face):
         return None if self._runner.here else this_thread()
 
     @property
-    def lost(self) -> Loss:
+    def lost(self) -> ThreadLoss:
         """The loss of the present hold, to wait for: `foo.lost.wait(timeout)`.
 
         Before the next `lock()` it is that of the last hold.
         """
-        return Loss(self._status, self._status.hold_of(self._owner()))
+        return ThreadLoss(self._status, self._status.hold_of(self._owner()))
 
     # Taking it.
 

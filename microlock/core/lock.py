@@ -124,6 +124,16 @@ class LockCore:
         call.stop = None  # it refers to the call: a cycle would keep both
         self.turns.give(call)
 
+    def orphaned(self, call: Call) -> Steps[None]:
+        """A call was dropped, which nobody waits for. Takes back what a `lock()` has begun."""
+        hold = self.status.hold
+        if call.kind not in (Kind.TRY, Kind.WAIT):
+            return self._undo(call)
+        if hold and hold.place.lease.id in call.leases:  # it was about to return
+            hold.end()
+            self.status.changed = True
+        return self._undo(call, *map(_revoke, call.leases))
+
     def _undo(self, call: Call, *undoing: Steps[object]) -> Steps[None]:
         """Takes back what was done. Where that fails, it is left to its ttl."""
         call.undo()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -83,6 +83,20 @@ class Store(Protocol):
         `sink` gets what it tells, as it comes, and at last the error that it ended with.
         """
 
+    def on_loop(self) -> AsyncStore:
+        """The same store, for the running loop of asyncio."""
+
+    def close(self) -> None: ...
+
+
+class AsyncStore(Protocol):
+    """A store on one loop of asyncio."""
+
+    async def attempt(
+        self, member: str, request: Request, *, timeout: float, repeated: bool
+    ) -> Any:
+        """As `Store.attempt`. One that is cancelled may have happened."""
+
     def close(self) -> None: ...
 
 
@@ -93,13 +107,15 @@ class Client:
 
     Attributes:
         timeout: seconds that each call of a lock may take.
+        store: what it calls.
+        closed: set by `close()`.
     """
 
     def __init__(self, store: Store, *, timeout: float) -> None:
         self.timeout = timeout
-        self._store = store
+        self.store = store
         self._members = Members(store.members, answered=lambda: store.answered)
-        self._closed = ReentrantEvent()
+        self.closed = ReentrantEvent()
         self._pid = os.getpid()
         self._shared: dict[Any, Any] = {}
         self._shared_lock = threading.RLock()
@@ -122,11 +138,11 @@ class Client:
         Twice is fine. Later calls raise DestroyedError. So do those under way, or, where it can't
         be told any more what became of them, LockUncertainError.
         """
-        if not self.forked and not self._closed.is_set():
+        if not self.forked and not self.closed.is_set():
             for each in list(self._shared.values()):
                 if hasattr(each, "finish"):  # what needs a client that works still
                     each.finish(self.timeout)
-        self._closed.set()
+        self.closed.set()
         if self.forked or sys.is_finalizing():
             return  # the threads and the connections are the parent's, or stand still for ever
         with self._shared_lock:
@@ -134,7 +150,7 @@ class Client:
             self._shared.clear()
         for each in shared:
             each.close()
-        self._store.close()
+        self.store.close()
 
     @property
     def forked(self) -> bool:
@@ -145,7 +161,7 @@ class Client:
         """Raises DestroyedError after `close()`, ForkedError in a child of its process."""
         if os.getpid() != self._pid:
             raise ForkedError(f"{self!r} was made before os.fork(): connect() again in the child")
-        if self._closed.is_set():
+        if self.closed.is_set():
             raise DestroyedError(f"{self!r} is closed")
 
     def one(self, kind: Callable[[Client], T]) -> T:
@@ -171,14 +187,7 @@ class Client:
             StoreError: the time is over, or another try is of no use.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
         """
-        trying = persist(
-            request,
-            self._members,
-            budget,
-            now=clock.now(),
-            patience=self.timeout,
-            jitter=jitter,
-        )
+        trying = self.persist(request, budget)
         try:
             step = next(trying)
             while True:
@@ -198,15 +207,26 @@ class Client:
         finally:
             trying.close()  # an interrupt that came while it is collected would be lost
 
+    def persist(self, request: Any, budget: Budget) -> Generator[Now | Attempt | Pause, Any, Any]:
+        """Asks for what `perform` does, one step after the other."""
+        return persist(
+            request,
+            self._members,
+            budget,
+            now=clock.now(),
+            patience=self.timeout,
+            jitter=jitter,
+        )
+
     def _attempt(self, request: Any, step: Now | Attempt | Pause) -> Any:
         """What another try asks for."""
         if isinstance(step, Attempt):
             self.check()
-            return self._store.attempt(
+            return self.store.attempt(
                 step.member, request, timeout=step.timeout, repeated=step.repeated
             )
         if isinstance(step, Pause):
-            self._closed.wait(step.seconds)
+            self.closed.wait(step.seconds)
         return clock.now()
 
     def open_watch(self, sink: Sink) -> Watching:
@@ -218,7 +238,7 @@ class Client:
         """
         with suppress(StorePermissionError):  # as good an answer as any
             self.perform(Get(b"health"), Budget.of(clock.now(), self.timeout))
-        return self._store.open_watch(self._members.current, sink, timeout=self.timeout)
+        return self.store.open_watch(self._members.current, sink, timeout=self.timeout)
 
     def move_on(self, member: str) -> None:
         """This member failed: the next call goes to the next one."""

@@ -7,6 +7,7 @@ import random
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 from weakref import ref
@@ -179,10 +180,20 @@ class Host:
 
     def listen(self) -> None:
         """Has the lock watched, and waits until it is, or a first attempt has failed."""
+        self.begin_to_listen()
+        with self.listening() as settled:
+            settled.wait(self.client.timeout)
+
+    def begin_to_listen(self) -> None:
         self._adopt()
         self._refusal = None
         self.step(self.core.tracker.listen)
-        self.client.one(Reader).settle(self.core.names.prefix, self.client.timeout)
+
+    @contextmanager
+    def listening(self) -> Iterator[ReentrantEvent]:
+        """As `Reader.settling`."""
+        with self.client.one(Reader).settling(self.core.names.prefix) as settled:
+            yield settled
         if self._refusal:
             raise self._refusal
 
@@ -258,12 +269,25 @@ class Host:
         self._end_quietly(self)
 
     def _end_quietly(self, owner: object) -> None:
+        with self.quietly():
+            self.destroy(owner)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Logs why what was held could not be given back."""
         held = self.core.status.present(clock.now())
         try:
-            self.destroy(owner)
+            yield
         except MicrolockError as error:
             if held:
                 log.warning("%r is left to its ttl: %s", self.core.names.key, error)
+
+    def orphaned(self, call: Call, steps: Steps[object]) -> None:
+        """Undoes a call that nobody drives any more: its loop has ended."""
+        with self.mutex:
+            steps.close()
+        self.step(self.core.over, call)
+        look(self.client, self.step(self.core.orphaned, call))
 
     def destroy(self, owner: object) -> None:
         """Ends all; in the middle of a call of the same owner, when that is over."""

@@ -11,7 +11,7 @@ _NAP = 0.5
 
 
 class Loss:
-    """What `Microlock.lost` is; in the manner of `threading.Event`."""
+    """What `Microlock.lost` is, but for waiting."""
 
     def __init__(self, status: Status, hold: HoldState | None) -> None:
         self._status = status
@@ -21,6 +21,21 @@ class Loss:
         """Whether the hold was lost."""
         return self._status.reason(self._hold, clock.now()) is not None
 
+    def _ahead(self, end: float | None) -> tuple[ReentrantEvent, float] | None:
+        """What to wait for next, and until when; None: it has ended, or it is `end`."""
+        hold, now = self._hold, clock.now()
+        if hold is None or hold.ended.is_set() or self.is_set() or (end is not None and end <= now):
+            return None
+        # Not the whole time: a clock that waits stands still while the machine is suspended,
+        # and the deadline does not. 0: it is being given back.
+        until = now + (min(hold.remaining(now), _NAP) or 0.01)
+        assert isinstance(hold.ended, ReentrantEvent)
+        return hold.ended, until if end is None else min(until, end)
+
+
+class ThreadLoss(Loss):
+    """In the manner of `threading.Event`."""
+
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the hold ends, `timeout` seconds at most.
 
@@ -28,14 +43,7 @@ class Loss:
         itself, also when nobody is there to notice it.
         """
         end = None if timeout is None else clock.now() + timeout
-        hold = self._hold
-        while hold and not hold.ended.is_set() and not self.is_set():
-            now = clock.now()
-            if end is not None and end <= now:
-                break
-            # Not the whole time: a clock that waits stands still while the machine is suspended,
-            # and the deadline does not. 0: it is being given back.
-            patience = min(hold.remaining(now), _NAP) or 0.01
-            assert isinstance(hold.ended, ReentrantEvent)
-            hold.ended.wait(patience if end is None else min(patience, end - now))
+        while ahead := self._ahead(end):
+            ended, until = ahead
+            ended.wait(until - clock.now())
         return self.is_set()

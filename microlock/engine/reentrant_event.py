@@ -11,6 +11,7 @@ from contextlib import suppress
 from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
+from typing import Protocol
 
 # Python runs the handler of a signal that came to another thread, or just before the wait, when
 # the main thread is back from it.
@@ -18,22 +19,31 @@ _NAP = 0.5
 _DAY = 86_400.0
 
 
+class Wakes(Protocol):
+    def put(self, item: None, /) -> None:
+        """From any thread, and in a signal's handler."""
+
+
 class ReentrantEvent:
     """As `threading.Event`, whose lock is not reentrant: a handler that runs in the middle of
-    `wait()` and calls `set()`, on the same thread, would wait for itself for ever."""
+    `wait()` and calls `set()`, on the same thread, would wait for itself for ever.
 
-    __slots__ = ("_set", "_waiting")
+    Attributes:
+        waiting: a queue for each that waits, or what can be woken like one.
+    """
+
+    __slots__ = ("_set", "waiting")
 
     def __init__(self) -> None:
         self._set = False
-        self._waiting: list[SimpleQueue[None]] = []  # one for each `wait()`
+        self.waiting: list[Wakes] = []
 
     def is_set(self) -> bool:
         return self._set
 
     def set(self) -> None:
         self._set = True
-        for each in tuple(self._waiting):
+        for each in tuple(self.waiting):
             each.put(None)
 
     def clear(self) -> None:
@@ -42,7 +52,7 @@ class ReentrantEvent:
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until it is set, `timeout` seconds at most. Returns whether it is."""
         woken: SimpleQueue[None] = SimpleQueue()
-        self._waiting.append(woken)
+        self.waiting.append(woken)
         end = inf if timeout is None else monotonic() + timeout
         longest = _NAP if threading.current_thread() is threading.main_thread() else _DAY
         try:
@@ -53,5 +63,5 @@ class ReentrantEvent:
                 with suppress(Empty):
                     woken.get(timeout=min(left, longest))
         finally:
-            self._waiting.remove(woken)
+            self.waiting.remove(woken)
         return self._set

@@ -50,7 +50,7 @@ class Timer:
     def __init__(self, client: Client) -> None:
         self._client = client
         # Filled from anywhere, also by a garbage collection: it takes no lock of ours.
-        self._inbox: SimpleQueue[Host | threading.Event | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Host | Callable[[], object] | None] = SimpleQueue()
         self._cleaning = cycle([Mailbox() for _ in range(_AT_ONCE)])
         self._lock = threading.RLock()
         # Under the lock:
@@ -70,6 +70,10 @@ class Timer:
                 # No line of ours runs in a garbage collection: an interrupt there would be lost.
                 self._faces[host] = ref(face, partial(put, host))
         self._start()
+
+    def post(self, job: Callable[[], object]) -> None:
+        """Has this done on a thread of the handlers. Takes no lock: see `adopt`."""
+        self._inbox.put(job)
 
     def schedule(self, host: Host) -> None:
         """Looks after it when something is due."""
@@ -115,7 +119,7 @@ class Timer:
             if self._thread is None or self._thread is threading.current_thread():
                 return
             for each in done:
-                self._inbox.put(each)
+                self._inbox.put(each.set)
         for each in done:
             each.wait(max(0.0, end - clock.now()))
 
@@ -171,10 +175,10 @@ class Timer:
                 return None
             return at if at == math.inf else max(0.0, min(at - clock.now(), _NAP))
 
-    def _take(self, item: Host | threading.Event | None) -> None:
+    def _take(self, item: Host | Callable[[], object] | None) -> None:
         if item is None:
             return
-        job = item.set if isinstance(item, threading.Event) else partial(self._give_back, item)
+        job = item if callable(item) else partial(self._give_back, item)
         try:  # elsewhere: renewals must not wait for it
             self._client.one(Handlers).submit(next(self._cleaning), job)
         except DestroyedError:

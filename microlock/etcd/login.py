@@ -19,6 +19,9 @@ _GRACE = 2.0
 
 
 class Identity(Protocol):
+    def known(self) -> Metadata | None:
+        """What to send along; None: etcd must be asked."""
+
     def metadata(self, wire: Wire, timeout: float) -> Metadata:
         """What to send along; may ask the member at `wire`, for `timeout` seconds."""
 
@@ -31,6 +34,9 @@ class Given:
 
     def __init__(self, metadata: Callable[[], Metadata] = tuple) -> None:
         self._metadata = metadata
+
+    def known(self) -> Metadata | None:
+        return self._metadata()
 
     def metadata(self, wire: Wire, timeout: float) -> Metadata:
         return self._metadata()
@@ -52,6 +58,10 @@ class Login:
         self._lock = threading.Lock()  # one login at a time, for all who wait for it
         # An interrupt could leave that lock taken; on another thread than the main one none comes.
         self._off_main_thread = OffMainThread()
+
+    def known(self) -> Metadata | None:
+        token = self._token
+        return None if token is None else (("token", token),)
 
     def metadata(self, wire: Wire, timeout: float) -> Metadata:
         token = self._token

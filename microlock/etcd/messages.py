@@ -62,8 +62,12 @@ class Transaction:
     deletes: tuple[bytes, ...]
 
 
-def encode(request: Request | Transaction) -> tuple[str, Message, type[Any]]:
-    """The method, the message, and the class of the reply; of what is one call to etcd."""
+# The method, the message, and the class of the reply.
+Asked = tuple[str, Message, type[Any]]
+
+
+def encode(request: Request | Transaction) -> Asked:
+    """Of what is one call to etcd."""
     match request:
         case Grant(lease_id, ttl):
             return GRANT, pb.LeaseGrantRequest(ID=lease_id, TTL=ttl), pb.LeaseGrantResponse
@@ -191,9 +195,7 @@ def key_value(kv: pb.KeyValue) -> KeyValue:
 Part = dict[str, Any]
 
 
-def txn(
-    guards: Iterable[Part], then: Iterable[Part], otherwise: Iterable[Part] = ()
-) -> tuple[str, Message, type[Any]]:
+def txn(guards: Iterable[Part], then: Iterable[Part], otherwise: Iterable[Part] = ()) -> Asked:
     """If all of `guards` hold then `then`, else `otherwise`."""
     return TXN, pb.TxnRequest(compare=guards, success=then, failure=otherwise), pb.TxnResponse
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microlock.core.port import Request
 from microlock.engine import clock
@@ -14,6 +14,9 @@ from microlock.etcd.calls import attempt
 from microlock.etcd.login import Identity
 from microlock.etcd.watching import WATCH, EtcdWatching, watch_reply
 from microlock.etcd.wire import HAS_LEADER, Metadata, Wire
+
+if TYPE_CHECKING:
+    from microlock.etcd.on_loop import EtcdLoopStore
 
 
 class EtcdStore:
@@ -54,6 +57,12 @@ class EtcdStore:
         metadata = self._identity.metadata(wire, timeout) + HAS_LEADER
         stream = wire.stream(WATCH, pb.WatchResponse, replied, timeout=None, metadata=metadata)
         return EtcdWatching(stream, member)
+
+    def on_loop(self) -> EtcdLoopStore:
+        from microlock.etcd.on_loop import EtcdLoopStore  # asyncio: not for everybody
+
+        wires = {name: wire.on_loop() for name, wire in self._wires.items()}
+        return EtcdLoopStore(wires, self._wires, self._identity)
 
     def close(self) -> None:
         for wire in self._wires.values():

@@ -89,4 +89,18 @@ class Wire(Protocol):
     ) -> Stream:
         """Opens a stream, whose replies go to `sink`. Raises a MicrolockError if that fails."""
 
+    def on_loop(self) -> LoopWire:
+        """The way to the same member for the tasks of the running loop of asyncio."""
+
+    def close(self) -> None: ...
+
+
+class LoopWire(Protocol):
+    """The way to one member of etcd, for the tasks of one loop of asyncio: calls only."""
+
+    async def call(
+        self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
+    ) -> M:
+        """As `Wire.call`. A call that is cancelled may have happened."""
+
     def close(self) -> None: ...

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import Message
@@ -27,6 +27,9 @@ from microlock.etcd.off_main_thread import NotBackError, OffMainThread
 from microlock.etcd.translate import closes_at_once, short, translate
 from microlock.etcd.wire import Address, M, Metadata, Sink
 from microlock.etcd.wire.tls import Security
+
+if TYPE_CHECKING:
+    from microlock.etcd.wire.aside import ThreadsWire
 
 _FAULTS = {
     grpc.StatusCode.UNAVAILABLE,
@@ -157,6 +160,11 @@ class GrpcWire:
             stream.close()
             raise StoreUnavailableError(f"no thread can read from {self.address}") from error
         return stream
+
+    def on_loop(self) -> ThreadsWire:
+        from microlock.etcd.wire.aside import ThreadsWire  # asyncio: not for everybody
+
+        return ThreadsWire(self)
 
     def close(self) -> None:
         if not self._lent:

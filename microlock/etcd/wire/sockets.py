@@ -13,6 +13,7 @@ import socket
 import threading
 from contextlib import suppress
 from copy import copy
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
@@ -27,6 +28,9 @@ from microlock.etcd.wire.frames import BrokenFramesError, Headers
 from microlock.etcd.wire.links import PATIENCE, Link, SharedLink, SocketStream
 from microlock.etcd.wire.member import CLOSED, Member, framed
 from microlock.etcd.wire.tls import Security
+
+if TYPE_CHECKING:
+    from microlock.etcd.wire.aio import AioWire
 
 # Seconds after which a link may have been closed by the peer: it is looked at before a call.
 _FRESH = 0.05
@@ -126,6 +130,11 @@ class SocketWire:
         except Failure as failure:
             raise self._member.error(failure) from None
         return stream
+
+    def on_loop(self) -> AioWire:
+        from microlock.etcd.wire.aio import AioWire  # asyncio: not for everybody
+
+        return AioWire(self._member, self._dialler)
 
     def close(self) -> None:
         self._member.closed = True
