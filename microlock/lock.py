@@ -23,7 +23,6 @@ from microlock.core.keys import (
     check_wait,
 )
 from microlock.core.queue import Holder
-from microlock.engine import clock
 from microlock.engine.emitter import LockEmitter
 from microlock.engine.host import Host, look, this_thread
 from microlock.engine.loss import Loss
@@ -106,6 +105,7 @@ class Microlock(ContextDecorator, LockEmitter):
             min_hold=check_seconds("min_hold", min_hold),
         )
         self._core = self._host.core
+        self._clock = client.clock
         self._status = self._core.status
         self._entered: list[tuple[int, HoldState]] = []  # thread and hold of each `with`
 
@@ -137,31 +137,31 @@ class Microlock(ContextDecorator, LockEmitter):
     @property
     def remaining(self) -> float:
         """Seconds until the deadline of the hold; 0.0 when nothing is held."""
-        now = clock.now()
+        now = self._clock.now()
         hold = self._status.present(now, self._host.owner())
         return hold.remaining(now) if hold else 0.0
 
     @property
     def token(self) -> int | None:
         """The fencing token of the hold; None when nothing is held."""
-        hold = self._status.present(clock.now(), self._host.owner())
+        hold = self._status.present(self._clock.now(), self._host.owner())
         return hold.token if hold else None
 
     @property
     def hold(self) -> Hold | None:
         """What `lock()` returned; None when nothing is held, or it was taken over by `renew()`."""
-        hold = self._status.present(clock.now(), self._host.owner())
+        hold = self._status.present(self._clock.now(), self._host.owner())
         return hold.hold if hold else None
 
     @property
     def state(self) -> State:
         """What this object knows of its hold, without asking etcd."""
-        return self._status.state(clock.now(), self._host.owner())
+        return self._status.state(self._clock.now(), self._host.owner())
 
     @property
     def lost_reason(self) -> LossReason | None:
         """Why the hold was lost; None when none was."""
-        return self._status.reason(self._status.hold_of(self._host.owner()), clock.now())
+        return self._status.reason(self._status.hold_of(self._host.owner()), self._clock.now())
 
     @property
     def lost(self) -> Loss:
@@ -169,7 +169,7 @@ class Microlock(ContextDecorator, LockEmitter):
 
         Before the next `lock()` it is that of the last hold.
         """
-        return Loss(self._status, self._status.hold_of(self._host.owner()))
+        return Loss(self._status, self._status.hold_of(self._host.owner()), self._clock)
 
     def check(self) -> None:
         """Makes sure that this object holds the lock, as far as it knows without asking etcd.
@@ -180,7 +180,7 @@ class Microlock(ContextDecorator, LockEmitter):
             DestroyedError: the object was destroyed.
         """
         try:
-            self._status.check(clock.now(), self._host.owner())
+            self._status.check(self._clock.now(), self._host.owner())
         except MicrolockError:
             self._notice()
             raise
@@ -192,7 +192,7 @@ class Microlock(ContextDecorator, LockEmitter):
         Raises as `check()`.
         """
         self.check()
-        return self._status.guard(clock.now(), self._host.owner())
+        return self._status.guard(self._clock.now(), self._host.owner())
 
     # Taking it.
 
@@ -336,14 +336,14 @@ class Microlock(ContextDecorator, LockEmitter):
         if status.closed or client.forked:
             status.destroyed = True
             return
-        held, end = self.held, clock.now() + client.timeout
+        held, end = self.held, self._clock.now() + client.timeout
         try:
             self._host.destroy()
         except DestroyedError as error:
             if held:
                 raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
         finally:
-            self._tell_no_more(end - clock.now())
+            self._tell_no_more(end - self._clock.now())
 
     # Looking.
 
@@ -428,7 +428,7 @@ class Microlock(ContextDecorator, LockEmitter):
     def _notice(self) -> None:
         """Tells of a loss, if there is one that nobody was told of."""
         if not self._host.client.forked:
-            self._host.step(self._status.noticed, clock.now())
+            self._host.step(self._status.noticed, self._clock.now())
 
     def _listens(self, event: str) -> None:
         self._check()

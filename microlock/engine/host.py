@@ -18,7 +18,6 @@ from microlock.core.lock import LockCore
 from microlock.core.port import Found, Lifetime
 from microlock.core.queue import Change
 from microlock.core.retry import Budget
-from microlock.engine import clock
 from microlock.engine.client import Client
 from microlock.engine.drive import drive
 from microlock.engine.emitter import LockEmitter
@@ -58,8 +57,9 @@ LEASE_IDS: Iterator[int] = iter(_lease_id, 0)  # any thread may ask
 
 def look(client: Client, steps: Steps[T]) -> T:
     """Makes a call that takes no turn, and that no other thread knows of."""
+    clock = client.clock
     budget = Budget.of(clock.now(), client.timeout)
-    return drive(steps, lambda request: client.perform(request, budget), threading.RLock())
+    return drive(steps, lambda request: client.perform(request, budget), threading.RLock(), clock)
 
 
 class Host:
@@ -79,6 +79,7 @@ class Host:
 
     __slots__ = (
         "_adopted",
+        "_clock",
         "_face",
         "_mutex",
         "_refusal",
@@ -97,6 +98,7 @@ class Host:
         self, client: Client, face: LockEmitter, names: Names, ttl: int, **options: Any
     ) -> None:
         self.client = client
+        self._clock = client.clock
         self._face = ref(face)
         self._mutex = threading.RLock()
         self._watched: frozenset[bytes] = frozenset()
@@ -110,7 +112,7 @@ class Host:
     def call(self, kind: Kind = Kind.ACT, *, wait: float | None = 0.0) -> Call:
         """A call of this thread, as of now."""
         self._adopt()
-        return Call(kind, self.owner(), clock.now(), self.client.timeout, wait=wait)
+        return Call(kind, self.owner(), self._clock.now(), self.client.timeout, wait=wait)
 
     def owner(self) -> object:
         """Who calls: this thread, or None in a handler of this lock."""
@@ -124,7 +126,7 @@ class Host:
             if isinstance(request, Park):
                 return self._park(request)
             try:
-                reply = self.client.perform(request, call.budget(request, clock.now()))
+                reply = self.client.perform(request, call.budget(request, self._clock.now()))
             except MicrolockError:
                 call.tried(request)
                 raise
@@ -132,17 +134,18 @@ class Host:
             return reply
 
         try:
-            return drive(steps, perform, self._mutex)
+            return drive(steps, perform, self._mutex, self._clock)
         finally:
             self.step(self.core.over, call)
             if self.core.ends_late:  # destroy() came after the call had looked for that
                 self._end_quietly()
+            self._clock.leave()
 
     def _park(self, request: Park) -> None:
         self.sync()
         self.client.check()
         assert isinstance(request.on, ReentrantEvent)
-        request.on.wait(max(0.0, request.until - clock.now()))
+        request.on.wait(max(0.0, request.until - self._clock.now()), self._clock)
 
     def step(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """One step of the core, and what follows from it."""
@@ -224,7 +227,7 @@ class Host:
         if final:
             self._refusal = error
         failed = self.core.tracker.watch_failed
-        self.step(failed, name, error, final=final, now=clock.now())
+        self.step(failed, name, error, final=final, now=self._clock.now())
 
     # For the renewals.
 
@@ -236,10 +239,10 @@ class Host:
             return self.core.tracker.next_due
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> None:
-        self.step(self.core.tracker.renewed, lease_id, lifetime, clock.now())
+        self.step(self.core.tracker.renewed, lease_id, lifetime, self._clock.now())
 
     def silent(self, lease_id: int, error: MicrolockError, *, sent: float) -> None:
-        self.step(self.core.tracker.silent, lease_id, error, sent=sent, now=clock.now())
+        self.step(self.core.tracker.silent, lease_id, error, sent=sent, now=self._clock.now())
 
     def stir(self) -> None:
         """The client is closed: every call that waits looks again."""
@@ -277,12 +280,12 @@ class Host:
 
     def dropped(self) -> None:
         """Gives back all that it has: its lock is garbage."""
-        if self.core.status.present(clock.now()):
+        if self.core.status.present(self._clock.now()):
             log.warning("%r was dropped while it was held: it is given back", self.core.names.key)
         self._end_quietly()
 
     def _end_quietly(self) -> None:
-        held = self.core.status.present(clock.now())
+        held = self.core.status.present(self._clock.now())
         try:
             self.destroy()
         except MicrolockError as error:

@@ -64,6 +64,7 @@ class Client:
 
     timeout = 5.0
     forked = False
+    clock = clock.REAL
 
     def __init__(self) -> None:
         self.streams: list[Stream] = []
@@ -395,7 +396,7 @@ def test_a_member_that_had_nothing_to_answer_for_long_has_all_its_time_for_the_n
     reader.watch(LOCK, one)
     reader.settle(LOCK, 5)
     now = clock.now()
-    monkeypatch.setattr(clock, "now", lambda: now + 3600)
+    monkeypatch.setattr(clock.REAL, "now", lambda: now + 3600)
     stream = stream_of(client)
     stream.mute = True
     reader.watch(ENTRY, one)
