@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from microlock import events
 from microlock.core.call import Call, Kind, Steps
 from microlock.core.hold import Guard, Hold, HoldState, State
@@ -14,7 +16,6 @@ from microlock.core.keys import (
     check_ttl,
     check_wait,
 )
-from microlock.engine import clock
 from microlock.engine.client import Client
 from microlock.engine.emitter import LockEmitter, Runner
 from microlock.engine.host import Host
@@ -52,6 +53,7 @@ class Face(LockEmitter):
             max_hold=longest,
             min_hold=check_seconds("min_hold", min_hold),
         )
+        self._clock = client.clock
         self._core = self._host.core
         self._status = self._core.status
         self._entered: list[tuple[object, HoldState]] = []  # owner and hold of each `with`
@@ -88,31 +90,31 @@ class Face(LockEmitter):
     @property
     def remaining(self) -> float:
         """Seconds until the deadline of the hold; 0.0 when nothing is held."""
-        now = clock.now()
+        now = self._clock.now()
         hold = self._status.present(now, self._owner())
         return hold.remaining(now) if hold else 0.0
 
     @property
     def token(self) -> int | None:
         """The fencing token of the hold; None when nothing is held."""
-        hold = self._status.present(clock.now(), self._owner())
+        hold = self._status.present(self._clock.now(), self._owner())
         return hold.token if hold else None
 
     @property
     def hold(self) -> Hold | None:
         """What `lock()` returned; None when nothing is held, or it was taken over by `renew()`."""
-        hold = self._status.present(clock.now(), self._owner())
+        hold = self._status.present(self._clock.now(), self._owner())
         return hold.hold if hold else None
 
     @property
     def state(self) -> State:
         """What this object knows of its hold, without asking etcd."""
-        return self._status.state(clock.now(), self._owner())
+        return self._status.state(self._clock.now(), self._owner())
 
     @property
     def lost_reason(self) -> LossReason | None:
         """Why the hold was lost; None when none was."""
-        return self._status.reason(self._status.hold_of(self._owner()), clock.now())
+        return self._status.reason(self._status.hold_of(self._owner()), self._clock.now())
 
     def check(self) -> None:
         """Makes sure that this object holds the lock, as far as it knows without asking etcd.
@@ -123,7 +125,7 @@ class Face(LockEmitter):
             DestroyedError: the object was destroyed.
         """
         try:
-            self._status.check(clock.now(), self._owner())
+            self._status.check(self._clock.now(), self._owner())
         except MicrolockError:
             self._notice()
             raise
@@ -135,7 +137,7 @@ class Face(LockEmitter):
         Raises as `check()`.
         """
         self.check()
-        return self._status.guard(clock.now(), self._owner())
+        return self._status.guard(self._clock.now(), self._owner())
 
     # What it does at once.
 
@@ -147,6 +149,119 @@ class Face(LockEmitter):
         """
         if not self._host.client.forked:
             self._host.step(self._core.cancel)
+
+    # What each face has in its own way: here is what it does.
+
+    def lock(self, *, timeout: float | None = 0, retries: int = 0, interval: float = 1) -> Any:
+        """Takes the lock.
+
+        Args:
+            timeout: 0 for a try that never waits. Otherwise it waits its turn, in the order of
+                arrival, for that many seconds at most; None: as long as it takes. This includes
+                the turns of other threads or tasks on this object, connecting, and cleaning up
+                when the time is over.
+            retries: for those who don't want to queue: how often to try again while somebody else
+                holds it. Not together with `timeout`.
+            interval: seconds between two tries, on average; it varies by half.
+
+        Returns:
+            The hold, with its fencing token and its whole ttl ahead.
+
+        Raises:
+            AlreadyLockedError: somebody holds it, maybe this object; or did when the time was
+                over; or this thread or task holds it by this object. Nothing was changed, or what
+                was is undone.
+            LockCancelledError: `cancel()` ended the wait. What was changed is undone.
+            LockLostError: the hold was over before this could return.
+            LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl.
+            StoreError: etcd refused or can't be reached. Nothing is held, nothing was left behind.
+                With `timeout=None`, also when etcd is gone for longer than the ttl and the
+                client's timeout.
+            DestroyedError, ForkedError: the object can't be used any more, or not here.
+            InvalidArgumentError: an argument is wrong.
+
+        Keep the object: when it is garbage its lock is given back.
+        """
+        raise NotImplementedError
+
+    def unlock(self) -> Any:
+        """Gives the lock back.
+
+        Raises:
+            LockNotOwnedError: nothing is held. Nothing was changed.
+            LockLostError: the hold had ended before. Nothing was changed.
+            LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl. This
+                object holds nothing any more.
+            StoreError: etcd refused or can't be reached; the hold stands, and can be tried again.
+            DestroyedError, ForkedError: the object can't be used any more, or not here.
+        """
+        raise NotImplementedError
+
+    def renew(self) -> Any:
+        """Puts the whole ttl back.
+
+        Returns:
+            Seconds left.
+
+        Raises:
+            LockNotOwnedError: nothing is held. Nothing was changed.
+            LockLostError: the hold has ended.
+            LockUncertainError: it has ended, and what is left of it can't be ended: the lock may
+                be held for up to a ttl.
+            StoreError: etcd refused or can't be reached; the hold stands until its deadline.
+            DestroyedError, ForkedError: the object can't be used any more, or not here.
+        """
+        raise NotImplementedError
+
+    def extend(self, ttl: float) -> Any:
+        """Gives the hold another ttl, longer or shorter, without losing its place or its token.
+
+        The next `lock()` asks for the ttl of the object again.
+
+        Args:
+            ttl: seconds from now, as for the object.
+
+        Returns:
+            Seconds left.
+
+        Raises:
+            InvalidTtlError: `ttl` is wrong.
+            LockNotOwnedError: nothing is held. Nothing was changed.
+            LockLostError: the hold has ended.
+            LockUncertainError: as for `renew()`.
+            StoreError: etcd refused or can't be reached; the hold stands. If `may_have_happened`,
+                it stands until the earlier of both deadlines, and the next `renew()` or
+                `extend()` finishes this extension first.
+            DestroyedError, ForkedError: the object can't be used any more, or not here.
+        """
+        raise NotImplementedError
+
+    def destroy(self) -> Any:
+        """Ends all that this object does: the watch, the waiting, the renewal, the hold, the lease,
+        the listeners.
+
+        Events until here are still told. Twice is fine. Later calls raise DestroyedError, and so
+        does a `lock()` that waits.
+
+        Raises:
+            StoreError, LockUncertainError, DestroyedError: the lock was held, and etcd did not
+                confirm that it is free, or the client was closed. It is free by the end of its
+                ttl. The object is destroyed all the same.
+        """
+        raise NotImplementedError
+
+    def holder(self) -> Any:
+        """Who holds the lock, read from etcd; None if it is free.
+
+        Raises:
+            StoreError: etcd refused or can't be reached.
+            DestroyedError, ForkedError: the object can't be used any more, or not here.
+        """
+        raise NotImplementedError
+
+    def waiters(self) -> Any:
+        """Who waits for the lock, in order, read from etcd. Raises as `holder()`."""
+        raise NotImplementedError
 
     # What the calls of the faces have in common.
 
@@ -188,4 +303,4 @@ class Face(LockEmitter):
     def _notice(self) -> None:
         """Tells of a loss, if there is one that nobody was told of."""
         if not self._host.client.forked:
-            self._host.step(self._status.noticed, clock.now())
+            self._host.step(self._status.noticed, self._clock.now())

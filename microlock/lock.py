@@ -14,7 +14,6 @@ from microlock.core import elsewhere
 from microlock.core.hold import Hold, HoldState
 from microlock.core.keys import Names, check_ttl
 from microlock.core.queue import Holder
-from microlock.engine import clock
 from microlock.engine.handlers import ThreadRunner
 from microlock.engine.host import look
 from microlock.engine.loss import ThreadLoss
@@ -102,40 +101,11 @@ class Microlock(ContextDecorator, Face):
 
         Before the next `lock()` it is that of the last hold.
         """
-        return ThreadLoss(self._status, self._status.hold_of(self._owner()))
+        return ThreadLoss(self._status, self._status.hold_of(self._owner()), self._clock)
 
     # Taking it.
 
     def lock(self, *, timeout: float | None = 0, retries: int = 0, interval: float = 1) -> Hold:
-        """Takes the lock.
-
-        Args:
-            timeout: 0 for a try that never waits. Otherwise it waits its turn, in the order of
-                arrival, for that many seconds at most; None: as long as it takes. This includes
-                the turns of other threads on this object, connecting, and cleaning up when the
-                time is over.
-            retries: for those who don't want to queue: how often to try again while somebody else
-                holds it. Not together with `timeout`.
-            interval: seconds between two tries, on average; it varies by half.
-
-        Returns:
-            The hold, with its fencing token and its whole ttl ahead.
-
-        Raises:
-            AlreadyLockedError: somebody holds it, maybe this object; or did when the time was
-                over; or this thread holds it by this object. Nothing was changed, or what was is
-                undone.
-            LockCancelledError: `cancel()` ended the wait. What was changed is undone.
-            LockLostError: the hold was over before this could return.
-            LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl.
-            StoreError: etcd refused or can't be reached. Nothing is held, nothing was left behind.
-                With `timeout=None`, also when etcd is gone for longer than the ttl and the
-                client's timeout.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
-            InvalidArgumentError: an argument is wrong.
-
-        Keep the object: when it is garbage its lock is given back.
-        """
         hold = self._acquire(timeout, retries, interval).hold
         assert hold
         return hold
@@ -153,99 +123,38 @@ class Microlock(ContextDecorator, Face):
     # Giving it back, keeping it.
 
     def unlock(self) -> None:
-        """Gives the lock back.
-
-        Raises:
-            LockNotOwnedError: nothing is held. Nothing was changed.
-            LockLostError: the hold had ended before. Nothing was changed.
-            LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl. This
-                object holds nothing any more.
-            StoreError: etcd refused or can't be reached; the hold stands, and can be tried again.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
-        """
         call = self._call()
         self._host.run(call, self._core.unlock(call))
 
     def renew(self) -> float:
-        """Puts the whole ttl back.
-
-        Returns:
-            Seconds left.
-
-        Raises:
-            LockNotOwnedError: nothing is held. Nothing was changed.
-            LockLostError: the hold has ended.
-            LockUncertainError: it has ended, and what is left of it can't be ended: the lock may
-                be held for up to a ttl.
-            StoreError: etcd refused or can't be reached; the hold stands until its deadline.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
-        """
         call = self._call()
         return self._host.run(call, self._core.renew(call))
 
     def extend(self, ttl: float) -> float:
-        """Gives the hold another ttl, longer or shorter, without losing its place or its token.
-
-        The next `lock()` asks for the ttl of the object again.
-
-        Args:
-            ttl: seconds from now, as for the object.
-
-        Returns:
-            Seconds left.
-
-        Raises:
-            InvalidTtlError: `ttl` is wrong.
-            LockNotOwnedError: nothing is held. Nothing was changed.
-            LockLostError: the hold has ended.
-            LockUncertainError: as for `renew()`.
-            StoreError: etcd refused or can't be reached; the hold stands. If `may_have_happened`,
-                it stands until the earlier of both deadlines, and the next `renew()` or
-                `extend()` finishes this extension first.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
-        """
         seconds = check_ttl(ttl)
         call = self._call()
         return self._host.run(call, self._core.extend(call, seconds))
 
     def destroy(self) -> None:
-        """Ends all that this object does: the watch, the waiting, the renewal, the hold, the lease,
-        the listeners.
-
-        Events until here are still told. Twice is fine. Later calls raise DestroyedError, and so
-        does a `lock()` that waits.
-
-        Raises:
-            StoreError, LockUncertainError, DestroyedError: the lock was held, and etcd did not
-                confirm that it is free, or the client was closed. It is free by the end of its
-                ttl. The object is destroyed all the same.
-        """
         status, client = self._status, self._host.client
         if status.closed or client.forked:
             status.destroyed = True
             return
-        held, end = self.held, clock.now() + client.timeout
+        held, end = self.held, self._clock.now() + client.timeout
         try:
             self._host.destroy(self._owner())
         except DestroyedError as error:
             if held:
                 raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
         finally:
-            self._runner.end(self.remove_all_listeners, end - clock.now())
+            self._runner.end(self.remove_all_listeners, end - self._clock.now())
 
     # Looking.
 
     def holder(self) -> Holder | None:
-        """Who holds the lock, read from etcd; None if it is free.
-
-        Raises:
-            StoreError: etcd refused or can't be reached.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
-        """
         return next(iter(self._places()), None)
 
     def waiters(self) -> list[Holder]:
-        """Who waits for the lock, in order, read from etcd. Raises as `holder()`."""
         return self._places()[1:]
 
     def _places(self) -> list[Holder]:

@@ -14,8 +14,8 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from microlock.core.port import Get, Request, WatchReply
 from microlock.core.retry import Attempt, Budget, Members, Now, Pause, persist
-from microlock.engine import clock
 from microlock.engine.backoff import jitter
+from microlock.engine.clock import REAL, Clock
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import (
     DestroyedError,
@@ -109,11 +109,13 @@ class Client:
         timeout: seconds that each call of a lock may take.
         store: what it calls.
         closed: set by `close()`.
+        clock: what its locks go by.
     """
 
-    def __init__(self, store: Store, *, timeout: float) -> None:
+    def __init__(self, store: Store, *, timeout: float, clock: Clock = REAL) -> None:
         self.timeout = timeout
         self.store = store
+        self.clock = clock
         self._members = Members(store.members, answered=lambda: store.answered)
         self.closed = ReentrantEvent()
         self._pid = os.getpid()
@@ -213,7 +215,7 @@ class Client:
             request,
             self._members,
             budget,
-            now=clock.now(),
+            now=self.clock.now(),
             patience=self.timeout,
             jitter=jitter,
         )
@@ -226,8 +228,8 @@ class Client:
                 step.member, request, timeout=step.timeout, repeated=step.repeated
             )
         if isinstance(step, Pause):
-            self.closed.wait(step.seconds)
-        return clock.now()
+            self.closed.wait(step.seconds, self.clock)
+        return self.clock.now()
 
     def open_watch(self, sink: Sink) -> Watching:
         """A new stream of watches from a member that answers.
@@ -237,7 +239,7 @@ class Client:
         Raises what a call raises: a stream that fails tells little of why.
         """
         with suppress(StorePermissionError):  # as good an answer as any
-            self.perform(Get(b"health"), Budget.of(clock.now(), self.timeout))
+            self.perform(Get(b"health"), Budget.of(self.clock.now(), self.timeout))
         return self.store.open_watch(self._members.current, sink, timeout=self.timeout)
 
     def move_on(self, member: str) -> None:

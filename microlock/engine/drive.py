@@ -8,13 +8,15 @@ from threading import RLock
 from typing import Any, TypeVar
 
 from microlock.core.retry import NOW
-from microlock.engine import clock
+from microlock.engine.clock import Clock
 from microlock.errors import MicrolockError
 
 T = TypeVar("T")
 
 
-def drive(steps: Generator[Any, Any, T], perform: Callable[[Any], Any], mutex: RLock) -> T:
+def drive(
+    steps: Generator[Any, Any, T], perform: Callable[[Any], Any], mutex: RLock, clock: Clock
+) -> T:
     """Has all performed that a call asks for until it has decided; returns or raises that.
 
     Its steps run under the mutex, and what they ask for is performed without it. An interrupt goes

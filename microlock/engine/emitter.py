@@ -116,7 +116,7 @@ class LockEmitter(EventEmitter):
     async def _finish(self, event: LockEvent, begun: Awaitable[object]) -> None:
         try:
             await begun
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001  sys.exit() ends no events
             self._failed(event, error)
 
     def _failed(self, event: LockEvent, error: BaseException) -> None:
@@ -161,7 +161,7 @@ class LockEmitter(EventEmitter):
         event = args[0]
         try:
             outcome = f(event) if _accepts(f, event) else f()
-        except BaseException as error:  # sys.exit() in a handler must not end the events
+        except BaseException as error:  # noqa: BLE001  sys.exit() ends no events
             self._failed(event, error)
             return
         if self._runner.awaits and inspect.isawaitable(outcome):

@@ -10,7 +10,13 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import Empty
+from typing import TYPE_CHECKING
+
+from microlock.engine.clock import REAL
+
+if TYPE_CHECKING:
+    from microlock.engine.client import Client
 
 from microlock.engine.client import Client
 from microlock.errors import MicrolockError
@@ -66,8 +72,9 @@ class ThreadRunner:
 class Handlers:
     """Threads that do the jobs of mailboxes: one for each mailbox with jobs."""
 
-    def __init__(self, _client: object = None) -> None:
-        self._wake: SimpleQueue[None] = SimpleQueue()  # an item for each thing to look at
+    def __init__(self, client: Client | None = None) -> None:
+        self._clock = client.clock if client else REAL
+        self._wake = self._clock.inbox()  # an item for each thing to look at
         self._lock = threading.RLock()
         # Under the lock:
         self._ready: list[Mailbox] = []  # with jobs, and no thread yet
@@ -101,7 +108,7 @@ class Handlers:
         thread = threading.Thread(target=self._run, name="microlock-handlers", daemon=True)
         self._threads += 1
         try:
-            thread.start()
+            self._clock.start(thread)
         except BaseException:
             if not thread.ident:  # if it has one, it was interrupted, and runs
                 self._threads -= 1

@@ -19,7 +19,6 @@ from microlock.core.lock import LockCore
 from microlock.core.port import Found, Lifetime
 from microlock.core.queue import Change
 from microlock.core.retry import Budget
-from microlock.engine import clock
 from microlock.engine.client import Client
 from microlock.engine.drive import drive
 from microlock.engine.emitter import LockEmitter
@@ -43,8 +42,9 @@ LEASE_IDS: Iterator[int] = iter(_lease_id, 0)  # any thread may ask
 
 def look(client: Client, steps: Steps[T]) -> T:
     """Makes a call that takes no turn, and that no other thread knows of."""
+    clock = client.clock
     budget = Budget.of(clock.now(), client.timeout)
-    return drive(steps, lambda request: client.perform(request, budget), threading.RLock())
+    return drive(steps, lambda request: client.perform(request, budget), threading.RLock(), clock)
 
 
 class Host:
@@ -59,6 +59,7 @@ class Host:
         options: as for `LockCore`.
 
     Attributes:
+        clock: that of the client.
         core: what the lock decides.
         mutex: held while the core takes a step.
     """
@@ -70,6 +71,7 @@ class Host:
         "_said",
         "_watched",
         "client",
+        "clock",
         "core",
         "mutex",
     )
@@ -83,6 +85,7 @@ class Host:
         self, client: Client, face: LockEmitter, names: Names, ttl: int, **options: Any
     ) -> None:
         self.client = client
+        self.clock = client.clock
         self._face = ref(face)
         self.mutex = threading.RLock()
         self._watched: frozenset[bytes] = frozenset()
@@ -96,25 +99,26 @@ class Host:
     def call(self, owner: object, kind: Kind = Kind.ACT, *, wait: float | None = 0.0) -> Call:
         """A call as of now. `owner`: who calls; None: a handler of this lock."""
         self._adopt()
-        return Call(kind, owner, clock.now(), self.client.timeout, wait=wait)
+        return Call(kind, owner, self.clock.now(), self.client.timeout, wait=wait)
 
     def run(self, call: Call, steps: Steps[T]) -> T:
         """Makes a call to its end."""
         try:
-            return drive(steps, partial(self._perform, call), self.mutex)
+            return drive(steps, partial(self._perform, call), self.mutex, self.clock)
         finally:
             self.step(self.core.over, call)
             if self.core.ends_late:  # destroy() came after the call had looked for that
                 self._end_quietly(call.owner)
+            self.clock.leave()
 
     def _perform(self, call: Call, request: Any) -> Any:
         if isinstance(request, Park):
             self.sync()
             self.client.check()
             assert isinstance(request.on, ReentrantEvent)
-            return request.on.wait(max(0.0, request.until - clock.now()))
+            return request.on.wait(max(0.0, request.until - self.clock.now()), self.clock)
         try:
-            reply = self.client.perform(request, call.budget(request, clock.now()))
+            reply = self.client.perform(request, call.budget(request, self.clock.now()))
         except MicrolockError:
             call.tried(request)
             raise
@@ -182,7 +186,7 @@ class Host:
         """Has the lock watched, and waits until it is, or a first attempt has failed."""
         self.begin_to_listen()
         with self.listening() as settled:
-            settled.wait(self.client.timeout)
+            settled.wait(self.client.timeout, self.clock)
 
     def begin_to_listen(self) -> None:
         self._adopt()
@@ -211,7 +215,7 @@ class Host:
         if final:
             self._refusal = error
         failed = self.core.tracker.watch_failed
-        self.step(failed, name, error, final=final, now=clock.now())
+        self.step(failed, name, error, final=final, now=self.clock.now())
 
     # For the renewals.
 
@@ -223,10 +227,10 @@ class Host:
             return self.core.tracker.next_due
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> None:
-        self.step(self.core.tracker.renewed, lease_id, lifetime, clock.now())
+        self.step(self.core.tracker.renewed, lease_id, lifetime, self.clock.now())
 
     def silent(self, lease_id: int, error: MicrolockError, *, sent: float) -> None:
-        self.step(self.core.tracker.silent, lease_id, error, sent=sent, now=clock.now())
+        self.step(self.core.tracker.silent, lease_id, error, sent=sent, now=self.clock.now())
 
     def stir(self) -> None:
         """The client is closed: every call that waits looks again."""
@@ -264,7 +268,7 @@ class Host:
 
     def dropped(self) -> None:
         """Gives back all that it has: its lock is garbage."""
-        if self.core.status.present(clock.now()):
+        if self.core.status.present(self.clock.now()):
             log.warning("%r was dropped while it was held: it is given back", self.core.names.key)
         self._end_quietly(self)
 
@@ -275,7 +279,7 @@ class Host:
     @contextmanager
     def quietly(self) -> Iterator[None]:
         """Logs why what was held could not be given back."""
-        held = self.core.status.present(clock.now())
+        held = self.core.status.present(self.clock.now())
         try:
             yield
         except MicrolockError as error:

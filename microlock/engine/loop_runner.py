@@ -8,7 +8,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
+from microlock.engine.awaiting import wait
+from microlock.engine.clock import now
 from microlock.engine.handlers import PATIENCE
+from microlock.engine.reentrant_event import ReentrantEvent
 
 _Job = Callable[[], Sequence[Coroutine[Any, Any, None]]]
 
@@ -80,16 +83,15 @@ class LoopRunner:
 
     async def end(self, job: Callable[[], object], timeout: float) -> None:
         """Does it after those before it, and waits for that, `timeout` seconds at most."""
-        done = asyncio.get_running_loop().create_future()
+        done = ReentrantEvent()
 
         def last() -> tuple[()]:
             job()
-            if not done.done():
-                done.set_result(None)
+            done.set()
             return ()
 
         here = self.here
         self.bind()
         self.submit(last)
         if not here:
-            await asyncio.wait({done}, timeout=max(0.0, min(timeout, PATIENCE)))
+            await wait(done, now() + min(timeout, PATIENCE))

@@ -8,15 +8,16 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
 from inspect import GEN_CLOSED, getgeneratorstate
-from math import inf
 from typing import Any, TypeVar
 
 from microlock.core.call import Call, Kind, Park, Steps
 from microlock.core.retry import NOW, Attempt, Budget, Now, Pause
-from microlock.engine import clock
+from microlock.engine.awaiting import to_its_end, wait
 from microlock.engine.client import AsyncStore, Client
+from microlock.engine.clock import Clock
 from microlock.engine.drive import bare
 from microlock.engine.host import Host
+from microlock.engine.loss import Loss
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.timer import Timer
 from microlock.errors import DestroyedError, MicrolockError, StoreError
@@ -89,8 +90,9 @@ class LoopClient:
                 step.member, request, timeout=step.timeout, repeated=step.repeated
             )
         if isinstance(step, Pause):
-            await wait(self._client.closed, clock.now() + step.seconds)
-        return clock.now()
+            clock = self._client.clock
+            await wait(self._client.closed, clock.now() + step.seconds, clock)
+        return self._client.clock.now()
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
         """What `asyncio.run()` closes before the loop: connections must not outlive it."""
@@ -106,64 +108,6 @@ class LoopClient:
         self._store.close()
 
 
-# Waiting.
-
-
-class _Waker:
-    """One who waits for an event, as `ReentrantEvent` has them."""
-
-    __slots__ = ("_future", "_loop", "_thread")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-        self._loop = loop
-        self._future = future
-        self._thread = threading.get_ident()
-
-    def put(self, _: None) -> None:
-        if threading.get_ident() == self._thread:
-            self.wake()
-        else:
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self.wake)
-
-    def wake(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
-
-
-async def wait(event: ReentrantEvent, until: float) -> None:
-    """Waits until it is set, or that time comes."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-    waker = _Waker(loop, future)
-    event.waiting.append(waker)
-    timer = None
-    try:
-        if until < inf:
-            timer = loop.call_later(max(0.0, until - clock.now()), waker.wake)
-        if not event.is_set():  # whoever sets it after this look wakes us
-            await future
-    finally:
-        event.waiting.remove(waker)
-        if timer:
-            timer.cancel()
-
-
-async def to_its_end(act: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Does it, however often the task that waits for it is cancelled meanwhile.
-
-    `asyncio.run()` cancels all tasks when it ends, this one too: then it is begun anew. So it must
-    be harmless to do twice what is not known to be done, and to take an end by itself.
-    """
-    while True:
-        task = asyncio.get_running_loop().create_task(act())
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            return task.result()
-
-
 # Calls.
 
 
@@ -176,9 +120,9 @@ async def run(host: Host, call: Call, steps: Steps[T]) -> T:
             host.sync()
             host.client.check()
             assert isinstance(request.on, ReentrantEvent)
-            return await wait(request.on, request.until)
+            return await wait(request.on, request.until, host.clock)
         try:
-            reply = await client.perform(request, call.budget(request, clock.now()))
+            reply = await client.perform(request, call.budget(request, host.clock.now()))
         except MicrolockError:
             call.tried(request)
             raise
@@ -187,7 +131,7 @@ async def run(host: Host, call: Call, steps: Steps[T]) -> T:
 
     goes_on = True
     try:
-        return await drive(steps, perform, host.mutex)
+        return await drive(steps, perform, host.mutex, host.clock)
     except GeneratorExit:  # the loop has ended, and this may run in a garbage collection
         goes_on = False
         with suppress(DestroyedError):
@@ -202,8 +146,10 @@ async def run(host: Host, call: Call, steps: Steps[T]) -> T:
 
 async def look(client: Client, steps: Steps[T]) -> T:
     """Makes a call that takes no turn, and that no other task knows of."""
-    here, budget = client.one(Loops).here(), Budget.of(clock.now(), client.timeout)
-    return await drive(steps, lambda request: here.perform(request, budget), threading.RLock())
+    clock, here = client.clock, client.one(Loops).here()
+    budget = Budget.of(clock.now(), client.timeout)
+    mutex = threading.RLock()
+    return await drive(steps, lambda request: here.perform(request, budget), mutex, clock)
 
 
 async def destroy(host: Host, owner: object) -> None:
@@ -213,10 +159,21 @@ async def destroy(host: Host, owner: object) -> None:
         goes_on = host.step(host.core.begin_to_end, owner)
         host.client.check()
         if goes_on:
-            await run(host, call, host.core.destroy(call))
+            try:
+                await run(host, call, host.core.destroy(call))
+            except asyncio.CancelledError:
+                if not host.core.status.closed:  # its turn had not come
+                    await to_its_end(partial(_end, host, owner))
+                raise
     finally:
         if goes_on:
             host.step(host.core.close)
+
+
+async def _end(host: Host, owner: object) -> None:
+    with host.quietly():
+        call = host.call(owner, Kind.END)
+        await run(host, call, host.core.destroy(call))
 
 
 async def _end_quietly(host: Host, owner: object) -> None:
@@ -228,6 +185,7 @@ async def drive(
     steps: Generator[Any, Any, T],
     perform: Callable[[Any], Coroutine[Any, Any, Any]],
     mutex: threading.RLock,
+    clock: Clock,
 ) -> T:
     """As `microlock.engine.drive.drive`, on the running loop.
 
@@ -264,3 +222,18 @@ async def drive(
                     raise
     finally:
         del reply  # an error would keep itself by its traceback, and with it the lock
+
+
+class TaskLoss(Loss):
+    """In the manner of `asyncio.Event`."""
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the hold ends, `timeout` seconds at most.
+
+        Returns whether it was lost: False also when it was given back. The deadline counts by
+        itself, also when nobody is there to notice it.
+        """
+        end = None if timeout is None else self._clock.now() + timeout
+        while ahead := self._ahead(end):
+            await wait(*ahead, self._clock)
+        return self.is_set()

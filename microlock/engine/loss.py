@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from microlock.core.hold import HoldState
 from microlock.core.status import Status
-from microlock.engine import clock
+from microlock.engine.clock import Clock
 from microlock.engine.reentrant_event import ReentrantEvent
 
 _NAP = 0.5
@@ -13,22 +15,24 @@ _NAP = 0.5
 class Loss:
     """What `Microlock.lost` is, but for waiting."""
 
-    def __init__(self, status: Status, hold: HoldState | None) -> None:
+    def __init__(self, status: Status, hold: HoldState | None, clock: Clock) -> None:
         self._status = status
         self._hold = hold
+        self._clock = clock
 
     def is_set(self) -> bool:
         """Whether the hold was lost."""
-        return self._status.reason(self._hold, clock.now()) is not None
+        return self._status.reason(self._hold, self._clock.now()) is not None
 
     def _ahead(self, end: float | None) -> tuple[ReentrantEvent, float] | None:
         """What to wait for next, and until when; None: it has ended, or it is `end`."""
-        hold, now = self._hold, clock.now()
+        hold, now = self._hold, self._clock.now()
         if hold is None or hold.ended.is_set() or self.is_set() or (end is not None and end <= now):
             return None
         # Not the whole time: a clock that waits stands still while the machine is suspended,
         # and the deadline does not. 0: it is being given back.
-        until = now + (min(hold.remaining(now), _NAP) or 0.01)
+        nap = math.inf if self._clock.turned else _NAP
+        until = now + (min(hold.remaining(now), nap) or 0.01)
         assert isinstance(hold.ended, ReentrantEvent)
         return hold.ended, until if end is None else min(until, end)
 
@@ -42,8 +46,10 @@ class ThreadLoss(Loss):
         Returns whether it was lost: False also when it was given back. The deadline counts by
         itself, also when nobody is there to notice it.
         """
+        clock = self._clock
         end = None if timeout is None else clock.now() + timeout
         while ahead := self._ahead(end):
             ended, until = ahead
-            ended.wait(until - clock.now())
+            ended.wait(until - clock.now(), clock)
+        clock.leave()
         return self.is_set()

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any
 
 from microlock.core.port import Found, Get, Read, WatchReply
@@ -30,7 +30,6 @@ from microlock.core.watchstream import (
     TellFailed,
     WatchStream,
 )
-from microlock.engine import clock
 from microlock.engine.backoff import jitter
 from microlock.engine.client import Client, Watching
 from microlock.engine.reentrant_event import ReentrantEvent
@@ -74,7 +73,8 @@ class Reader:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._inbox: SimpleQueue[_Item] = SimpleQueue()
+        self._clock = client.clock
+        self._inbox = self._clock.inbox()  # of `_Item`
         # Nothing blocks, and nobody is notified, while it is held: it may be taken in a signal's
         # handler and in a garbage collection.
         self._lock = threading.RLock()
@@ -162,6 +162,7 @@ class Reader:
         finally:
             with self._lock:
                 self._settling.remove(waiting)
+            self._clock.leave()
         with self._lock:
             error = self._machine.error(name)
         if error and not isinstance(error, StoreUnavailableError):
@@ -182,7 +183,7 @@ class Reader:
             thread = self._thread = Daemon("microlock-watch", self._run)
         # Without the lock: a new thread may collect garbage before it says that it runs.
         try:
-            thread.start()
+            self._clock.start(thread)
         except RuntimeError:
             with self._lock:
                 if self._thread is thread:
@@ -210,7 +211,7 @@ class Reader:
         """Reads until there is nothing to watch. Raises why nothing can be watched any more."""
         self._open_at, asked, patience = 0.0, None, 0.0
         while True:
-            now, before = clock.now(), asked
+            now, before = self._clock.now(), asked
             with self._lock:
                 if self._thread is not threading.current_thread():  # of two one is enough
                     return
@@ -229,7 +230,7 @@ class Reader:
             elif asked is not None:
                 wait = max(0.0, patience - now)
             try:
-                item = self._inbox.get(timeout=wait)
+                item: _Item = self._inbox.get(timeout=wait)
             except Empty:
                 if idle:
                     self._rest()
@@ -325,7 +326,7 @@ class Reader:
     def _ask(self, request: Read | Get) -> Found | StoreError:
         try:
             found: Found = self._client.perform(
-                request, Budget.of(clock.now(), self._client.timeout)
+                request, Budget.of(self._clock.now(), self._client.timeout)
             )
         except StoreError as error:
             return error
@@ -338,7 +339,7 @@ class Reader:
             stream.close()
             if error:
                 self._client.move_on(stream.member)
-        self._open_at = clock.now() + jitter(attempt)
+        self._open_at = self._clock.now() + jitter(attempt)
 
     def _tell(self, tell: Tell | TellFailed) -> None:
         for subscriber in tell.subscribers:

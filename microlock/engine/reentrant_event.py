@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from math import inf
-from queue import Empty, SimpleQueue
-from time import monotonic
+from queue import Empty
 from typing import Protocol
+
+from microlock.engine.clock import REAL, Clock
 
 # Python runs the handler of a signal that came to another thread, or just before the wait, when
 # the main thread is back from it.
@@ -19,9 +20,11 @@ _NAP = 0.5
 _DAY = 86_400.0
 
 
-class Wakes(Protocol):
-    def put(self, item: None, /) -> None:
-        """From any thread, and in a signal's handler."""
+class Waiter(Protocol):
+    """Whoever waits for an event."""
+
+    def put(self, item: None) -> None:
+        """Wakes it, or soon; from any thread, more than once too."""
 
 
 class ReentrantEvent:
@@ -29,14 +32,14 @@ class ReentrantEvent:
     `wait()` and calls `set()`, on the same thread, would wait for itself for ever.
 
     Attributes:
-        waiting: a queue for each that waits, or what can be woken like one.
+        waiting: who is woken when it is set; whoever adds itself looks at `is_set()` then.
     """
 
     __slots__ = ("_set", "waiting")
 
     def __init__(self) -> None:
         self._set = False
-        self.waiting: list[Wakes] = []
+        self.waiting: list[Waiter] = []
 
     def is_set(self) -> bool:
         return self._set
@@ -49,15 +52,17 @@ class ReentrantEvent:
     def clear(self) -> None:
         self._set = False
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Waits until it is set, `timeout` seconds at most. Returns whether it is."""
-        woken: SimpleQueue[None] = SimpleQueue()
+    def wait(self, timeout: float | None = None, clock: Clock = REAL) -> bool:
+        """Waits until it is set, `timeout` seconds at most by the clock. Returns whether it is."""
+        woken = clock.inbox()
         self.waiting.append(woken)
-        end = inf if timeout is None else monotonic() + timeout
+        end = inf if timeout is None else clock.now() + timeout
         longest = _NAP if threading.current_thread() is threading.main_thread() else _DAY
+        if clock.turned:
+            longest = inf
         try:
             while not self._set:  # whoever sets it after this look wakes us
-                left = end - monotonic()
+                left = end - clock.now()
                 if left <= 0:
                     break
                 with suppress(Empty):

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, ref
 
@@ -49,8 +49,9 @@ class Timer:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._clock = client.clock
         # Filled from anywhere, also by a garbage collection: it takes no lock of ours.
-        self._inbox: SimpleQueue[Host | Callable[[], object] | None] = SimpleQueue()
+        self._inbox = self._clock.inbox()  # of hosts, jobs and None
         self._cleaning = cycle([Mailbox() for _ in range(_AT_ONCE)])
         self._lock = threading.RLock()
         # Under the lock:
@@ -103,7 +104,7 @@ class Timer:
             thread = self._thread = Daemon("microlock-renewal", self._run)
         # Without the lock: a new thread may collect garbage before it says that it runs.
         try:
-            thread.start()
+            self._clock.start(thread)
         except RuntimeError:  # too many threads, or the interpreter exits
             with self._lock:
                 if self._thread is thread:
@@ -113,7 +114,7 @@ class Timer:
     def finish(self, timeout: float) -> None:
         """The client is about to close: waits until what dropped locks had is given back, but no
         longer than `timeout` seconds."""
-        end = clock.now() + timeout
+        end = self._clock.now() + timeout
         done = [threading.Event() for _ in range(_AT_ONCE)]  # one for each mailbox
         with self._lock:
             if self._thread is None or self._thread is threading.current_thread():
@@ -121,7 +122,7 @@ class Timer:
             for each in done:
                 self._inbox.put(each.set)
         for each in done:
-            each.wait(max(0.0, end - clock.now()))
+            each.wait(max(0.0, end - self._clock.now()))
 
     def close(self) -> None:
         with self._lock:
@@ -136,15 +137,16 @@ class Timer:
         if thread and thread.ident and thread is not threading.current_thread():
             thread.join(timeout=1)
 
-    def release_at_exit(self, budget: Budget) -> None:
-        """Gives back what is held and what waits, as far as the time allows."""
+    def release_at_exit(self, seconds: float) -> None:
+        """Gives back what is held and what waits, as far as this time allows."""
         if self._client.forked or self._closed:
             return  # it is the parent's; or left to its ttl, and said so
-        now = clock.now()
+        now, client = self._clock.now(), self._client
+        budget = Budget.of(now, seconds)
         ends = [each for host in list(self._faces) for each in host.release_at_exit(now)]
         for number, end in enumerate(ends):
             try:
-                drive(end, lambda request: self._client.perform(request, budget), self._lock)
+                drive(end, lambda it: client.perform(it, budget), self._lock, self._clock)
             except DestroyedError:
                 break  # the client was closed, by whoever lent it: left to their ttl
             except MicrolockError as error:
@@ -173,7 +175,10 @@ class Timer:
             if at == math.inf and not self._faces and self._inbox.empty():
                 self._thread = None
                 return None
-            return at if at == math.inf else max(0.0, min(at - clock.now(), _NAP))
+            if at == math.inf:
+                return at
+            nap = math.inf if self._clock.turned else _NAP
+            return max(0.0, min(at - self._clock.now(), nap))
 
     def _take(self, item: Host | Callable[[], object] | None) -> None:
         if item is None:
@@ -199,7 +204,7 @@ class Timer:
                 self._inbox.put(None)  # the thread may end
 
     def _look_after(self) -> None:
-        now = clock.now()
+        now = self._clock.now()
         with self._lock:
             self._sleeps_until = 0.0
             due = self._agenda.due(now, self._at_once)
@@ -233,7 +238,7 @@ class Timer:
 
     def _ask(self, leases: list[Lease]) -> tuple[dict[int, Lifetime], MicrolockError]:
         """What etcd answers; and the error that is to be told of where it does not."""
-        now = clock.now()
+        now = self._clock.now()
         end = now + agenda.patience(leases, now, self._client.timeout)
         try:
             request = KeepAlives(tuple(lease.id for lease in leases))
@@ -261,6 +266,6 @@ _timers: WeakSet[Timer] = WeakSet()
 
 @atexit.register
 def _release_all() -> None:
-    budget = Budget.of(clock.now(), _FAREWELL)
+    end = clock.now() + _FAREWELL
     for timer in list(_timers):
-        timer.release_at_exit(budget)
+        timer.release_at_exit(max(0.0, end - clock.now()))

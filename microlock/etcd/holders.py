@@ -50,7 +50,8 @@ def _stands(kv: KeyValue, known: KeyValue) -> bool:
 
 def _read(parts: dict[bytes, messages.Part]) -> Asking[dict[bytes, tuple[KeyValue, ...]]]:
     """What the reads of the locks find, as many in a transaction as etcd takes."""
-    left, all_found = iter(parts.items()), {}
+    left = iter(parts.items())
+    all_found: dict[bytes, tuple[KeyValue, ...]] = {}
     while batch := dict(islice(left, MAX_OPERATIONS)):
         reply = yield messages.txn((), batch.values())
         found = (messages.keys(each.response_range) for each in reply.responses)

@@ -8,7 +8,7 @@ from typing import Any
 
 from microlock.core.port import Request
 from microlock.engine import clock
-from microlock.engine.aside import aside
+from microlock.engine.awaiting import aside
 from microlock.errors import StoreAuthenticationError
 from microlock.etcd.calls import attempt_on_loop
 from microlock.etcd.login import Identity

@@ -40,6 +40,7 @@ from microlock import (
 from microlock.core.keys import is_prefix
 from microlock.core.port import Get, Read
 from microlock.core.queue import Holder
+from microlock.engine.clock import REAL, Clock
 from microlock.engine.reader import Reader
 from microlock.engine.reentrant_event import ReentrantEvent
 
@@ -970,7 +971,7 @@ def test_the_thread_that_watches_ends_with_an_object_whose_wait_was_cut_far_from
 class Interrupts(ReentrantEvent):
     """In place of the event that it waits for."""
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None = None, clock: Clock = REAL) -> bool:
         raise KeyboardInterrupt
 
 

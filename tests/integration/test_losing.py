@@ -315,7 +315,7 @@ def test_a_deadline_that_passes_during_a_check_is_a_loss(
         """The time, which goes past the deadline after so many looks of this thread."""
         return now() + (LONG if threading.get_ident() == me and next(looked) >= looks else 0)
 
-    monkeypatch.setattr(clock, "now", passing)
+    monkeypatch.setattr(clock.REAL, "now", passing)
 
     def look_on() -> None:
         for _ in range(looks + 1):

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from microlock import DestroyedError, Microlock, StoreError, StoreTimeoutError, 
 from microlock.core.hold import HoldState
 from microlock.core.port import Lifetime, Move
 from microlock.engine import clock
+from microlock.engine.clock import RealClock
 from microlock.etcd.client import EtcdClient
 
 TIMEOUT = 2.0
@@ -89,11 +89,14 @@ def test_what_etcd_says_of_the_lease_before_an_extension_is_no_loss(
     def answered_in_between() -> float:
         now = clock.now()
         if moved.is_set():
-            foo._host.renewed(old, Lifetime(0, now, now))  # it was revoked by the extension
+            # It was revoked by the extension.
+            foo._host.step(foo._core.tracker.renewed, old, Lifetime(0, now, now), now)
         return now
 
     client.perform = moving  # type: ignore[method-assign]
-    monkeypatch.setattr("microlock.engine.drive.clock", SimpleNamespace(now=answered_in_between))
+    in_between = RealClock()
+    monkeypatch.setattr(in_between, "now", answered_in_between)
+    foo._host._clock = in_between
     assert foo.extend(30) > 20
     assert foo.held
     foo.destroy()

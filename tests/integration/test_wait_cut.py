@@ -458,7 +458,7 @@ def test_destroy_in_a_signal_handler_just_before_the_waiting_begins_ends_it(
                 signal.raise_signal(signal.SIGUSR1)
             return super().get(block, timeout)
 
-    monkeypatch.setattr("microlock.engine.reentrant_event.SimpleQueue", Struck)
+    monkeypatch.setattr("microlock.engine.clock.SimpleQueue", Struck)
     with at_most(AT_ONCE), pytest.raises(DestroyedError):
         foo.lock(timeout=2 * AT_ONCE)
     assert struck

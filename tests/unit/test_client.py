@@ -18,6 +18,7 @@ from microlock.core.retry import Budget
 from microlock.engine import clock
 from microlock.engine.backoff import backoff, jitter
 from microlock.engine.client import Client
+from microlock.engine.clock import REAL
 from microlock.engine.drive import drive
 from microlock.errors import (
     DestroyedError,
@@ -164,7 +165,7 @@ def test_the_error_of_a_flow_comes_without_its_steps_and_with_its_cause():
         raise StoreTimeoutError("no answer")
 
     with pytest.raises(LockUncertainError) as raised:
-        drive(flow(), fail, RLock())
+        drive(flow(), fail, RLock(), REAL)
     assert isinstance(raised.value.__cause__, StoreTimeoutError)
     assert raised.value.__cause__.__traceback__ is None
     assert [each.name for each in traceback.extract_tb(raised.value.__traceback__)][1:] == ["drive"]
@@ -176,7 +177,7 @@ def test_the_steps_of_an_error_that_is_no_lock_s_are_kept():
         raise LookupError("a bug")
 
     with pytest.raises(LookupError) as raised:
-        drive(flow(), lambda _: None, RLock())
+        drive(flow(), lambda _: None, RLock(), REAL)
     assert [each.name for each in traceback.extract_tb(raised.value.__traceback__)][-1] == "flow"
 
 

@@ -55,14 +55,14 @@ def test_what_is_set_just_before_the_waiting_begins_is_not_lost(monkeypatch):
             flag.set()
             return super().get(block, timeout)
 
-    monkeypatch.setattr("microlock.engine.reentrant_event.SimpleQueue", Interrupted)
+    monkeypatch.setattr("microlock.engine.clock.SimpleQueue", Interrupted)
     assert flag.wait(20)
 
 
 def test_nothing_is_left_of_a_wait():
     flag = ReentrantEvent()
     flag.wait(0)
-    assert flag._waiting == []
+    assert flag.waiting == []
 
 
 def test_a_signal_that_came_to_another_thread_ends_a_wait_of_the_main_one():

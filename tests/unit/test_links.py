@@ -54,8 +54,6 @@ def wire(member: Member) -> Iterator[SocketWire]:
     made = wire_to(member._listening)
     yield made
     made.close()
-    for each in list(made._links):  # that an interrupt has left to nobody
-        each.close()
 
 
 def wire_to(listening: socket.socket, security: Security | None = None) -> SocketWire:
@@ -223,6 +221,18 @@ def test_a_shared_connection_whose_peer_goes_away_finishes_and_the_next_call_has
     assert isinstance(seen.get(timeout=DEADLINE), DestroyedError)
     other.close()
     until(lambda: member.connections[0].fileno() == -1)  # closed by us, and so by the member
+
+
+def test_a_socket_that_an_interrupt_lost_is_closed_with_the_wire(member: Member) -> None:
+    wire = wire_to(member._listening)
+    grant(wire, 1)
+    (link,) = wire._links
+    wire._free_on_main.remove(link)  # taken out by a call that ended before its `try`
+    wire.close()
+    sock = link._sock
+    del wire, link
+    gc.collect()
+    assert sock.fileno() == -1
 
 
 def until(done: Callable[[], bool]) -> None:

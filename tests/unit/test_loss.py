@@ -21,13 +21,13 @@ PATIENCE = 20.0
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
-    monkeypatch.setattr(clock, "now", lambda: store.now)
+    monkeypatch.setattr(clock.REAL, "now", lambda: store.now)
 
 
 @pytest.fixture
 def loss(foo: Foo, hold: HoldState) -> Loss:
     hold.ended = ReentrantEvent()
-    return Loss(foo.status, hold)
+    return Loss(foo.status, hold, clock.REAL)
 
 
 class Ended(ReentrantEvent):
@@ -42,7 +42,7 @@ class Ended(ReentrantEvent):
         self._store = store
         self._course = iter(course)
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None = None, clock: clock.Clock = clock.REAL) -> bool:
         assert timeout is not None
         if happens := next(self._course, None):
             happens()
@@ -142,7 +142,7 @@ def test_a_loss_is_set_at_the_deadline(foo, loss, store):
 
 
 def test_what_was_never_held_is_not_lost(foo):
-    loss = Loss(foo.status, None)
+    loss = Loss(foo.status, None, clock.REAL)
     assert (loss.is_set(), loss.wait()) == (False, False)
 
 
@@ -154,7 +154,7 @@ def test_what_was_given_back_is_not_lost(foo, loss, store):
 
 def test_a_loss_is_that_of_the_hold_it_was_asked_of(foo, loss, store):
     store.pass_time(60)
-    later = Loss(foo.status, foo.lock().result())
+    later = Loss(foo.status, foo.lock().result(), clock.REAL)
     assert (loss.is_set(), later.is_set()) == (True, False)
 
 
@@ -187,7 +187,7 @@ def test_a_suspended_machine_does_not_make_a_wait_last_as_long_as_the_hold_would
     asked = []
 
     class StandsStill(ReentrantEvent):
-        def wait(self, timeout: float | None = None) -> bool:
+        def wait(self, timeout: float | None = None, clock: clock.Clock = clock.REAL) -> bool:
             asked.append(timeout)
             self.set()
             return False

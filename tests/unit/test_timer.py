@@ -36,6 +36,7 @@ class Client:
 
     def __init__(self) -> None:
         self.timeout = 5.0
+        self.clock = clock.REAL
         self.forked = False
         self.closed = False
         self.handlers = Handlers()
@@ -555,7 +556,7 @@ def test_a_client_without_locks_does_not_wait(timer):
 
 
 def farewell(timer: Timer) -> None:
-    timer.release_at_exit(Budget.of(clock.now(), 1.0))
+    timer.release_at_exit(1.0)
 
 
 def test_what_each_lock_has_is_given_back_at_exit(timer, client):

@@ -10,7 +10,7 @@ from functools import partial
 from google.protobuf.message import Message
 
 from microlock.engine import clock
-from microlock.engine.aside import aside
+from microlock.engine.awaiting import aside
 from microlock.errors import StoreTimeoutError, StoreUnavailableError
 from microlock.etcd.wire import M, Metadata
 from microlock.etcd.wire.connection import Connection, Failure, Rpc

@@ -7,7 +7,7 @@ import asyncio
 from google.protobuf.message import Message
 
 from microlock.engine import clock
-from microlock.engine.aside import aside
+from microlock.engine.awaiting import aside
 from microlock.etcd.wire import M, Metadata, Wire
 
 # So many calls of one loop wait at the same time.

@@ -167,6 +167,11 @@ class Link:
             self._closed = True
             self._sock.close()
 
+    def __del__(self) -> None:
+        # An interrupt may have lost it between two lines. No lock: nobody else has it.
+        if sock := getattr(self, "_sock", None):
+            sock.close()
+
 
 class SharedLink:
     """A link for any number of threads, but the main one; and one that reads for all.
