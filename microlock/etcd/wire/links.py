@@ -33,10 +33,12 @@ class Link:
 
     Attributes:
         heard: when something came last.
+        of_main: the main thread dialled it, and no other one uses it.
     """
 
-    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+    def __init__(self, sock: socket.socket, connection: Connection, *, of_main: bool) -> None:
         self.connection = connection
+        self.of_main = of_main
         self.heard = clock.now()
         self._sock = sock
         if sock.family != getattr(socket, "AF_UNIX", None):
@@ -166,11 +168,6 @@ class Link:
         with self._ending:
             self._closed = True
             self._sock.close()
-
-    def __del__(self) -> None:
-        # An interrupt may have lost it between two lines. No lock: nobody else has it.
-        if sock := getattr(self, "_sock", None):
-            sock.close()
 
 
 class SharedLink:

@@ -79,7 +79,7 @@ class SocketWire:
         return self._member.reply(rpc, reply)
 
     def _call(self, headers: Headers, data: bytes, deadline: float) -> Rpc:
-        main = threading.get_ident() == threading.main_thread().ident
+        main = _on_main()
         if not main and self._shared and self._shared.calls:  # many are quicker on one than on two
             return self._shared_link(deadline).call(headers, data, deadline)
         free = self._free_on_main if main else self._free
@@ -139,7 +139,12 @@ class SocketWire:
     def close(self) -> None:
         self._member.closed = True
         for link in list(self._links):
-            link.shut()
+            if (
+                _on_main() and link.of_main
+            ):  # no other thread uses it; an interrupt may have lost it
+                link.close()
+            else:
+                link.shut()
         self._drop_free()
 
     def _drop_free(self) -> None:
@@ -193,7 +198,7 @@ class SocketWire:
         try:
             deadline = min(deadline, clock.now() + PATIENCE)  # another one may do better
             sock = self._dialler.dial(deadline)
-            link = Link(sock, self._member.connection())
+            link = Link(sock, self._member.connection(), of_main=_on_main())
             self._links.add(link)
             if self._member.closed:  # `close()` has not seen this one
                 link.shut()
@@ -211,3 +216,7 @@ class SocketWire:
     def _drop(self, link: Link) -> None:
         self._links.discard(link)
         link.close()
+
+
+def _on_main() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
