@@ -47,6 +47,8 @@ class AioWire:
             rpc = await link.call(headers, framed(message), deadline)
         except Failure as failure:
             raise self._member.error(failure) from None
+        if rpc.failure is not None:
+            self._check()
         return self._member.reply(rpc, reply)
 
     def close(self) -> None:
