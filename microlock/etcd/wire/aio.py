@@ -130,9 +130,11 @@ class _Link(asyncio.Protocol):
         """What came of it. Raises Failure: it was not sent."""
         ended = self._loop.create_future()
         rpc = Rpc(partial(_wake, ended))
-        now = clock.now()
+        now, alone = clock.now(), self._connection.idle
         self._connection.begin(rpc, headers, message, True, now)
-        if self._flushing is None:  # what other tasks ask for in this turn goes with it
+        if alone:
+            self._flush()
+        elif self._flushing is None:  # what other tasks ask for in this turn goes with it
             self._flushing = self._loop.call_soon(self._flush)
         timer = self._loop.call_later(deadline - now, self._cancel, rpc, LATE)
         try:
