@@ -91,7 +91,8 @@ def ask(
 def _keep_alives(
     lease_ids: tuple[int, ...], wire: Wire, *, timeout: float, metadata: Metadata
 ) -> dict[int, Lifetime]:
-    """All of them on one stream, which ends with the last reply."""
+    """All of them on one stream, which ends after the last reply: a proxy cancels what it still has
+    to answer of a stream that has ended."""
     replies: SimpleQueue[pb.LeaseKeepAliveResponse | MicrolockError] = SimpleQueue()
     sent = clock.now()
     stream = wire.stream(
@@ -104,10 +105,10 @@ def _keep_alives(
     lifetimes: dict[int, Lifetime] = {}
     try:
         stream.send(*map(messages.keep_alive, lease_ids))
-        stream.finish()
         for _ in lease_ids:
             reply = _next(replies, sent + timeout)
             lifetimes[reply.ID] = Lifetime(reply.TTL, sent, clock.now())
+        stream.finish()
     except StoreError:
         if not lifetimes:
             raise

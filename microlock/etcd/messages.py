@@ -72,8 +72,8 @@ def encode(request: Request | Transaction) -> Asked:
         case Grant(lease_id, ttl):
             return GRANT, pb.LeaseGrantRequest(ID=lease_id, TTL=ttl), pb.LeaseGrantResponse
         case KeepAlive(lease_id) | KeepAlives((lease_id,)):
-            # A stream in etcd's API. One request and one reply of it are the same on the wire as
-            # a call, and a call can be interrupted safely.
+            # A stream in etcd's API. One request and one reply of it are on the wire as a call,
+            # whose request ends late, and a call can be interrupted safely.
             return KEEP_ALIVE, keep_alive(lease_id), pb.LeaseKeepAliveResponse
         case Revoke(lease_id):
             return REVOKE, pb.LeaseRevokeRequest(ID=lease_id), pb.LeaseRevokeResponse

@@ -23,7 +23,8 @@ M = TypeVar("M", bound=Message)
 Metadata = tuple[tuple[str, str], ...]
 
 # What takes the replies of a stream as they come, and at last the error that it ended with. It is
-# called on a thread of the wire, and is to return at once: it takes no lock, and calls no stream.
+# called in their order, on a thread of the wire or in `close()`, and no lock of the wire is held:
+# so it may take one, and call streams. It is to return at once, since others wait to be told.
 Sink = Callable[[M | MicrolockError], None]
 
 # Without it a stream to a member that is cut off from its leader stays silent for ever.

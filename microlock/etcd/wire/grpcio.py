@@ -23,6 +23,7 @@ from microlock.errors import (
     StoreUnavailableError,
     WrongServerError,
 )
+from microlock.etcd.messages import KEEP_ALIVE
 from microlock.etcd.off_main_thread import NotBackError, OffMainThread
 from microlock.etcd.translate import closes_at_once, short, translate
 from microlock.etcd.wire import Address, M, Metadata, Sink
@@ -116,13 +117,18 @@ class GrpcWire:
     ) -> M:
         call = self._calls.get(method)
         if call is None:
-            call = self._calls[method] = self._channel.unary_unary(
+            streamed = method == KEEP_ALIVE
+            make: Any = self._channel.stream_stream if streamed else self._channel.unary_unary
+            call = make(
                 method,
                 request_serializer=type(message).SerializeToString,
                 response_deserializer=reply.FromString,
             )
+            call = self._calls[method] = partial(_first, call) if streamed else call
+        # A stream has a thread of grpcio's, which is to block the signals that its starter blocks.
+        run = self._off_main_thread.aside if method == KEEP_ALIVE else self._off_main_thread.run
         try:
-            answer: M = self._off_main_thread.run(
+            answer: M = run(
                 partial(call, message, timeout=timeout, metadata=metadata), patience=timeout + 2
             )
         except (grpc.RpcError, ValueError) as error:
@@ -180,6 +186,19 @@ class GrpcWire:
         if "closed" in str(error):  # grpcio's ValueError, for "closed channel", "Channel closed!"
             return DestroyedError(f"the connection to {self.address} is closed")
         raise error
+
+
+def _first(open_stream: Callable[..., Any], message: Message, **options: Any) -> Any:
+    """One request and its answer. The stream ends after that: a proxy cancels it otherwise."""
+    requests: SimpleQueue[Message | None] = SimpleQueue()
+    requests.put(message)
+    call = open_stream(iter(requests.get, None), **options)
+    try:
+        return next(call)
+    except StopIteration:
+        raise StoreUnavailableError("etcd ended the stream", may_have_happened=True) from None
+    finally:
+        requests.put(None)
 
 
 def _push(call: Any, sink: Sink[Any], translated: Callable[[Exception], MicrolockError]) -> None:
