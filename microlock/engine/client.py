@@ -103,7 +103,8 @@ class AsyncStore(Protocol):
 class Client:
     """What locks call a store through, any number of them and from any thread of one process.
 
-    Use it as a context manager, or call `close()`. After `os.fork()` the child needs its own.
+    Use it as a context manager, `with` or `async with`, or call `close()` or `aclose()`. After
+    `os.fork()` the child needs its own.
 
     Attributes:
         timeout: seconds that each call of a lock may take.
@@ -153,6 +154,18 @@ class Client:
         for each in shared:
             each.close()
         self.store.close()
+
+    async def aclose(self) -> None:
+        """As `close()`, without blocking the running loop of asyncio."""
+        from microlock.engine.awaiting import aside  # asyncio: not for everybody
+
+        await aside("microlock-close", self.close)
+
+    async def __aenter__(self: C) -> C:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
 
     @property
     def forked(self) -> bool:
