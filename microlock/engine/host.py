@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -87,11 +86,11 @@ class Host:
         "_watched",
         "client",
         "core",
+        "random",
     )
 
     # What the core runs in: see `core.status.Environment`.
     event = ReentrantEvent
-    random = staticmethod(random.random)
     lease_ids = LEASE_IDS
 
     def __init__(
@@ -99,6 +98,7 @@ class Host:
     ) -> None:
         self.client = client
         self._clock = client.clock
+        self.random = client.random
         self._face = ref(face)
         self._mutex = threading.RLock()
         self._watched: frozenset[bytes] = frozenset()
@@ -139,7 +139,6 @@ class Host:
             self.step(self.core.over, call)
             if self.core.ends_late:  # destroy() came after the call had looked for that
                 self._end_quietly()
-            self._clock.leave()
 
     def _park(self, request: Park) -> None:
         self.sync()

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from microlock.core.port import Holders, KeepAlives, Lifetime, Request, Revoke
+from microlock.core.port import Holders, KeepAlives, Lifetime, Request, Revoke, Transaction
 from microlock.engine import clock
 from microlock.errors import LeaseNotFoundError, MicrolockError, StoreError, StoreTimeoutError
 from microlock.etcd import messages
@@ -17,7 +17,7 @@ from microlock.etcd.wire import HAS_LEADER, Metadata, Wire
 
 
 def attempt(
-    request: Request | messages.Transaction,
+    request: Request | Transaction,
     wire: Wire,
     *,
     timeout: float,
