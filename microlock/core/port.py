@@ -50,6 +50,7 @@ nothing that the store said before, and reads everything again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,23 @@ class Holders:
     """
 
     prefix: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What a user changes while an entry stands that was created at this revision: keys beside the
+    locks, for a store that has such.
+
+    Never sent again without a reply, as a copy would do it twice. Reply: the store's revision after
+    it; None if the entry does not stand.
+    """
+
+    once: ClassVar[bool] = True
+
+    entry: bytes
+    revision: int
+    puts: tuple[tuple[bytes, bytes], ...]
+    deletes: tuple[bytes, ...]
 
 
 Request = (

@@ -6,17 +6,21 @@ Which store it is, and how one request gets there, is the matter of a `Store`.
 from __future__ import annotations
 
 import os
+import random
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NoReturn, Protocol, TypeVar
 
+from microlock.core.hold import Guard
 from microlock.core.port import Get, Request, WatchReply
 from microlock.core.retry import Attempt, Budget, Members, Now, Pause, persist
 from microlock.engine.backoff import jitter
 from microlock.engine.clock import REAL, Clock
 from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.engine.transaction import checked, committed
 from microlock.errors import (
     DestroyedError,
     ForkedError,
@@ -111,12 +115,16 @@ class Client:
         store: what it calls.
         closed: set by `close()`.
         clock: what its locks go by.
+        random, jitter: what spreads renewals (a number in [0, 1)), and the pauses between tries
+            (seconds after so many).
     """
 
     def __init__(self, store: Store, *, timeout: float, clock: Clock = REAL) -> None:
         self.timeout = timeout
         self.store = store
         self.clock = clock
+        self.random: Callable[[], float] = random.random
+        self.jitter: Callable[[int], float] = jitter
         self._members = Members(store.members, answered=lambda: store.answered)
         self.closed = ReentrantEvent()
         self._pid = os.getpid()
@@ -230,7 +238,7 @@ class Client:
             budget,
             now=self.clock.now(),
             patience=self.timeout,
-            jitter=jitter,
+            jitter=self.jitter,
         )
 
     def _attempt(self, request: Any, step: Now | Attempt | Pause) -> Any:
@@ -243,6 +251,51 @@ class Client:
         if isinstance(step, Pause):
             self.closed.wait(step.seconds, self.clock)
         return self.clock.now()
+
+    def transaction(
+        self,
+        guard: Guard,
+        *,
+        put: Mapping[str, str | bytes] | Mapping[bytes, str | bytes] = MappingProxyType({}),
+        delete: Iterable[str | bytes] = (),
+    ) -> int:
+        """Changes keys of yours if the lock is still held: all of it, or nothing.
+
+        Args:
+            guard: what `Microlock.guard()` returned.
+            put: values by their keys.
+            delete: keys.
+
+        Returns:
+            The store's revision after it.
+
+        Raises:
+            LockLostError: the hold of the guard has ended. Nothing was changed.
+            StoreError: the store refused or can't be reached. If `may_have_happened`, it was done,
+                or will be as long as the hold stands: it is sent once only.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            InvalidArgumentError: an argument is wrong.
+        """
+        request = checked(guard, put, delete)
+        try:
+            revision = self.perform(request, Budget.of(self.clock.now(), self.timeout))
+        finally:
+            self.clock.leave()
+        return committed(guard, revision)
+
+    async def atransaction(
+        self,
+        guard: Guard,
+        *,
+        put: Mapping[str, str | bytes] | Mapping[bytes, str | bytes] = MappingProxyType({}),
+        delete: Iterable[str | bytes] = (),
+    ) -> int:
+        """As `transaction()`, without blocking the running loop of asyncio."""
+        from microlock.engine.loop_client import Loops  # asyncio: not for everybody
+
+        request = checked(guard, put, delete)
+        budget = Budget.of(self.clock.now(), self.timeout)
+        return committed(guard, await self.one(Loops).here().perform(request, budget))
 
     def open_watch(self, sink: Sink) -> Watching:
         """A new stream of watches from a member that answers.

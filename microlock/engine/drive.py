@@ -43,6 +43,7 @@ def drive(
                 else:
                     raise
     finally:
+        clock.leave()
         del reply  # an error would keep itself by its traceback, and with it the lock
 
 

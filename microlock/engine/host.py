@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -74,11 +73,11 @@ class Host:
         "clock",
         "core",
         "mutex",
+        "random",
     )
 
     # What the core runs in: see `core.status.Environment`.
     event = ReentrantEvent
-    random = staticmethod(random.random)
     lease_ids = LEASE_IDS
 
     def __init__(
@@ -86,6 +85,7 @@ class Host:
     ) -> None:
         self.client = client
         self.clock = client.clock
+        self.random = client.random
         self._face = ref(face)
         self.mutex = threading.RLock()
         self._watched: frozenset[bytes] = frozenset()
@@ -109,7 +109,6 @@ class Host:
             self.step(self.core.over, call)
             if self.core.ends_late:  # destroy() came after the call had looked for that
                 self._end_quietly(call.owner)
-            self.clock.leave()
 
     def _perform(self, call: Call, request: Any) -> Any:
         if isinstance(request, Park):

@@ -1,114 +1,29 @@
-"""The calls of a client on loops of asyncio. Nothing here blocks a loop."""
+"""The calls of a lock on a loop of asyncio. Nothing here blocks the loop."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, TypeVar
 
 from microlock.core.call import Call, Kind, Park, Steps
-from microlock.core.retry import NOW, Attempt, Budget, Now, Pause
+from microlock.core.retry import NOW, Budget
 from microlock.engine.awaiting import to_its_end, wait
-from microlock.engine.client import AsyncStore, Client
+from microlock.engine.client import Client
 from microlock.engine.clock import Clock
 from microlock.engine.drive import bare
 from microlock.engine.host import Host
+from microlock.engine.loop_client import Loops
 from microlock.engine.loss import Loss
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.timer import Timer
-from microlock.errors import DestroyedError, MicrolockError, StoreError
+from microlock.errors import DestroyedError, MicrolockError
 
 T = TypeVar("T")
-
-
-class Loops:
-    """The loops that a client is used on."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._known: dict[asyncio.AbstractEventLoop, LoopClient] = {}
-
-    def here(self) -> LoopClient:
-        """The client on the running loop."""
-        loop = asyncio.get_running_loop()
-        known = self._known.get(loop)
-        if known is None:
-            for each in [each for each in list(self._known) if each.is_closed()]:
-                self._known.pop(each, None)
-            known = self._known[loop] = LoopClient(
-                self._client, partial(self._known.pop, loop, None)
-            )
-        return known
-
-    def close(self) -> None:
-        """From any thread."""
-        for loop, each in list(self._known.items()):
-            with suppress(RuntimeError):  # it has ended
-                loop.call_soon_threadsafe(each.close)
-
-
-class LoopClient:
-    """A client on one loop, until that ends."""
-
-    def __init__(self, client: Client, forget: Callable[[], object]) -> None:
-        self._client = client
-        self._forget = forget
-        self._store: AsyncStore = client.store.on_loop()
-        self._ending: AsyncGenerator[None, None] | None = None
-
-    async def perform(self, request: Any, budget: Budget) -> Any:
-        """As `Client.perform`."""
-        if self._ending is None:
-            self._ending = self._until_the_loop_ends()
-            await anext(self._ending)
-        trying = self._client.persist(request, budget)
-        try:
-            step = next(trying)
-            while True:
-                try:
-                    reply = await self._attempt(request, step)
-                except StoreError as error:
-                    step = trying.throw(error)
-                else:
-                    step = trying.send(reply)
-        except StopIteration as answered:
-            return answered.value
-        except MicrolockError as verdict:
-            verdict.__context__ = None  # as in `Client.perform`
-            raise verdict.with_traceback(None) from None
-        finally:
-            trying.close()
-
-    async def _attempt(self, request: Any, step: Now | Attempt | Pause) -> Any:
-        if isinstance(step, Attempt):
-            self._client.check()
-            return await self._store.attempt(
-                step.member, request, timeout=step.timeout, repeated=step.repeated
-            )
-        if isinstance(step, Pause):
-            clock = self._client.clock
-            await wait(self._client.closed, clock.now() + step.seconds, clock)
-        return self._client.clock.now()
-
-    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
-        """What `asyncio.run()` closes before the loop: connections must not outlive it."""
-        try:
-            yield
-        finally:
-            self.close()
-            await asyncio.sleep(0)  # in which the transports are closed
-
-    def close(self) -> None:
-        """On its loop."""
-        self._forget()
-        self._store.close()
-
-
-# Calls.
 
 
 async def run(host: Host, call: Call, steps: Steps[T]) -> T:

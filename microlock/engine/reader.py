@@ -30,7 +30,6 @@ from microlock.core.watchstream import (
     TellFailed,
     WatchStream,
 )
-from microlock.engine.backoff import jitter
 from microlock.engine.client import Client, Watching
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.threads import Daemon
@@ -339,7 +338,7 @@ class Reader:
             stream.close()
             if error:
                 self._client.move_on(stream.member)
-        self._open_at = self._clock.now() + jitter(attempt)
+        self._open_at = self._clock.now() + self._client.jitter(attempt)
 
     def _tell(self, tell: Tell | TellFailed) -> None:
         for subscriber in tell.subscribers:

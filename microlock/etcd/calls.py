@@ -6,7 +6,7 @@ from collections.abc import Generator
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from microlock.core.port import Holders, KeepAlives, Lifetime, Request, Revoke
+from microlock.core.port import Holders, KeepAlives, Lifetime, Request, Revoke, Transaction
 from microlock.engine import clock
 from microlock.errors import LeaseNotFoundError, MicrolockError, StoreError, StoreTimeoutError
 from microlock.etcd import messages
@@ -16,7 +16,7 @@ from microlock.etcd.wire import HAS_LEADER, LoopWire, Metadata, Wire
 
 
 def attempt(
-    request: Request | messages.Transaction,
+    request: Request | Transaction,
     wire: Wire,
     *,
     timeout: float,
@@ -48,7 +48,7 @@ def attempt(
 
 
 async def attempt_on_loop(
-    request: Request | messages.Transaction,
+    request: Request | Transaction,
     wire: LoopWire,
     *,
     timeout: float,
@@ -71,9 +71,7 @@ async def attempt_on_loop(
         return answered.value
 
 
-def ask(
-    request: Request | messages.Transaction, *, repeated: bool
-) -> Generator[messages.Asked, Any, Any]:
+def ask(request: Request | Transaction, *, repeated: bool) -> Generator[messages.Asked, Any, Any]:
     """What a request asks a member for: yields each call, is sent its reply, returns that of the
     request."""
     if isinstance(request, Holders):

@@ -11,6 +11,7 @@ from unicodedata import normalize
 from urllib.parse import unquote, urlsplit
 
 from microlock.core.keys import check_duration
+from microlock.engine.client import Client
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import InvalidArgumentError
 from microlock.etcd.client import EtcdClient
@@ -34,13 +35,15 @@ def connect(
     password: str | None = None,
     server_name: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
-) -> EtcdClient:
+) -> Client:
     """A client of etcd for locks. Nothing is sent before the first call of a lock.
 
     Args:
         endpoints: the members of one cluster, as `host:port`, `host` (port 2379), a URL with
             http or https, or `unix:path` and `unix-abstract:name`; one of them, several separated
             by commas, or an iterable. A name is looked up whenever a connection is made.
+            `memory://` is a store of its own in this process, and `memory://name` one for all who
+            connect to that name; of the other arguments they take `timeout`.
         ca_cert: file with the CA certificates to trust, PEM. TLS is on if this or `cert_cert` is
             given, or an endpoint is https; without it the CAs that the system trusts are trusted.
             The files are read again for each connection, so that they can be replaced.
@@ -55,6 +58,16 @@ def connect(
     Raises:
         InvalidArgumentError: an argument is wrong, or a file can't be read.
     """
+    if not isinstance(endpoints, str) and isinstance(endpoints, Iterable):
+        endpoints = list(endpoints)
+    if address := _in_memory(endpoints):
+        from microlock import memory  # who uses etcd has no need of it
+
+        given = {"ca_cert": ca_cert, "cert_key": cert_key, "cert_cert": cert_cert}
+        given |= {"user": user, "password": password, "server_name": server_name}
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise InvalidArgumentError(f"{address} takes no {' and no '.join(wrong)}")
+        return memory.connect(address, timeout=check_duration("timeout", timeout))
     addresses, schemes = _parse(endpoints)
     if (cert_key is None) != (cert_cert is None):
         raise InvalidArgumentError("cert_key and cert_cert belong together: give both or neither")
@@ -84,6 +97,12 @@ def connect(
     answered = ReentrantEvent()
     wires = [_wire(each, security, server_name, answered) for each in addresses]
     return EtcdClient(wires, timeout=seconds, identity=identity)
+
+
+def _in_memory(endpoints: object) -> str | None:
+    """The address of a store in this process, if it is one."""
+    only = endpoints[0] if isinstance(endpoints, list) and len(endpoints) == 1 else endpoints
+    return only if isinstance(only, str) and only.startswith("memory://") else None
 
 
 def _wire(
@@ -118,7 +137,7 @@ def _parse_one(endpoint: object, *, secret: bool) -> tuple[Address, str]:
     if secret:
         named = "what is given (a user and password are arguments of their own)"
     wrong = InvalidArgumentError(
-        f"endpoints: {named} is not host:port, a URL with http(s) or unix:path"
+        f"endpoints: {named} is not host:port, a URL with http(s), unix:path or memory://name"
     )
     if not isinstance(endpoint, str):
         raise wrong

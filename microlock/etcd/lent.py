@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from microlock.core.keys import check_duration
+from microlock.engine.client import Client
 from microlock.errors import ClientRequiredError
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.connect import DEFAULT_TIMEOUT, shown
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 _lent: WeakKeyDictionary[Any, EtcdClient] = WeakKeyDictionary()
 
 
-def client_of(etcd: object) -> EtcdClient:
-    """The `EtcdClient` for what a user has: the same one for the same object.
+def client_of(etcd: object) -> Client:
+    """The client for what a user has: the same one for the same object.
 
     A client of python-etcd3 or etcd-sdk-python lends its channels, its metadata and its timeout.
 
     Raises:
         ClientRequiredError: it is none of these.
     """
-    if isinstance(etcd, EtcdClient):
+    if isinstance(etcd, Client):
         return etcd
     with suppress(TypeError):  # what can't be a key is no client, which is told below
         if known := _lent.get(etcd):

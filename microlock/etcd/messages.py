@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -29,6 +28,7 @@ from microlock.core.port import (
     Read,
     Request,
     Revoke,
+    Transaction,
 )
 from microlock.core.queue import entries
 from microlock.etcd import rpc_pb2 as pb
@@ -44,22 +44,6 @@ AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 # Keys of the range of a lock that are read to find its oldest entry: enough, unless this many
 # nested names are older.
 OLDEST = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """What a user changes while an entry stands that was created at this revision.
-
-    Never sent again without a reply, as a copy would do it twice. Reply: etcd's revision after
-    it; None if the entry does not stand.
-    """
-
-    once: ClassVar[bool] = True
-
-    entry: bytes
-    revision: int
-    puts: tuple[tuple[bytes, bytes], ...]
-    deletes: tuple[bytes, ...]
 
 
 # The method, the message, and the class of the reply.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from store import Store
+from shared_etcd import Store
 from walk import Foo
 
 from microlock.core.hold import HoldState

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from meanwhile import EARLY, Happening, stand
-from store import CHANGED, FOO, Store, timed
+from shared_etcd import CHANGED, FOO, Store
 
 from microlock.core import flows
 from microlock.core.flows import Flow
@@ -30,6 +30,7 @@ from microlock.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from microlock.memory.store import timed
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from store import FOO, Store
+from shared_etcd import FOO, Store
 
 from microlock.core.place import AwaitTurn, Place, TurnResult
 from microlock.core.port import Get, KeepAlive, Read, Revoke

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actor import LONGER, TAKING, TTL, Actor, Task, Thrown
-from store import CHANGED, CHANGES, Memory, timed
+from shared_etcd import CHANGED, CHANGES
 
 from microlock.core.call import Park
 from microlock.core.hold import HoldState
@@ -49,6 +49,8 @@ from microlock.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from microlock.memory.state import State
+from microlock.memory.store import timed
 
 KEY = "foo"
 PREFIX = b"foo/"
@@ -161,7 +163,7 @@ class Model:
         whole: whether all was well so far.
     """
 
-    store: Memory
+    store: State
     clients: list[Client]
     lagging: bool = True
     min_hold: float = 0.0
@@ -191,7 +193,7 @@ class Model:
             names = Names.of(KEY, "abc"[index])
             actor = Actor(names, LEASES_OF_A_CLIENT * (index + 1), min_hold)
             made.append(Client(index, names, RATES[index], actor, todo=((),) * threads))
-        model = cls(Memory(), made, lagging, min_hold)
+        model = cls(State(), made, lagging, min_hold)
         model._own = set(range(clients))
         model.given_up = frozenset(range(1, ahead + 1))
         for lease_id in model.given_up:
@@ -201,9 +203,7 @@ class Model:
 
     def copy(self) -> Model:
         """Clients are copied when they change: see `to_change`."""
-        store = copy.copy(self.store)
-        store.keys, store.leases = dict(store.keys), dict(store.leases)
-        store.history = list(store.history)
+        store = self.store.copy()
         self._own = set()
         return replace(
             self, store=store, clients=list(self.clients), story=list(self.story), _own=set()

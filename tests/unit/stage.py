@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from faults import NO_ANSWER, REFUSALS, Caller, End, Fate, Fault, NoAnswer, Refusal
-from store import FOO, Store
+from shared_etcd import FOO, Store
 
 from microlock.core.port import KeyValue
 from microlock.core.queue import Holder, Queue

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from faults import Caller, Fate, NoAnswer
-from store import Store
+from shared_etcd import Store
 
 from microlock.core import elsewhere
 from microlock.core.keys import Names
@@ -62,9 +62,9 @@ def test_the_lock_that_is_called_as_the_prefix_is_not_below_it(caller, store):
 
 def test_a_lock_with_a_strange_name_is_told_too(caller, store):
     name = store.enter("beta", "app")
-    kv = store.keys.pop(name)
+    kv = store.keys[name]
     strange = b"\xff/" + name.rpartition(b"/")[2]
-    store.put(strange, kv.value, kv.lease_id)
+    store.change((name, None, 0), (strange, kv.value, kv.lease_id))
     assert [*run(caller, elsewhere.locks(b""))] == ["\\xff"]
 
 

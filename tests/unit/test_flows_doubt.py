@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from faults import NO_ANSWER, TTL, Caller, End, Fate, NoAnswer, Refusal, Slow
-from store import FOO, Store
+from shared_etcd import FOO, Store
 
 from microlock.core import flows
 from microlock.core.place import Contended

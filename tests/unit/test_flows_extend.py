@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from faults import TTL, Caller, End, Fate, NoAnswer, Refusal
-from store import Store
+from shared_etcd import Store
 
 from microlock.core.place import Lost, Place
 from microlock.core.port import Join, Move, Revoke

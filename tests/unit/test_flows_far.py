@@ -17,7 +17,7 @@ from meanwhile import (
     the_lease_is_revoked,
     the_place_is_deleted,
 )
-from store import FOO, Store
+from shared_etcd import FOO, Store
 
 from microlock.core.flows.taking import NEAR
 from microlock.core.place import AwaitTurn, Contended, Place

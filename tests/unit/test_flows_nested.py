@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from faults import Caller, End, Fate, NoAnswer, Refusal, Slow
-from store import FOO, OLDEST, Store
+from shared_etcd import FOO, Store
 
 from microlock.core.flows.taking import NEAR
 from microlock.core.place import Contended, Place
@@ -16,6 +16,7 @@ from microlock.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from microlock.memory.state import OLDEST
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from faults import Caller, End, Fate, NoAnswer, Refusal
-from store import FOO, Store
+from shared_etcd import FOO, Store
 
 from microlock.core import flows
 from microlock.core.place import Lost, Place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from faults import TTL, Caller, End, Fate, NoAnswer, Refusal
 from meanwhile import the_first_leaves
-from store import FOO, Store
+from shared_etcd import FOO, Store
 
 from microlock.core.place import Lost, Place
 from microlock.core.port import Get, KeepAlive, Revoke

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from faults import Caller, End, Fate, NoAnswer, Refusal
-from store import FOO, Store
+from shared_etcd import FOO, Store
 
 from microlock.core import flows
 from microlock.core.keys import Names

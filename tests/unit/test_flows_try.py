@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from faults import TTL, Caller, End, Fate, NoAnswer, Slow
-from store import FOO, Store
+from shared_etcd import FOO, Store
 
 from microlock.core.lease import Lease
 from microlock.core.place import Contended, Place

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from store import Store
+from shared_etcd import Store
 
 from microlock.core.port import Grant
 from microlock.etcd import messages

@@ -6,7 +6,7 @@ import math
 
 import pytest
 from faults import Fate, NoAnswer, Refusal
-from store import Store
+from shared_etcd import Store
 from walk import MAIN, OTHER, Foo
 
 from microlock.core.hold import State

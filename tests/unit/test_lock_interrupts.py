@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from faults import Refusal
-from store import Store
+from shared_etcd import Store
 from walk import OTHER, Foo, Going
 
 from microlock.core.call import NOW, Call, Park

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 import pytest
-from store import Store
+from shared_etcd import Store
 from walk import Foo
 
 from microlock.core.hold import HoldState

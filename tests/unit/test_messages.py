@@ -17,10 +17,11 @@ from microlock.core.port import (
     Move,
     Moved,
     Read,
+    Transaction,
 )
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.messages import OLDEST, Transaction, decode, encode
+from microlock.etcd.messages import OLDEST, decode, encode
 
 ENTER = Enter(b"foo/", b"foo/1", b"alpha", 1)
 JOIN = Join(b"foo/", b"foo/1", b"alpha", 1, near=2)

@@ -28,7 +28,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from model import Model, Violation
-from store import Memory
 
 from microlock.core import flows
 from microlock.core.flows import keeping, taking
@@ -42,6 +41,7 @@ from microlock.core.port import Enter, Entered, Join, Joined, Leave, Left, Lifet
 from microlock.core.tracker import Tracker
 from microlock.core.turns import Turns
 from microlock.core.wait import Wait
+from microlock.memory.state import State, Steps
 
 LONGER = int(os.environ.get("MODEL_EXAMPLES", "0"))
 STEPS = 60
@@ -271,19 +271,18 @@ def undoes_no_failed_release(patch: pytest.MonkeyPatch) -> None:
 
 
 def deletes_whatever_is_there(patch: pytest.MonkeyPatch) -> None:
-    def leaves(store: Memory, request: Leave) -> Left:
-        store.delete(request.entry)
-        return Left(True, store.now)
+    def leaves(store: State, request: Leave) -> tuple[Left, Steps]:
+        return Left(True, store.now), store._changes((request.entry, None, 0))
 
-    patch.setattr(Memory, "_leave", leaves)
+    patch.setattr(State, "_leave", leaves)
 
 
 def puts_whoever_is_there(patch: pytest.MonkeyPatch) -> None:
-    def enters(store: Memory, request: Enter) -> Entered:
-        store.put(request.entry, request.value, request.lease_id)
-        return Entered(store.revision, None, store.now)
+    def enters(store: State, request: Enter) -> tuple[Entered, Steps]:
+        put = store._changes((request.entry, request.value, request.lease_id))
+        return Entered(store.revision + 1, None, store.now), put
 
-    patch.setattr(Memory, "_enter", enters)
+    patch.setattr(State, "_enter", enters)
 
 
 def knows_no_margin(patch: pytest.MonkeyPatch) -> None:
@@ -316,12 +315,13 @@ def does_not_look_who_is_older(patch: pytest.MonkeyPatch) -> None:
 
 
 def reads_no_more_than_its_own_entry(patch: pytest.MonkeyPatch) -> None:
-    join = Memory._join
+    join = State._join
 
-    def reads(store: Memory, request: Join) -> Joined:
-        return replace(join(store, request), before=())
+    def reads(store: State, request: Join) -> tuple[Joined, Steps]:
+        joined, steps = join(store, request)
+        return replace(joined, before=()), steps
 
-    patch.setattr(Memory, "_join", reads)
+    patch.setattr(State, "_join", reads)
 
 
 def waits_behind_itself(patch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from microlock.core.port import Event, Found, KeyValue, WatchCancelled, WatchCre
 from microlock.core.queue import Change, Holder, Standing
 from microlock.engine import clock
 from microlock.engine import reader as reader_module
+from microlock.engine.backoff import jitter
 from microlock.engine.reader import Reader, Watched
 from microlock.errors import (
     DestroyedError,
@@ -65,6 +66,7 @@ class Client:
     timeout = 5.0
     forked = False
     clock = clock.REAL
+    jitter = staticmethod(jitter)
 
     def __init__(self) -> None:
         self.streams: list[Stream] = []

@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from microlock.core.port import Get, Grant, KeepAlive, KeepAlives, Leave, Read, Request, Revoke
+from microlock.core.port import (
+    Get,
+    Grant,
+    KeepAlive,
+    KeepAlives,
+    Leave,
+    Read,
+    Request,
+    Revoke,
+    Transaction,
+)
 from microlock.core.retry import Attempt, Budget, Members, Now, Pause, persist
 from microlock.errors import (
     DestroyedError,
@@ -24,7 +34,6 @@ from microlock.errors import (
     StoreUnavailableError,
     WrongServerError,
 )
-from microlock.etcd.messages import Transaction
 
 START = 100.0
 PUT = Leave(b"foo/1", 5)

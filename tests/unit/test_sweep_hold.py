@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from faults import Caller, End, Fate, NoAnswer
+from shared_etcd import Store
 from stage import Stage, plays
-from store import Store
 
 from microlock.core.lease import Lease
 from microlock.core.place import Lost, Place

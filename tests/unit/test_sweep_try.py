@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from faults import TTL, Caller
+from shared_etcd import PUTS, Store
 from stage import plays
-from store import OLDEST, PUTS, Store
 
 from microlock.core.place import Contended, Place
 from microlock.core.port import Grant, Revoke
 from microlock.errors import LockUncertainError, StoreError
+from microlock.memory.state import OLDEST
 
 Given = tuple[tuple[Any, Any], Caller]  # the lease of an earlier cycle, a hold that was lost
 

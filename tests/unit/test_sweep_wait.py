@@ -18,8 +18,8 @@ from meanwhile import (
     the_lease_is_revoked,
     the_place_is_deleted,
 )
+from shared_etcd import Store
 from stage import Stage, plays
-from store import Store
 
 from microlock.core.place import Contended, Place
 from microlock.core.port import Enter, Grant, Join, Revoke

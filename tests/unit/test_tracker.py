@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from faults import Caller, Fate, NoAnswer, Refusal
-from store import FOO, Store
+from shared_etcd import FOO, Store
 from walk import MAIN, TTL, Foo
 
 from microlock.core.hold import Guard, HoldState, State

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from faults import Caller
-from store import FOO, Store
+from shared_etcd import FOO, Store
 
 from microlock.core.port import Event, Found, KeyValue, Read, Revoke
 from microlock.core.queue import Change, Holder, Standing
@@ -358,7 +358,7 @@ def busy(store: Store) -> None:
     store.pass_time(10)
     lease_id = store.keys[gamma].lease_id
     other = b"foo/ff%x" % lease_id
-    store.change([gamma], [(other, b"epsilon", lease_id)])
+    store.change((gamma, None, 0), (other, b"epsilon", lease_id))
     store.apply(Revoke(lease_id))
 
 
@@ -370,7 +370,7 @@ def told_by(view: View, store: Store, start: int, size: int) -> list[Change]:
     revisions = range(start, store.revision + 1)
     told = []
     for first in revisions[::size]:
-        told += view.apply([e for e in store.history if first <= e.revision < first + size])
+        told += view.apply([e for e in store.events(b"", 0) if first <= e.revision < first + size])
     return told
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from faults import Caller, Fault
-from store import Store
+from shared_etcd import Store
 
 from microlock import events
 from microlock.core.agenda import TICK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -11,7 +12,6 @@ from typing import Any
 import pytest
 from conftest import Etcd
 from ctl import Etcdctl
-from store import CompactedError, Memory
 from watching import DEADLINE, eventually
 
 from microlock import EtcdClient, connect
@@ -39,6 +39,7 @@ from microlock.errors import StoreError
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.watching import WATCH, watch_reply
+from microlock.memory.state import CompactedError, State
 
 LONG = 60  # seconds; no test takes so long
 SEEDS = range(5)
@@ -65,7 +66,7 @@ class Pair:
     def __init__(self, client: EtcdClient) -> None:
         self.client = client
         floor = self.ask_etcd(Grant(LEASES.stop, 0)).ttl
-        self.store = Memory(floor=floor)
+        self.store = State(floor=floor)
         self.store.apply(Grant(LEASES.stop, 0))
 
     def ask_etcd(self, request: Request | Change) -> Any:
@@ -81,7 +82,8 @@ class Pair:
     def ask_store(self, request: Request | Change) -> Any:
         if isinstance(request, Request):
             return self.store.apply(request)
-        return self.store.change(request.deletes, request.puts)
+        deletes = ((name, None, 0) for name in request.deletes)
+        return self.store.change(*deletes, *request.puts)
 
     def both(self, request: Request | Change) -> Any:
         """What both answer. Fails if they don't agree."""
@@ -118,7 +120,7 @@ def _said(ask: Callable[[Request | Change], Any], request: Request | Change) -> 
     try:
         answer = _timeless(ask(request))
     except StoreError as error:
-        text = str(error).rpartition("etcdserver: ")[2]
+        text = re.sub("^.*(etcdserver|memory): ", "", str(error))
         return type(error), text, error.may_have_happened
     if isinstance(request, Holders):
         answer = replace(answer, keys=tuple(sorted(answer.keys, key=lambda kv: kv.name)))
@@ -150,7 +152,7 @@ def pair(etcd: Etcd) -> Iterator[Pair]:
 class Asker:
     """Makes up requests: mostly about what is there, sometimes about what is not."""
 
-    def __init__(self, store: Memory, seed: int) -> None:
+    def __init__(self, store: State, seed: int) -> None:
         self._store = store
         self._random = random.Random(seed)
 

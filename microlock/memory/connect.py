@@ -1,0 +1,67 @@
+"""`connect("memory://name")`: which store that is."""
+
+from __future__ import annotations
+
+import os
+import re
+from itertools import count
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from microlock.engine.client import Client, Store
+from microlock.engine.clock import Clock
+from microlock.errors import InvalidArgumentError
+from microlock.memory.store import Memory
+
+SCHEME = "memory://"
+
+_NAME = re.compile(r"[A-Za-z0-9._~-]{1,255}")
+
+_numbers = count(1)
+
+
+class Named(Store, Protocol):
+    """A store in this process that clients find by its address."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+
+# What was made by `connect()` stays as long as the process, as a server does.
+_made: list[Memory] = []
+_known: WeakValueDictionary[str, Named] = WeakValueDictionary()
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's
+    os.register_at_fork(after_in_child=_known.clear)
+
+
+def connect(address: str, *, timeout: float) -> Client:
+    """A client of the store of this address, which is made if there is none.
+
+    Args:
+        address: `memory://` for one of its own, or `memory://name`.
+        timeout: seconds.
+
+    Raises:
+        InvalidArgumentError: the name is wrong.
+    """
+    name = address.removeprefix(SCHEME)
+    if not name:
+        store: Named = Memory(f"memory (unnamed, {next(_numbers)})")
+        return Client(store, timeout=timeout, clock=store.clock)
+    if not _NAME.fullmatch(name):
+        raise InvalidArgumentError(
+            f"endpoints: {address!r} is not memory:// or memory://name, of letters, digits and ._~-"
+        )
+    known = _known.get(address)
+    if known is None:
+        made = Memory(address)
+        known = _known.setdefault(address, made)  # the one of another thread, if that was first
+        if known is made:
+            _made.append(made)
+    return Client(known, timeout=timeout, clock=known.clock)
+
+
+def publish(address: str, store: Named) -> None:
+    """Has it found by this address as long as anybody keeps it."""
+    _known[address] = store

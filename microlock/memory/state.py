@@ -1,0 +1,420 @@
+"""What an etcd holds, and how it answers: no thread, no lock, no clock; time is told to it.
+
+That it answers as etcd does is held by tests/integration/test_differential.py.
+
+A request may be interrupted on any line, by Ctrl-C or by the handler of a signal, which may ask
+something itself. So a request decides first what is to be changed, and changes nothing; then all of
+that happens in one call to C, where no interrupt comes. If something else was changed meanwhile, it
+decides again.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from microlock.core.keys import MAX_TTL, range_end
+from microlock.core.port import (
+    Enter,
+    Entered,
+    Event,
+    Found,
+    Get,
+    Grant,
+    Holders,
+    Join,
+    Joined,
+    KeepAlive,
+    KeepAlives,
+    KeyValue,
+    Leave,
+    Left,
+    Lifetime,
+    Move,
+    Moved,
+    Read,
+    Request,
+    Revoke,
+    Transaction,
+)
+from microlock.core.queue import entries, oldest
+from microlock.errors import LeaseNotFoundError, StoreError
+
+# As on etcd, so many keys of the range of a lock are looked at to find its oldest entry, where a
+# few are enough: what is hidden behind older nested names there is hidden here.
+OLDEST = 16
+# etcd's --max-txn-ops, where nobody has changed it.
+MAX_OPERATIONS = 128
+# So many changes are remembered, for watches that begin in the past.
+REMEMBERED = 10_000
+
+Steps = list[partial[Any]]
+# A name, what is put there (None: it is deleted), and the lease.
+Change = tuple[bytes, bytes | None, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A lease: when it ends if nothing renews it, and the keys that live by it."""
+
+    ttl: int
+    end: float
+    names: frozenset[bytes] = frozenset()
+
+
+class CompactedError(StoreError):
+    """What happened at that revision is forgotten.
+
+    Attributes:
+        revision: what happened from there on is known.
+    """
+
+    def __init__(self, revision: int) -> None:
+        super().__init__("memory: mvcc: required revision has been compacted")
+        self.revision = revision
+
+
+class State:
+    """What an etcd holds.
+
+    Attributes:
+        now: its clock, in seconds; it moves by `pass_time` and `go_to` alone.
+        floor: the shortest ttl that it grants.
+        keys, leases: by their names and ids.
+        history: the last changes, those of one revision together, in order.
+    """
+
+    def __init__(self, *, floor: int = 2, now: float = 1000.0) -> None:
+        self.now = now
+        self.floor = floor
+        self.keys: dict[bytes, KeyValue] = {}
+        self.leases: dict[int, Granted] = {}
+        self.history: deque[tuple[Event, ...]] = deque(maxlen=REMEMBERED)
+        self._names: list[bytes] = []  # of the keys, sorted
+        self._numbers = {"revision": 1, "compacted": 0}
+        self._version = {0}  # one number, which every change removes
+        self._quiet_until = math.inf  # no lease ends before
+
+    @property
+    def revision(self) -> int:
+        """Of the last change."""
+        return self._numbers["revision"]
+
+    @property
+    def compacted(self) -> int:
+        """What happened before this revision is forgotten."""
+        full = len(self.history) == REMEMBERED
+        return max(self._numbers["compacted"], self.history[0][0].revision if full else 0)
+
+    @property
+    def next_end(self) -> float:
+        """When a lease may end, if nothing happens before; never too late."""
+        return self._quiet_until
+
+    def copy(self) -> State:
+        """One that goes its own way."""
+        other = State(floor=self.floor, now=self.now)
+        other.restore(self)
+        other._quiet_until = self._quiet_until
+        return other
+
+    def restore(self, other: State) -> None:
+        """Holds what the other one does, at its revision: as from a backup.
+
+        A lease has the time that it had left then.
+        """
+        later = self.now - other.now
+        self.leases = dict(other.leases)
+        if later:
+            self.leases = {
+                id: replace(lease, end=lease.end + later) for id, lease in other.leases.items()
+            }
+        self.keys, self._names = dict(other.keys), list(other._names)
+        self.history, self._numbers = other.history.copy(), dict(other._numbers)
+        self._version = {max(self._version) + 1}
+        self._quiet_until = -math.inf
+
+    # Time.
+
+    def pass_time(self, seconds: float) -> None:
+        self.go_to(self.now + seconds)
+
+    def go_to(self, now: float) -> None:
+        """Leases end on the way; those that etcd would end together it ends one after the other,
+        each at a revision of its own."""
+        self.now = now
+        while now >= self._quiet_until:
+            version = max(self._version)
+            ends = sorted([(lease.end, id) for id, lease in self.leases.items()], key=_end)
+            ended = [lease_id for end, lease_id in ends if end <= now]
+            for lease_id in ended:
+                self.apply(Revoke(lease_id))
+            if not ended:
+                self._quiet_until = ends[0][0] if ends else math.inf
+                if version not in self._version:  # a lease may have come that ends before
+                    self._quiet_until = -math.inf
+
+    # Requests.
+
+    def apply(self, request: Request | Transaction) -> Any:
+        """What it answers, as `microlock.core.port` describes it; at once, so `sent` and `at` are
+        now. Raises as etcd does."""
+        return self._at_once(lambda: self._decide(request))
+
+    def put(self, name: bytes, value: bytes, lease_id: int = 0) -> None:
+        """Somebody puts a key, whatever is there."""
+        self.change((name, value, lease_id))
+
+    def delete(self, name: bytes) -> None:
+        self.change((name, None, 0))
+
+    def change(self, *changes: Change) -> None:
+        """Somebody changes keys, no two with the same name, all at the same revision."""
+        self._at_once(lambda: (None, self._changes(*changes)))
+
+    def compact(self, revision: int) -> None:
+        """Forgets what happened before this revision. Raises as etcd does."""
+        if revision <= self.compacted:
+            raise CompactedError(self.compacted)
+        if revision > self.revision:
+            raise StoreError("memory: mvcc: required revision is a future revision")
+        kept = [each for each in self.history if each[0].revision >= revision]
+        self._numbers["compacted"] = revision
+        self.history = deque(kept, maxlen=REMEMBERED)
+
+    def events(self, name: bytes, since: int) -> tuple[Event, ...]:
+        """What a watch of the keys that begin so has told by now, that started at a revision.
+
+        Raises CompactedError, as etcd ends such a watch.
+        """
+        if since < self.compacted:
+            raise CompactedError(self.compacted)
+        told = [event for each in self.since(since) for event in each]
+        return tuple([event for event in told if event.name.startswith(name)])
+
+    def since(self, revision: int) -> list[tuple[Event, ...]]:
+        """The changes from this revision on, as far as they are remembered."""
+        found: list[tuple[Event, ...]] = []
+        for each in reversed(self.history):
+            if each[0].revision < revision:
+                break
+            found.append(each)
+        return found[::-1]
+
+    def _at_once(self, decide: Callable[[], tuple[Any, Steps]]) -> Any:
+        while True:
+            version = max(self._version)
+            try:
+                reply, steps = decide()
+                if steps:
+                    # The first one fails if something else was changed meanwhile.
+                    first = [partial(self._version.remove, version)]
+                    _all_of([*first, partial(self._version.add, version + 1), *steps])
+                    return reply
+                if version in self._version:
+                    return reply
+            except Exception:
+                if version in self._version:
+                    raise
+
+    def _decide(self, request: Request | Transaction) -> tuple[Any, Steps]:
+        """The reply, and what is to be changed."""
+        match request:
+            case Enter():
+                return self._enter(request)
+            case Leave():
+                return self._leave(request)
+            case KeepAlive(lease_id):
+                return self._keep_alive(lease_id)
+            case KeepAlives(lease_ids):
+                kept = {lease_id: self._keep_alive(lease_id) for lease_id in lease_ids}
+                steps = [step for _, steps in kept.values() for step in steps]
+                return {lease_id: lifetime for lease_id, (lifetime, _) in kept.items()}, steps
+            case Grant(lease_id, ttl):
+                return self._grant(lease_id, ttl)
+            case Revoke(lease_id):
+                return None, self._end(lease_id)
+            case Join():
+                return self._join(request)
+            case Move():
+                return self._move(request)
+            case Read(lock, limit):
+                seen = self._range(lock)[: max(limit, OLDEST) if limit else None]
+                return Found(self.revision, entries(lock, seen)[: limit or None]), []
+            case Get(entry):
+                return Found(self.revision, tuple(self._at(entry))), []
+            case Holders(prefix):
+                first = oldest(self._range(prefix))
+                held = (kv for lock, kv in first.items() if lock[:-1].startswith(prefix))
+                return Found(self.revision, tuple(held)), []
+            case Transaction():
+                return self._transaction(request)
+        raise AssertionError(f"nothing that etcd is asked: {request!r}")
+
+    def _grant(self, lease_id: int, ttl: int) -> tuple[Lifetime, Steps]:
+        if ttl > MAX_TTL:
+            raise StoreError("memory: too large lease TTL")
+        if lease_id in self.leases:
+            raise StoreError("memory: lease already exists")
+        ttl = max(self.floor, ttl)
+        lease = Granted(ttl, self.now + ttl)
+        self._quiet_until = min(self._quiet_until, lease.end)
+        made = lease_id or max(self.leases, default=0) + 1
+        return Lifetime(ttl, self.now, self.now), [partial(self.leases.update, {made: lease})]
+
+    def _keep_alive(self, lease_id: int) -> tuple[Lifetime, Steps]:
+        lease = self.leases.get(lease_id)
+        if lease is None:
+            return Lifetime(0, self.now, self.now), []
+        renewed = Granted(lease.ttl, self.now + lease.ttl, lease.names)
+        kept: Steps = [partial(self.leases.update, {lease_id: renewed})]
+        return Lifetime(lease.ttl, self.now, self.now), kept
+
+    def _end(self, lease_id: int) -> Steps:
+        """Deletes the keys of a lease with it, at one revision."""
+        lease = self.leases.get(lease_id)
+        if lease is None:
+            return []
+        gone = self._changes(*((name, None, 0) for name in sorted(lease.names)))
+        return [*gone, partial(self.leases.pop, lease_id, None)]
+
+    def _enter(self, request: Enter) -> tuple[Entered, Steps]:
+        there = self._range(request.lock)
+        if not there:
+            put = self._changes((request.entry, request.value, request.lease_id))
+            return Entered(self.revision + 1, None, self.now), put
+        queue = entries(request.lock, there[:OLDEST])
+        for kv in queue:
+            if kv.name == request.entry:
+                return Entered(kv.create_revision, None, self.now), []
+        return Entered(None, queue[0] if queue else None, self.now), []
+
+    def _join(self, request: Join) -> tuple[Joined, Steps]:
+        mine, there = self.keys.get(request.entry), self._range(request.lock)
+        if mine is not None:
+            if not mine.lease_id:
+                return Joined(None, (), self.now), []
+            return self._joined(request, mine, there), []
+        put = self._changes((request.entry, request.value, request.lease_id))
+        mine = KeyValue(request.entry, request.value, self.revision + 1, request.lease_id)
+        there.append(mine)
+        first, newest = there[0], there[-1 - request.near :]
+        if first not in newest and not entries(request.lock, [first]):
+            # A nested name is the oldest, and there may be older entries that were not read.
+            return Joined(mine.create_revision, None, self.now), put
+        seen = newest if first in newest else [first, *newest]
+        return self._joined(request, mine, seen), put
+
+    def _joined(self, request: Join, mine: KeyValue, there: Iterable[KeyValue]) -> Joined:
+        queue = entries(request.lock, there)
+        before = tuple([kv for kv in queue if kv.create_revision < mine.create_revision])
+        return Joined(mine.create_revision, before, self.now)
+
+    def _leave(self, request: Leave) -> tuple[Left, Steps]:
+        for kv in self._at(request.entry):
+            if kv.create_revision == request.token:
+                return Left(True, self.now), self._changes((kv.name, None, 0))
+        return Left(False, self.now), []
+
+    def _move(self, request: Move) -> tuple[Moved, Steps]:
+        for kv in self._at(request.entry):
+            if (kv.create_revision, kv.lease_id) != (request.token, request.lease_id):
+                return Moved(False, kv, self.now), []
+            put = self._changes((kv.name, request.value, request.next_lease_id))
+            return Moved(True, None, self.now), put
+        return Moved(False, None, self.now), []
+
+    def _transaction(self, request: Transaction) -> tuple[int | None, Steps]:
+        if len(request.puts) + len(request.deletes) > MAX_OPERATIONS:
+            raise StoreError("memory: too many operations in txn request")
+        if {name for name, _ in request.puts} & {*request.deletes}:
+            raise StoreError("memory: duplicate key given in txn request")
+        if not any(kv.create_revision == request.revision for kv in self._at(request.entry)):
+            return None, []
+        puts = [(name, value, 0) for name, value in request.puts]
+        steps = self._changes(*puts, *((name, None, 0) for name in dict.fromkeys(request.deletes)))
+        return self.revision + bool(steps), steps
+
+    # What is changed, and how it is looked at.
+
+    def _changes(self, *changes: Change) -> Steps:
+        """All at one revision."""
+        revision, keys, names = self.revision + 1, self.keys, self._names
+        leases, events = _Leases(self.leases), []
+        steps: Steps = []
+        for name, value, lease_id in changes:
+            old = keys.get(name)
+            if old:
+                leases.detach(name, old.lease_id)
+            if value is not None:
+                leases.attach(name, lease_id)
+                kv = KeyValue(name, value, old.create_revision if old else revision, lease_id)
+                events.append(Event(revision, name, kv))
+                steps.append(partial(keys.__setitem__, name, kv))
+                if old is None:
+                    steps.append(partial(insort, names, name))
+            elif old:
+                events.append(Event(revision, name, None))
+                steps.append(partial(keys.pop, name))
+        if not events:
+            return []
+        steps.append(partial(self.leases.update, leases.changed))
+        steps.append(partial(self.history.append, tuple(events)))
+        steps.append(partial(self._numbers.__setitem__, "revision", revision))
+        if gone := [bisect_left(names, event.name) for event in events if event.kv is None]:
+            # The last one first, before any name comes: so the places of the others stay.
+            steps[:0] = [partial(names.pop, place) for place in sorted(gone, reverse=True)]
+        return steps
+
+    def _at(self, name: bytes) -> list[KeyValue]:
+        return [self.keys[name]] if name in self.keys else []
+
+    def _range(self, prefix: bytes) -> list[KeyValue]:
+        """The keys with this prefix, oldest first."""
+        names, keys = self._names, self.keys
+        first = bisect_left(names, prefix)
+        last = bisect_left(names, range_end(prefix), first) if prefix else len(names)
+        found = [keys[name] for name in names[first:last]]
+        if len(found) > 1:
+            found.sort(key=_age)
+        return found
+
+
+class _Leases:
+    """What becomes of the leases in one change."""
+
+    def __init__(self, leases: dict[int, Granted]) -> None:
+        self._leases = leases
+        self.changed: dict[int, Granted] = {}
+
+    def detach(self, name: bytes, lease_id: int) -> None:
+        if lease := self._of(lease_id):
+            self.changed[lease_id] = Granted(lease.ttl, lease.end, lease.names - {name})
+
+    def attach(self, name: bytes, lease_id: int) -> None:
+        lease = self._of(lease_id)
+        if lease:
+            self.changed[lease_id] = Granted(lease.ttl, lease.end, lease.names | {name})
+        elif lease_id:
+            raise LeaseNotFoundError("memory: requested lease not found")
+
+    def _of(self, lease_id: int) -> Granted | None:
+        return self.changed.get(lease_id) or self._leases.get(lease_id)
+
+
+def _end(lease: tuple[float, int]) -> float:
+    return lease[0]
+
+
+def _age(kv: KeyValue) -> tuple[int, bytes]:
+    return kv.create_revision, kv.name
+
+
+def _all_of(steps: Steps) -> None:
+    """Each of them is C, and so is what calls them: nothing comes between."""
+    deque(map(partial.__call__, steps), maxlen=0)
