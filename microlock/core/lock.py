@@ -196,7 +196,8 @@ class LockCore:
         status, previous = self.status, self.status.hold
         if hold := status.present(call.now):
             raise status.locked_by_this(hold)
-        status.lost_of.pop(call.owner, None)
+        if status.lost_of:
+            status.lost_of.pop(call.owner, None)
         lost = previous if status.noticed(call.now) else None
         lease, self._lease = self._lease, None  # it is the flow's to keep or to end
         call.leases = frozenset((lease.id,) if lease else ())

@@ -56,13 +56,14 @@ class Runner(Protocol):
 class LockEmitter(EventEmitter):
     """What tells of a lock."""
 
+    _begun: list[tuple[LockEvent, Awaitable[object]]]  # by handlers, in `_deliver`
+
     def __init__(self, key: str, runner: Runner) -> None:
         super().__init__()
         # pyee's own. A signal's handler may come in the middle, and add or remove another.
         self._lock = threading.RLock()  # type: ignore[assignment]
         self._key = key
         self._runner = runner
-        self._begun: list[tuple[LockEvent, Awaitable[object]]] = []  # by handlers, in `_deliver`
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} can't be copied or pickled: make one where it is needed")
@@ -109,8 +110,8 @@ class LockEmitter(EventEmitter):
         """Calls the handlers. Returns what those have begun that are coroutine functions."""
         if not self.listeners(event.name):  # pyee raises an `error` that nobody listens to
             return ()
+        begun = self._begun = []
         self.emit(event.name, event)
-        begun, self._begun = self._begun, []
         return [self._finish(*each) for each in begun]
 
     async def _finish(self, event: LockEvent, begun: Awaitable[object]) -> None:

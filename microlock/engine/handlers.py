@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty
@@ -37,34 +38,44 @@ class Mailbox:
     __slots__ = ("jobs", "thread")
 
     def __init__(self) -> None:
-        self.jobs: list[Callable[[], object]] = []
+        self.jobs: deque[Callable[[], object]] | None = None  # until there is one
         self.thread: int | None = None  # that does them
 
+    def add(self, job: Callable[[], object]) -> None:
+        if self.jobs is None:
+            self.jobs = deque()
+        self.jobs.append(job)
 
-class ThreadRunner:
+    def take(self) -> None:
+        """The last one back."""
+        assert self.jobs
+        self.jobs.pop()
+
+
+class ThreadRunner(Mailbox):
     """Runs the handlers of one lock on the threads of a client; see `microlock.engine.emitter`."""
 
-    __slots__ = ("_client", "_mailbox")
+    __slots__ = ("_client",)
 
     awaits = False
 
     def __init__(self, client: Client) -> None:
+        super().__init__()
         self._client = client
-        self._mailbox = Mailbox()
 
     @property
     def here(self) -> bool:
         """Whether this thread runs a handler of this lock."""
-        return self._mailbox.thread == threading.get_ident()
+        return self.thread == threading.get_ident()
 
     def submit(self, job: Callable[[], object]) -> None:
-        self._client.one(Handlers).submit(self._mailbox, job)
+        self._client.one(Handlers).submit(self, job)
 
     def end(self, job: Callable[[], object], timeout: float) -> None:
         """Does it after those before it, and waits for that, `timeout` seconds at most."""
         patience = max(0.0, min(timeout, PATIENCE))
         try:
-            self._client.one(Handlers).end(self._mailbox, job, timeout=patience)
+            self._client.one(Handlers).end(self, job, timeout=patience)
         except MicrolockError:  # the client is closed, or not usable here
             job()
 
@@ -91,7 +102,7 @@ class Handlers:
         with self._lock:
             if self._closed and mailbox.thread is None:
                 return
-            mailbox.jobs.append(job)
+            mailbox.add(job)
             if mailbox.thread is None and mailbox not in self._ready:
                 self._ready.append(mailbox)
             if self._threads - self._busy < len(self._ready) and self._threads < _LIMIT:
@@ -100,7 +111,7 @@ class Handlers:
                 except RuntimeError:  # too many threads, or the interpreter exits
                     if not self._threads:
                         self._ready.remove(mailbox)
-                        mailbox.jobs.remove(job)
+                        mailbox.take()
                         raise
             self._wake.put(None)
 
@@ -123,7 +134,8 @@ class Handlers:
         with self._lock:
             alone = not mailbox.jobs and mailbox.thread is None
             if not alone:
-                mailbox.jobs += (job, done.set)
+                mailbox.add(job)
+                mailbox.add(done.set)
             mine = mailbox.thread == threading.get_ident()
         if alone:
             job()
@@ -167,7 +179,7 @@ class Handlers:
     def _job(self, mailbox: Mailbox) -> Callable[[], object] | None:
         with self._lock:
             if mailbox.jobs:
-                return mailbox.jobs.pop(0)
-            mailbox.thread = None
+                return mailbox.jobs.popleft()
+            mailbox.thread = mailbox.jobs = None
             self._busy -= 1
             return None

@@ -88,7 +88,7 @@ class Host:
         self.random = client.random
         self._face = ref(face)
         self.mutex = threading.RLock()
-        self._watched: frozenset[bytes] = frozenset()
+        self._watched: tuple[bytes, ...] = ()
         self._adopted = False
         self._refusal: MicrolockError | None = None  # why a watch has ended
         self._said: tuple[Any, ...] = ()  # what is to be logged
@@ -157,19 +157,19 @@ class Host:
 
     def _watch(self) -> None:
         # Until it is so: a signal's handler may come in the middle, and change it.
-        while (wanted := self._wanted()).keys() != self._watched:
+        while (wanted := self._wanted()).keys() != (watched := set(self._watched)):
             reader = self.client.one(Reader)
-            for name in self._watched - wanted.keys():
+            for name in watched - wanted.keys():
                 reader.unwatch(name, self)
-                self._watched -= {name}
+                self._watched = tuple(each for each in self._watched if each != name)
                 self.core.tracker.views.pop(name, None)
-            for name in wanted.keys() - self._watched:
+            for name in wanted.keys() - watched:
                 try:
                     view = reader.watch(name, self, known=wanted[name])
                 except RuntimeError as error:  # no thread can be started
                     self.warn("%r is not watched: %s", self.core.names.key, error)
                     return
-                self._watched |= {name}
+                self._watched = (*self._watched, name)
                 self.core.tracker.views[name] = view
                 self.core.tracker.seen()
 

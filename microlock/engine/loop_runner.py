@@ -27,7 +27,7 @@ class LoopRunner:
     awaits = True
 
     def __init__(self) -> None:
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[_Job] | None = None  # until there is one
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._running: asyncio.Task[Any] | None = None  # the same, in its steps
@@ -48,12 +48,14 @@ class LoopRunner:
             self._start()
 
     def submit(self, job: _Job) -> None:
+        if self._jobs is None:
+            self._jobs = deque()
         self._jobs.append(job)
         if self._loop is not None:
             try:
                 self._loop.call_soon_threadsafe(self._start)
             except RuntimeError:  # it has ended, and so have those who wanted to know
-                self._jobs.clear()
+                self._jobs = None
 
     def _start(self) -> None:
         if self._loop and self._jobs and (self._task is None or self._task.done()):

@@ -9,11 +9,12 @@ from microlock.core.status import Status
 from microlock.engine.clock import Clock
 from microlock.engine.reentrant_event import ReentrantEvent
 
-_NAP = 0.5
-
 
 class Loss:
     """What `Microlock.lost` is, but for waiting."""
+
+    # Seconds after which the clock is looked at. None: whoever renews notices the deadline too.
+    _nap: float | None = None
 
     def __init__(self, status: Status, hold: HoldState | None, clock: Clock) -> None:
         self._status = status
@@ -29,16 +30,18 @@ class Loss:
         hold, now = self._hold, self._clock.now()
         if hold is None or hold.ended.is_set() or self.is_set() or (end is not None and end <= now):
             return None
-        # Not the whole time: a clock that waits stands still while the machine is suspended,
-        # and the deadline does not. 0: it is being given back.
-        nap = math.inf if self._clock.turned else _NAP
-        until = now + (min(hold.remaining(now), nap) or 0.01)
+        nap = math.inf if self._clock.turned or self._nap is None else self._nap
+        until = now + (min(hold.remaining(now), nap) or 0.01)  # 0: it is being given back
         assert isinstance(hold.ended, ReentrantEvent)
         return hold.ended, until if end is None else min(until, end)
 
 
 class ThreadLoss(Loss):
     """In the manner of `threading.Event`."""
+
+    # Not the whole time: a clock that waits stands still while the machine is suspended, and the
+    # deadline does not.
+    _nap = 0.5
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the hold ends, `timeout` seconds at most.

@@ -44,6 +44,14 @@ _AT_ONCE = 8
 log = logging.getLogger("microlock")
 
 
+class _Face(ref[object]):
+    """A lock, held weakly; and its host."""
+
+    __slots__ = ("host",)
+
+    host: Host
+
+
 class Timer:
     """Looks after the locks of one client."""
 
@@ -51,12 +59,12 @@ class Timer:
         self._client = client
         self._clock = client.clock
         # Filled from anywhere, also by a garbage collection: it takes no lock of ours.
-        self._inbox = self._clock.inbox()  # of hosts, jobs and None
+        self._inbox = self._clock.inbox()  # of locks that were dropped, jobs and None
         self._cleaning = cycle([Mailbox() for _ in range(_AT_ONCE)])
         self._lock = threading.RLock()
         # Under the lock:
         self._agenda: Agenda[Host] = Agenda()
-        self._faces: dict[Host, ref[object]] = {}  # with the locks, held weakly
+        self._faces: dict[Host, _Face] = {}
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
         self._closed = False
@@ -65,11 +73,11 @@ class Timer:
 
     def adopt(self, face: object, host: Host) -> None:
         """Gives back what this lock has when it is dropped, or when the interpreter exits."""
-        put = self._inbox.put
         with self._lock:
             if not self._closed:
                 # No line of ours runs in a garbage collection: an interrupt there would be lost.
-                self._faces[host] = ref(face, partial(put, host))
+                self._faces[host] = dropped = _Face(face, self._inbox.put)
+                dropped.host = host
         self._start()
 
     def post(self, job: Callable[[], object]) -> None:
@@ -180,10 +188,10 @@ class Timer:
             nap = math.inf if self._clock.turned else _NAP
             return max(0.0, min(at - self._clock.now(), nap))
 
-    def _take(self, item: Host | Callable[[], object] | None) -> None:
+    def _take(self, item: _Face | Callable[[], object] | None) -> None:
         if item is None:
             return
-        job = item if callable(item) else partial(self._give_back, item)
+        job = partial(self._give_back, item.host) if isinstance(item, _Face) else item
         try:  # elsewhere: renewals must not wait for it
             self._client.one(Handlers).submit(next(self._cleaning), job)
         except DestroyedError:
