@@ -291,6 +291,8 @@ class Host:
             steps.close()
         self.step(self.core.over, call)
         look(self.client, self.step(self.core.orphaned, call))
+        if call.kind is Kind.END and not self.core.status.closed:
+            self._end_quietly(call.owner)
 
     def destroy(self, owner: object) -> None:
         """Ends all; in the middle of a call of the same owner, when that is over."""
