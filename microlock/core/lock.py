@@ -129,10 +129,10 @@ class LockCore:
         finishes what gives back. Twice is fine."""
         hold, leases = self.status.hold, call.leases
         call.leases = frozenset()
-        if hold and hold.alive and call.kind in (Kind.TRY, Kind.WAIT):
-            if hold.place.lease.id in leases:  # it was about to return
-                hold.end()
-                self.status.changed = True
+        taking = call.kind in (Kind.TRY, Kind.WAIT)
+        if taking and hold and hold.alive and hold.place.lease.id in leases:
+            hold.end()  # it was about to return
+            self.status.changed = True
         if hold and hold.alive:  # it stands, maybe under a lease that this call has granted
             leases -= {each.id for each in hold.leases}
         return self._undo(call, *map(_revoke, leases))
