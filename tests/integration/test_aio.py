@@ -8,7 +8,7 @@ import socket
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.wire import Address
 from microlock.etcd.wire.aio import AioWire
+from microlock.etcd.wire.connection import Connection
 from microlock.etcd.wire.dial import Dialler
 from microlock.etcd.wire.member import Member
 from microlock.etcd.wire.tls import Security
@@ -171,6 +172,70 @@ def test_a_task_that_is_cancelled_in_a_dial_leaves_it_to_the_others(proxy: Proxy
 
     with_wire(proxy.endpoint, use)
     assert proxy.accepted == 1
+
+
+def test_a_dial_that_fails_when_nobody_waits_for_it_any_more_is_not_logged() -> None:
+    complaints: list[object] = []
+
+    async def use(wire: AioWire) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        waiting = asyncio.ensure_future(read(wire))
+        while wire._dialling is None:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting, wire._dialling})
+        with pytest.raises(StoreUnavailableError):
+            await read(wire)
+        gc.collect()
+        assert complaints == []
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with_wire(f"127.0.0.1:{nobody.getsockname()[1]}", use)
+
+
+def test_a_dial_that_the_end_of_the_loop_cancels_leaves_no_connection(proxy: Proxy) -> None:
+    async def use(wire: AioWire) -> None:
+        proxy.replies.clear()
+        waiting = asyncio.ensure_future(read(wire))
+        while wire._link is None:  # it connects, and nobody greets
+            await asyncio.sleep(0.01)
+        assert wire._dialling
+        wire._dialling.cancel()  # as `asyncio.run()` does to all tasks
+        await asyncio.sleep(0.05)
+        proxy.let_through()
+        await waiting
+        assert proxy.accepted == 2
+
+    with_wire(proxy.endpoint, use)
+    gc.collect()  # or a transport that is not closed would be found elsewhere
+
+
+@pytest.mark.parametrize("where", ["receive", "take"])
+def test_an_interrupt_in_the_middle_of_what_comes_and_goes_ends_the_connection(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def interrupted(*_: object) -> bytes:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    where_ = address(proxy.endpoint)
+    wire = AioWire(Member(where_, None, None, ReentrantEvent()), Dialler(where_))
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(read(wire))
+        reading = loop.create_task(read(wire))
+        monkeypatch.setattr(Connection, where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(reading)
+        loop.run_until_complete(read(wire))
+        assert proxy.accepted == 2
+        with suppress(StoreUnavailableError, KeyboardInterrupt):
+            reading.result()
+    finally:
+        wire.close()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
 
 
 def test_a_broken_connection_is_made_anew(proxy: Proxy) -> None:

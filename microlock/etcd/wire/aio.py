@@ -67,6 +67,7 @@ class AioWire:
         while True:
             if self._dialling is None or self._dialling.done():
                 self._dialling = asyncio.get_running_loop().create_task(self._dial())
+                self._dialling.add_done_callback(_heed)
             dialling = self._dialling
             await asyncio.wait({dialling}, timeout=max(0.0, deadline - clock.now()))
             if not dialling.done():
@@ -120,7 +121,11 @@ class _Link(asyncio.Protocol):
 
     async def greet(self, patience: float) -> None:
         """Returns when the peer speaks HTTP/2; raises what hinders it."""
-        await asyncio.wait({self._greeted}, timeout=patience)
+        try:
+            await asyncio.wait({self._greeted}, timeout=patience)
+        except asyncio.CancelledError:  # the next dial makes another
+            self.close()
+            raise
         if not self._connection.ready:
             error = self._connection.broken or TimeoutError("it does not begin to speak HTTP/2")
             self.close()
@@ -160,7 +165,12 @@ class _Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = clock.now()
-        self._connection.receive(data, now)
+        try:
+            self._connection.receive(data, now)
+        except BaseException as error:  # an interrupt: half of it is lost
+            self._connection.fail(error)
+            self._settle()
+            raise
         if self._connection.wants_taking(now):
             self._flush()
         self._settle()
@@ -177,8 +187,13 @@ class _Link(asyncio.Protocol):
     def _flush(self) -> None:
         self._flushing = None
         if self._transport is not None and self._connection.broken is None:
-            if out := self._connection.take(clock.now()):
-                self._transport.write(out)
+            try:
+                if out := self._connection.take(clock.now()):
+                    self._transport.write(out)
+            except BaseException as error:  # an interrupt: half of it is lost
+                self._connection.fail(error)
+                self._settle()
+                raise
             if self._ticking is None and not self._connection.idle:
                 self._ticking = self._loop.call_later(_TICK, self._tick)
 
@@ -196,6 +211,12 @@ class _Link(asyncio.Protocol):
         over = connection.broken or (connection.retiring and connection.idle)
         if over and self._transport is not None:
             self._transport.close()
+
+
+def _heed(dialling: asyncio.Task[_Link]) -> None:
+    """Those who wait for it raise its error: asyncio is not to log it when there are none."""
+    if not dialling.cancelled():
+        dialling.exception()
 
 
 def _wake(ended: asyncio.Future[None]) -> None:
