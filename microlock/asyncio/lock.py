@@ -94,12 +94,13 @@ class Microlock(AsyncContextDecorator, Face):
         min_hold: float = 0,
         timeout: float | None = None,
     ) -> None:
+        client = client_of(etcd)
         self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
         self._runner: LoopRunner
         self._unheard = False  # a listener was added, and its watch may not run yet
         super().__init__(
-            client_of(etcd),
-            LoopRunner(),
+            client,
+            LoopRunner(client),
             Names.of(key, node_id),
             ttl,
             auto_renew=auto_renew,
@@ -193,6 +194,7 @@ class Microlock(AsyncContextDecorator, Face):
 
     async def _places(self) -> list[Holder]:
         self._check()
+        await self._begin(_HEARD)
         return await look(self._host.client, elsewhere.places(self._core.names))
 
     async def listening(self) -> None:
@@ -281,11 +283,15 @@ class Microlock(AsyncContextDecorator, Face):
     # What they have in common.
 
     async def _run(self, call: Call, steps: Steps[T], patience: float = _HEARD) -> T:
+        await self._begin(patience)
+        return await run(self._host, call, steps)
+
+    async def _begin(self, patience: float) -> None:
+        """Has handlers run here, and waits until their watch runs, so that none misses a change."""
         self._runner.bind()
         if self._unheard:
             with suppress(StoreError):  # told by `error`
                 await self._hear(patience)
-        return await run(self._host, call, steps)
 
     async def _hear(self, patience: float) -> None:
         with self._host.listening() as settled:

@@ -346,3 +346,53 @@ async def main():
 
 asyncio.run(main())
 """) == ["0 True one"]
+
+
+# Handlers
+
+
+def test_a_slow_handler_is_cancelled_with_its_loop(run: Run) -> None:
+    assert run("""
+async def slow(event):
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print("cancelled in", event.name)
+
+for name in ("acquired", "released", "unlocked"):
+    foo.on(name, slow)
+
+async def main():
+    async def holds():
+        async with foo:
+            await forever()
+
+    asyncio.create_task(holds())
+    await asyncio.sleep(0.2)
+
+asyncio.run(main())
+print(bar.holder())
+""")[-1:] == ["None"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill")
+def test_ctrl_c_in_a_handler_is_not_its_error(run: Run) -> None:
+    assert run("""
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def interrupted():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+
+foo.on("acquired", interrupted)
+
+async def main():
+    async with foo:
+        await asyncio.sleep(5)
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print("interrupted", bar.holder())
+""") == ["interrupted None"]
