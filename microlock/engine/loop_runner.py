@@ -71,8 +71,12 @@ class LoopRunner:
             except DestroyedError:  # the client is closed: what it told before is told
                 self._task = asyncio.get_running_loop().create_task(self._run())
             if self._task:
-                # Before Python 3.11 a handler that is cancelled may end it early.
-                self._task.add_done_callback(lambda _: self._start())
+                self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # an interrupt, which `asyncio.run()` raises
+        self._start()  # before Python 3.11 a handler that is cancelled may end it early
 
     async def _run(self) -> None:
         self._running = asyncio.current_task()

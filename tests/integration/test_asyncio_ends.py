@@ -185,7 +185,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill")
 def test_ctrl_c_twice_ends_the_undoing_no_later_than_its_time(run: Run) -> None:
-    assert run("""
+    script = """
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def main():
@@ -201,7 +201,9 @@ except KeyboardInterrupt:
 print(eventually(lambda: not bar.waiters()))
 bar.unlock()
 print(usable())
-""") == ["interrupted", "True", "True"]
+"""
+    # Python 3.10 closes the loop at once then.
+    assert run(script, before=QUIET) == ["interrupted", "True", "True"]
 
 
 # Loops that are closed, tasks that are dropped
