@@ -436,7 +436,7 @@ def test_neither_password_nor_token_is_told_by_errors_reprs_or_logs(
                 said += traceback.format_exception(refused.value)
                 said += _chain(refused.value)
             said += [repr(etcd), str(etcd), repr(foo), str(foo), repr(vars(etcd)), repr(vars(foo))]
-            token = etcd._store._identity._token  # type: ignore[attr-defined]
+            token = etcd.store._identity._token  # type: ignore[attr-defined]
             foo.destroy()
             said += map(repr, witness.events)
         assert token is None or all(token not in text for text in (*said, caplog.text))
