@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import sleep
 from typing import Any
 
 from microlock.core.port import Request
 from microlock.engine import clock
+from microlock.engine.backoff import jitter
 from microlock.engine.client import Sink
 from microlock.errors import MicrolockError, StoreAuthenticationError
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.calls import attempt
 from microlock.etcd.login import Identity
+from microlock.etcd.refusals import Refusals, Then, too_late
 from microlock.etcd.watching import WATCH, EtcdWatching, watch_reply
-from microlock.etcd.wire import HAS_LEADER, Metadata, Wire
+from microlock.etcd.wire import HAS_LEADER, Wire
 
 
 class EtcdStore:
@@ -33,25 +36,35 @@ class EtcdStore:
 
     def attempt(self, member: str, request: Request, *, timeout: float, repeated: bool) -> Any:
         wire, end = self._wires[member], clock.now() + timeout
-        for renewed in (False, True):
-            metadata: Metadata = ()
-            try:
-                metadata = self._identity.metadata(wire, timeout)
-                return attempt(request, wire, timeout=timeout, metadata=metadata, repeated=repeated)
-            except StoreAuthenticationError:
-                # Tokens expire; but a new one that is refused is no good.
-                stale = self._identity.refused(metadata)
+        refusals, metadata, fresh = Refusals(), self._identity.known(), False
+        while True:
+            if metadata is None:
+                metadata, fresh = self._identity.log_in(wire, timeout), True
                 timeout = end - clock.now()
-                if not stale or renewed or timeout <= 0:
+            try:
+                return attempt(request, wire, timeout=timeout, metadata=metadata, repeated=repeated)
+            except StoreAuthenticationError as error:
+                then = refusals.then(error, metadata, fresh=fresh)
+                renewable = then is Then.AGAIN or self._identity.drop(metadata)
+                if then is Then.FINAL or not renewable:
                     raise
-        raise AssertionError("the second time it returns or raises")
+                pause = jitter(refusals.count - 1) if refusals.count > 1 else 0.0
+                timeout = end - clock.now() - pause
+                if timeout <= 0:
+                    raise too_late(error) from error
+            if pause:
+                sleep(pause)
+            before, metadata = metadata, self._identity.known()
+            fresh |= metadata != before
 
     def open_watch(self, member: str, sink: Sink, *, timeout: float) -> EtcdWatching:
         def replied(reply: pb.WatchResponse | MicrolockError) -> None:
             sink(reply if isinstance(reply, MicrolockError) else watch_reply(reply))
 
-        wire = self._wires[member]
-        metadata = self._identity.metadata(wire, timeout) + HAS_LEADER
+        wire, metadata = self._wires[member], self._identity.known()
+        if metadata is None:
+            metadata = self._identity.log_in(wire, timeout)
+        metadata += HAS_LEADER
         stream = wire.stream(WATCH, pb.WatchResponse, replied, timeout=None, metadata=metadata)
         return EtcdWatching(stream, member)
 
