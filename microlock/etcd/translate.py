@@ -5,6 +5,7 @@ The texts of etcd are those of api/v3rpc/rpctypes/error.go, the same in 3.4 to 3
 
 from __future__ import annotations
 
+import enum
 import re
 import ssl
 
@@ -32,6 +33,21 @@ _BY_TEXT: tuple[tuple[str, type[StoreError]], ...] = (
     ("permission denied", StorePermissionError),
     ("too many requests", StoreUnavailableError),
 )
+
+
+class Refusal(enum.Enum):
+    """Why etcd refuses who calls, where it matters for what follows."""
+
+    OFF = "it does not ask who calls"
+    OLD = "users or roles have changed meanwhile"
+    OTHER = "no token, or one that it does not know"
+
+
+_REFUSALS = {
+    "authentication is not enabled": Refusal.OFF,
+    "revision of auth store is old": Refusal.OLD,
+    "revision in header is old": Refusal.OLD,
+}
 
 # Characters of another's text in a message of ours, which is to be two lines at the most.
 _ROOM = 140
@@ -126,3 +142,9 @@ def refuses(reason: str) -> bool:
     """Whether etcd ends a watch for what the user is, or may do."""
     refusals = (StoreAuthenticationError, StorePermissionError)
     return any(text in reason for text, kind in _BY_TEXT if kind in refusals)
+
+
+def refusal(error: StoreAuthenticationError) -> Refusal:
+    """Why etcd refused who calls."""
+    texts = (kind for text, kind in _REFUSALS.items() if text in str(error))
+    return next(texts, Refusal.OTHER)

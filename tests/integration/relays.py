@@ -19,6 +19,8 @@ def relay(kind: str, *endpoints: str) -> Iterator[str]:
     """Runs one before these members; where clients connect, `host:port`."""
     (port,) = free_ports(1)
     command = [str(find_binary()), kind, "start", f"--endpoints={','.join(endpoints)}"]
+    if kind == "grpc-proxy":  # it ends if it finds nobody there
+        command.append(f"--advertise-client-url={HOST}:{port}")
     process = subprocess.Popen(
         [*command, f"--listen-addr={HOST}:{port}"],
         stdout=subprocess.DEVNULL,
