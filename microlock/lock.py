@@ -194,8 +194,7 @@ class Microlock(ContextDecorator, Face):
     def _abandon(self, hold: HoldState | None) -> None:
         """Gives back this hold, of a call of this thread that was interrupted between its steps."""
         if hold:
-            call = self._host.call(self._owner())
-            self._host.run(call, self._core.abandon(call, hold))
+            self._host.abandon(self._owner(), hold)
 
     def __call__(self, func: F) -> F:
         for lazy in (
