@@ -26,6 +26,7 @@ from microlock.core.queue import Holder
 from microlock.engine import clock
 from microlock.engine.emitter import LockEmitter
 from microlock.engine.host import Host, look, this_thread
+from microlock.engine.loops import warn_of_waiting
 from microlock.engine.loss import Loss
 from microlock.errors import DestroyedError, InvalidArgumentError, LossReason, MicrolockError
 from microlock.etcd.lent import client_of
@@ -239,6 +240,8 @@ class Microlock(ContextDecorator, LockEmitter):
                 f"retries={retries!r} exclude each other"
             )
         self._check()
+        if seconds != 0 or tries > 1:
+            warn_of_waiting()
         status, before = self._status, self._status.hold
         call = self._host.call(Kind.TRY if seconds == 0 else Kind.WAIT, wait=seconds)
         try:

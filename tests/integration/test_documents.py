@@ -111,6 +111,7 @@ def asyncio_main(etcd: microlock.EtcdClient, key: str, fences: list[int]) -> Any
         fences.append(fence)
 
     names = vars(microlock) | {"asyncio": asyncio, "etcd": etcd, "node_id": "node", "work": work}
+    names["ThreadPoolExecutor"] = ThreadPoolExecutor
     exec(example("async def main", "").replace('"foo"', repr(key)), names)
     return names["main"]
 
@@ -121,6 +122,21 @@ def test_the_readmes_asyncio_works_under_the_lock(etcd_server: Any, key: str) ->
         asyncio.run(asyncio_main(etcd, key, fences)())
         assert len(fences) == 1
         assert microlock.Microlock(etcd, key, "other").holder() is None
+
+
+def test_the_readmes_asyncio_comes_to_an_end_with_more_tasks_than_the_default_executor_has_threads(
+    etcd_server: Any, key: str
+) -> None:
+    fences: list[int] = []
+    with microlock.connect(etcd_server.endpoint) as etcd:
+        main = asyncio_main(etcd, key, fences)
+
+        async def many() -> None:
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+            await asyncio.wait_for(asyncio.gather(*(main() for _ in range(8))), 30)
+
+        asyncio.run(many())
+        assert len(set(fences)) == 8
 
 
 def test_the_readmes_asyncio_leaves_nothing_when_it_is_cancelled(
