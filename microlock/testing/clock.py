@@ -236,7 +236,7 @@ class _Inbox:
     def empty(self) -> bool:
         return not self._items
 
-    def put(self, item: Any) -> None:
+    def put(self, item: Any, block: bool = True) -> None:
         with self._clock._changed:
             self._items.append(item)
             if self._sleepers:
