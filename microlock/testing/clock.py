@@ -185,6 +185,15 @@ class TurnedClock:
             heappush(self._alarms, (at, next(self._numbers), alarm))
         return alarm.cancel
 
+    def enter(self) -> None:
+        """This thread is in a call: what that has to do is waited for, until it `leave`s."""
+        me = threading.current_thread()
+        # A loop is waited for in another way; and who turns the clock waits for all others.
+        if me is not self._turner and asyncio._get_running_loop() is None:
+            with self._changed:
+                self._wake(me)
+            self.take_turn()
+
     def take_turn(self) -> None:
         """Waits while others have to do something that came to them before."""
         me, end = threading.current_thread(), monotonic() + _TURN

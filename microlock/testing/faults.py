@@ -92,7 +92,7 @@ class Network:
     def attempt(
         self, member: str, request: Request | Transaction, *, timeout: float, repeated: bool
     ) -> Any:
-        self.clock.take_turn()
+        self.clock.enter()
         self.clock.settled(_PATIENCE)
         try:
             return self._attempt(member, request, timeout, repeated=repeated)
@@ -125,7 +125,7 @@ class Network:
             self.clock.inbox().get(timeout=seconds)
 
     def open_watch(self, member: str, sink: Sink, *, timeout: float) -> MemoryWatching:
-        self.clock.take_turn()
+        self.clock.enter()
         if self._meets("unavailable"):
             raise self._away()
         return self.memory.open_watch(member, sink, timeout=timeout)
