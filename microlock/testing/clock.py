@@ -59,6 +59,7 @@ class TurnedClock:
         self._now = 1000.0
         self._turner = threading.current_thread()
         self._turning = threading.RLock()
+        self._waits_since = 0.0  # when the call of that thread began to wait, by the system's clock
         self._changed = threading.Condition(threading.RLock())
         # Under its lock:
         self._alarms: list[tuple[float, int, _Alarm]] = []
@@ -167,6 +168,8 @@ class TurnedClock:
 
     def leave(self) -> None:
         thread = threading.current_thread()
+        if thread is self._turner:
+            self._waits_since = 0.0
         if thread not in self._workers:
             self._rest(thread)
 
@@ -224,11 +227,12 @@ class TurnedClock:
             return False
         try:
             self._rest(self._turner)
-            last = monotonic() + _PATIENCE
+            self._waits_since = self._waits_since or monotonic()
             for _ in self._turn(end, over):
                 self.settle()
-                if end == math.inf and monotonic() > last:
-                    raise TimeoutError("nothing that falls due ends this wait")
+                if monotonic() - self._waits_since > _PATIENCE:
+                    self._waits_since = 0.0  # what cleans up has its own time
+                    raise TimeoutError(f"nothing that falls due ends this wait, at {self._now:g} s")
         finally:
             self._turning.release()
         return over() or end < math.inf
