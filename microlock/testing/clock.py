@@ -14,14 +14,14 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from queue import Empty
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from microlock.core.keys import check_seconds
@@ -34,6 +34,9 @@ _TURN = 1.0
 _NAP = 0.5
 # So many rounds of a loop are enough for what an alarm has woken.
 _ROUNDS = 10
+
+
+T = TypeVar("T")
 
 
 class _Alarm:
@@ -92,12 +95,27 @@ class TurnedClock:
     async def advance_async(self, seconds: float) -> None:
         """As `advance()`, in a task: the other tasks of the loop do what falls due, too."""
         for _ in self._turn(self._now + check_seconds("seconds", seconds)):
-            while True:
-                self.settle()
-                for _ in range(_ROUNDS):
-                    await asyncio.sleep(0)
-                if not self._busy:
-                    break
+            await self._settle_async()
+
+    async def until(self, awaitable: Awaitable[T]) -> T:
+        """Turns it from one thing that falls due to the next, until this is done."""
+        done = asyncio.ensure_future(awaitable)
+        try:
+            for _ in self._turn(math.inf, done.done):
+                await self._settle_async()
+            if not done.done():
+                raise TimeoutError(f"nothing that falls due ends it, at {self._now:g} s: {done!r}")
+            return done.result()
+        finally:
+            done.cancel()
+
+    async def _settle_async(self) -> None:
+        while True:
+            self.settle()
+            for _ in range(_ROUNDS):
+                await asyncio.sleep(0)
+            if not self._busy:
+                break
 
     def settle(self) -> None:
         """Waits until all has been done that is to be done by now. Raises as `advance()`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable
 from itertools import count
 from types import TracebackType
 from typing import TypeVar
@@ -19,6 +20,7 @@ from microlock.testing.clock import TurnedClock
 from microlock.testing.faults import Fault, Network
 
 S = TypeVar("S", bound="MemoryStore")
+T = TypeVar("T")
 
 _numbers = count(1)
 
@@ -97,6 +99,15 @@ class MemoryStore:
     async def advance_async(self, seconds: float) -> None:
         """As `advance()`, for a task: the other tasks of its loop go on meanwhile."""
         await self.clock.advance_async(seconds)
+
+    async def until(self, awaitable: Awaitable[T]) -> T:
+        """Lets time pass until this is done, and returns what it returns: for a call that waits by
+        the clock, which nobody turns while a task awaits it.
+
+        Raises:
+            TimeoutError: nothing that falls due ends it.
+        """
+        return await self.clock.until(awaitable)
 
     # What goes wrong.
 
