@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 from microlock import events
 from microlock.core import elsewhere
+from microlock.core.call import Kind
 from microlock.core.hold import Hold, HoldState
 from microlock.core.keys import Names, check_ttl
 from microlock.core.queue import Holder
+from microlock.engine.blocked_loop import warn_of_waiting
 from microlock.engine.handlers import ThreadRunner
 from microlock.engine.host import look
 from microlock.engine.loss import ThreadLoss
@@ -113,6 +115,8 @@ class Microlock(ContextDecorator, Face):
     def _acquire(self, timeout: float | None, retries: int = 0, interval: float = 1) -> HoldState:
         before = self._status.hold
         call, steps = self._taking(timeout, retries, interval)
+        if call.kind is Kind.WAIT or retries:
+            warn_of_waiting()
         try:
             return self._host.run(call, steps)
         except BaseException as error:  # an interrupt may have come on its way out

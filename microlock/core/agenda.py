@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
@@ -70,7 +71,7 @@ class Agenda(Generic[T]):
         self._times.pop(item, None)
 
 
-def patience(leases: list[Lease], now: float, timeout: float) -> float:
+def patience(leases: Sequence[Lease], now: float, timeout: float) -> float:
     """Seconds that a request to renew these leases may take.
 
     Half of what is left to the most urgent: there is to be time for another try, if an answer can

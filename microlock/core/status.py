@@ -157,7 +157,8 @@ class Status:
         """Notes that it is lost, and tells so."""
         if hold.lose(reason):
             self.changed = True
-            self.tell_of(events.lost, hold, reason=reason)
+            error = hold.refusal if reason is LossReason.REFUSED else None
+            self.tell_of(events.lost, hold, reason=reason, error=error)
 
     def noticed(self, now: float) -> LossReason | None:
         """Why the last hold is lost, if it is; the loss is told by now."""

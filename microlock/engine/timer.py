@@ -20,7 +20,8 @@ from weakref import WeakSet, ref
 from microlock.core import agenda
 from microlock.core.agenda import Agenda
 from microlock.core.lease import Lease
-from microlock.core.port import KeepAlives, Lifetime
+from microlock.core.port import KeepAlives
+from microlock.core.renewals import Answer, Ask, Renewals
 from microlock.core.retry import Budget
 from microlock.engine import clock
 from microlock.engine.client import Client
@@ -68,7 +69,9 @@ class Timer:
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
         self._closed = False
-        self._at_once: float = agenda.BATCH  # how many are looked after; of the thread alone
+        # Of the thread alone:
+        self._at_once: float = agenda.BATCH  # how many are looked after
+        self._renewals = Renewals()
         _timers.add(self)
 
     def adopt(self, face: object, host: Host) -> None:
@@ -229,27 +232,34 @@ class Timer:
                 self._agenda.add(host, max(at, earliest))
 
     def _renew(self, leases: list[tuple[Host, Lease]], now: float) -> set[Host]:
-        """Returns those that etcd did not answer, though it did others."""
+        """Returns those that etcd had no time for, though it had for others."""
         leases.sort(key=lambda each: each[1].deadline)  # the most urgent first
-        lifetimes, error = self._ask([lease for _, lease in leases])
+        hosts = {lease.id: host for host, lease in leases}
+        left, answered = dict(hosts), False
+        renewing = self._renewals.renew([lease for _, lease in leases], now)
+        answer: Any = None
+        try:
+            while True:
+                lifetimes, _ = answer = self._ask(renewing.send(answer))
+                answered |= bool(lifetimes)
+                for lease_id, lifetime in lifetimes.items():
+                    if host := left.pop(lease_id, None):
+                        _do(host.renewed, lease_id, lifetime)
+        except StopIteration as done:
+            failed: dict[int, MicrolockError] = done.value
+        for lease_id, error in failed.items():
+            _do(partial(left.pop(lease_id).silent, sent=now), lease_id, error)
         # One silence for all: nobody's loss is to be told late because others were asked first.
-        self._at_once = agenda.BATCH if lifetimes else math.inf
-        unanswered: set[Host] = set()
-        for host, lease in leases:
-            if lifetime := lifetimes.get(lease.id):
-                _do(host.renewed, lease.id, lifetime)
-            elif lifetimes:
-                unanswered.add(host)
-            else:
-                _do(partial(host.silent, sent=now), lease.id, error)
-        return unanswered
+        self._at_once = agenda.BATCH if answered or left else math.inf
+        return set(left.values())
 
-    def _ask(self, leases: list[Lease]) -> tuple[dict[int, Lifetime], MicrolockError]:
+    def _ask(self, ask: Ask) -> Answer:
         """What etcd answers; and the error that is to be told of where it does not."""
         now = self._clock.now()
-        end = now + agenda.patience(leases, now, self._client.timeout)
+        most = self._client.timeout if ask.most is None else min(ask.most, self._client.timeout)
+        end = now + agenda.patience(ask.leases, now, most)
         try:
-            request = KeepAlives(tuple(lease.id for lease in leases))
+            request = KeepAlives(tuple(lease.id for lease in ask.leases))
             return self._client.perform(request, Budget(end, end)), StoreTimeoutError("no answer")
         except MicrolockError as failure:
             return {}, failure

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from microlock.core.port import Request
-from microlock.engine import clock
+from microlock.core.retry import Pause
 from microlock.engine.awaiting import aside
 from microlock.errors import StoreAuthenticationError
+from microlock.etcd import refusals
 from microlock.etcd.calls import attempt_on_loop
 from microlock.etcd.login import Identity
-from microlock.etcd.wire import LoopWire, Metadata, Wire
+from microlock.etcd.refusals import LogIn, Send
+from microlock.etcd.wire import LoopWire, Wire
 
 
 class EtcdLoopStore:
@@ -28,28 +31,28 @@ class EtcdLoopStore:
     async def attempt(
         self, member: str, request: Request, *, timeout: float, repeated: bool
     ) -> Any:
-        wire, end = self._wires[member], clock.now() + timeout
-        for renewed in (False, True):
-            metadata: Metadata = ()
-            try:
-                metadata = await self._metadata(member, timeout)
-                return await attempt_on_loop(
-                    request, wire, timeout=timeout, metadata=metadata, repeated=repeated
-                )
-            except StoreAuthenticationError:
-                # Tokens expire; but a new one that is refused is no good.
-                stale = self._identity.refused(metadata)
-                timeout = end - clock.now()
-                if not stale or renewed or timeout <= 0:
-                    raise
-        raise AssertionError("the second time it returns or raises")
-
-    async def _metadata(self, member: str, timeout: float) -> Metadata:
-        known = self._identity.known()
-        if known is not None:
-            return known
-        log_in = partial(self._identity.metadata, self._blocking[member], timeout)
-        return await aside("microlock-login", log_in)
+        wire, trying = self._wires[member], refusals.attempt(self._identity, timeout)
+        step = next(trying)
+        try:
+            while True:
+                try:
+                    match step:
+                        case Send(metadata, left):
+                            reply = await attempt_on_loop(
+                                request, wire, timeout=left, metadata=metadata, repeated=repeated
+                            )
+                        case LogIn(left):
+                            log_in = partial(self._identity.log_in, self._blocking[member], left)
+                            reply = await aside("microlock-login", log_in)
+                        case Pause(seconds):
+                            await asyncio.sleep(seconds)
+                            reply = None
+                except StoreAuthenticationError as error:
+                    step = trying.throw(error)
+                else:
+                    step = trying.send(reply)
+        except StopIteration as answered:
+            return answered.value
 
     def close(self) -> None:
         for wire in self._wires.values():
