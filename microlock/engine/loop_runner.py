@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from microlock.engine.awaiting import wait
+from microlock.engine.awaiting import heed, wait
 from microlock.engine.clock import now
 from microlock.engine.handlers import PATIENCE
 from microlock.engine.loop_client import Loops
@@ -74,8 +74,7 @@ class LoopRunner:
                 self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()  # an interrupt, which `asyncio.run()` raises
+        heed(task)  # of an interrupt, which `asyncio.run()` raises
         self._start()  # before Python 3.11 a handler that is cancelled may end it early
 
     async def _run(self) -> None:

@@ -180,10 +180,10 @@ def test_a_dial_that_fails_when_nobody_waits_for_it_any_more_is_not_logged() -> 
     async def use(wire: AioWire) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
         waiting = asyncio.ensure_future(read(wire))
-        while wire._dialling is None:
+        while wire._dialling.task is None:
             await asyncio.sleep(0)
         waiting.cancel()
-        await asyncio.wait({waiting, wire._dialling})
+        await asyncio.wait({waiting, wire._dialling.task})
         with pytest.raises(StoreUnavailableError):
             await read(wire)
         gc.collect()
@@ -200,8 +200,8 @@ def test_a_dial_that_the_end_of_the_loop_cancels_leaves_no_connection(proxy: Pro
         waiting = asyncio.ensure_future(read(wire))
         while wire._link is None:  # it connects, and nobody greets
             await asyncio.sleep(0.01)
-        assert wire._dialling
-        wire._dialling.cancel()  # as `asyncio.run()` does to all tasks
+        assert wire._dialling.task
+        wire._dialling.task.cancel()  # as `asyncio.run()` does to all tasks
         await asyncio.sleep(0.05)
         proxy.let_through()
         await waiting

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from copy import copy
 from functools import partial
 
 from google.protobuf.message import Message
 
 from microlock.engine import clock
-from microlock.engine.awaiting import aside
+from microlock.engine.awaiting import Shared, aside
 from microlock.errors import StoreTimeoutError, StoreUnavailableError
 from microlock.etcd.wire import M, Metadata
 from microlock.etcd.wire.connection import Connection, Failure, Rpc
@@ -32,7 +31,7 @@ class AioWire:
         self._dialler = dialler
         self._closed = False
         self._link: _Link | None = None
-        self._dialling: asyncio.Task[_Link] | None = None
+        self._dialling = Shared[_Link]()
 
     async def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
@@ -42,7 +41,12 @@ class AioWire:
         headers = self._member.headers(method, timeout, metadata)
         link = self._link
         if link is None or not link.usable:
-            link = await self._dialled(deadline)
+            try:
+                link = await self._dialling.done(self._dial, deadline)
+            except TimeoutError:
+                text = f"no connection to {self._member.address.text} in time"
+                raise StoreTimeoutError(text) from None
+            self._check()
         try:
             rpc = await link.call(headers, framed(message), deadline)
         except Failure as failure:
@@ -53,8 +57,8 @@ class AioWire:
 
     def close(self) -> None:
         self._closed = True
-        if self._dialling is not None:
-            self._dialling.cancel()
+        if self._dialling.task is not None:
+            self._dialling.task.cancel()
         if self._link is not None:
             self._link.close()
 
@@ -62,25 +66,9 @@ class AioWire:
         if self._closed or self._member.closed:
             raise self._member.error(CLOSED)
 
-    async def _dialled(self, deadline: float) -> _Link:
-        """The link that all tasks use. One dial goes on for all that wait for it."""
-        while True:
-            if self._dialling is None or self._dialling.done():
-                self._dialling = asyncio.get_running_loop().create_task(self._dial())
-                self._dialling.add_done_callback(_heed)
-            dialling = self._dialling
-            await asyncio.wait({dialling}, timeout=max(0.0, deadline - clock.now()))
-            if not dialling.done():
-                raise StoreTimeoutError(f"no connection to {self._member.address.text} in time")
-            self._check()
-            if not dialling.cancelled():  # as `asyncio.run()` does to all tasks when it ends
-                break
-        if error := dialling.exception():
-            raise copy(error)
-        return dialling.result()
-
     async def _dial(self) -> _Link:
-        """Raises a MicrolockError: nothing was sent."""
+        """The link that all tasks use. Raises a MicrolockError: nothing was sent."""
+        self._check()
         loop = asyncio.get_running_loop()
         try:
             sock, connection = await aside("microlock-dial", self._opened, _close)
@@ -214,12 +202,6 @@ class _Link(asyncio.Protocol):
             self._transport.abort()  # the peer may take no bytes any more
         elif connection.retiring and connection.idle:
             self._transport.close()
-
-
-def _heed(dialling: asyncio.Task[_Link]) -> None:
-    """Those who wait for it raise its error: asyncio is not to log it when there are none."""
-    if not dialling.cancelled():
-        dialling.exception()
 
 
 def _wake(ended: asyncio.Future[None]) -> None:
