@@ -307,6 +307,9 @@ class Microlock(AsyncContextDecorator, Face):
             self._host.begin_to_listen()
 
 
+_CUT = "the lock was lost"
+
+
 class _Cut:
     """Cancels the task in a block when a hold is lost, and ends the cancellation with the block."""
 
@@ -334,13 +337,18 @@ class _Cut:
             return False
         if hasattr(task, "uncancel"):
             task.uncancel()
-        # Somebody else may have cancelled it too: before Python 3.11 nobody can tell.
-        return kind is asyncio.CancelledError and _cancelling(task) <= self._before
+        if kind is not asyncio.CancelledError:
+            return False
+        # Somebody else may have cancelled it too. Before Python 3.11 that can't be told of one who
+        # did so before this one was heard of.
+        if hasattr(task, "uncancel"):
+            return task.cancelling() <= self._before
+        return error is not None and error.args == (_CUT,)
 
     async def _follow(self) -> None:
         if await self._loss.wait() and (task := self._task()):
             self._cut = True
-            task.cancel()
+            task.cancel(_CUT)
 
 
 def _cancelling(task: asyncio.Task[Any]) -> int:
