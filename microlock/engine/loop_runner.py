@@ -44,7 +44,7 @@ class LoopRunner:
     def bind(self) -> None:
         """Has them run on the running loop, if they have none."""
         if self._loop is None or self._loop.is_closed():
-            self._loop, self._running = asyncio.get_running_loop(), None
+            self._loop, self._task, self._running = asyncio.get_running_loop(), None, None
             self._start()
 
     def submit(self, job: _Job) -> None:
