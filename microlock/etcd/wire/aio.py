@@ -67,6 +67,7 @@ class AioWire:
         while True:
             if self._dialling is None or self._dialling.done():
                 self._dialling = asyncio.get_running_loop().create_task(self._dial())
+                self._dialling.add_done_callback(_seen)
             dialling = self._dialling
             await asyncio.wait({dialling}, timeout=max(0.0, deadline - clock.now()))
             if not dialling.done():
@@ -97,6 +98,12 @@ class AioWire:
     def _opened(self) -> tuple[socket.socket, Connection]:
         connection = self._member.connection()  # reads certificates, which may take a while
         return self._dialler.dial(clock.now() + _PATIENCE), connection
+
+
+def _seen(dialling: asyncio.Task[_Link]) -> None:
+    """Or asyncio complains of a failure that came when nobody waited any more."""
+    if not dialling.cancelled():
+        dialling.exception()
 
 
 def _close(opened: tuple[socket.socket, Connection]) -> None:
