@@ -142,10 +142,10 @@ TABLE = [
     (StatusCode.UNKNOWN, "raft: stopped", StoreUnavailableError, True),
     (StatusCode.UNKNOWN, "raft proposal dropped", StoreUnavailableError, True),
     (
-        StatusCode.UNAVAILABLE,
+        StatusCode.FAILED_PRECONDITION,
         "etcdserver: rpc not supported for learner",
         StoreUnavailableError,
-        True,
+        False,
     ),
     (StatusCode.DATA_LOSS, "whatever", StoreError, True),
     (StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision", StoreError, False),
