@@ -22,6 +22,7 @@ import relays
 from clients import CLIENTS
 from conftest import Etcd
 from ctl import Etcdctl
+from etcds import Choice
 from faces import BOTH_FACES, Microlock
 from proxy import Proxy
 from watching import Recorder, eventually
@@ -48,11 +49,12 @@ Make = Callable[..., Microlock]
 
 
 @pytest.fixture(scope="module", params=[*CLIENTS, "grpc-proxy"])
-def etcd(request: pytest.FixtureRequest, etcd_server: Etcd) -> Iterator[Any]:
+def etcd(request: pytest.FixtureRequest, etcd_server: Etcd, etcd_choice: Choice) -> Iterator[Any]:
     with ExitStack() as stack:
         endpoint = etcd_server.endpoint
         if request.param in relays.KINDS:
-            endpoint = stack.enter_context(relays.relay(request.param, endpoint))
+            between = relays.relay(request.param, endpoint, binary=etcd_choice.binary)
+            endpoint = stack.enter_context(between)
         make = CLIENTS.get(request.param, connect)
         yield stack.enter_context(closing(make(endpoint)))
 
