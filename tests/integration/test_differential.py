@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
@@ -164,6 +165,7 @@ class Asker:
     def __init__(self, store: State, seed: int) -> None:
         self._store = store
         self._random = random.Random(seed)
+        self._brief = count(LEASES.stop + 1)
 
     def request(self) -> Asked:
         kinds: dict[Callable[[], Asked], int] = {
@@ -185,7 +187,10 @@ class Asker:
         return kind()
 
     def _grant(self) -> Grant:
-        return Grant(self._lease(), self._one_of([LONG] * 6 + [-1, 0, 1, 10**10]))
+        if self._random.randrange(4):
+            return Grant(self._lease(), self._one_of([LONG] * 6 + [10**10]))
+        # It ends while the test runs: nothing more is asked of it.
+        return Grant(next(self._brief), self._one_of([-1, 0, 1]))
 
     def _keep_alive(self) -> KeepAlive:
         return KeepAlive(self._lease())
@@ -234,7 +239,7 @@ class Asker:
         names = [*dict.fromkeys(self._name() for _ in range(self._random.randint(1, 3)))]
         # One put: what one transaction puts has the same age, among which etcd knows no order.
         number = self._random.randint(len(names) - 1, len(names))
-        lease_ids = [0, 0, *self._store.leases]
+        lease_ids = [0, 0, *(each for each in LEASES if each in self._store.leases)]
         puts = ((name, self._value(), self._one_of(lease_ids)) for name in names[number:])
         return Change(tuple(names[:number]), tuple(puts))
 
