@@ -14,17 +14,19 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from queue import Empty
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from microlock.core.keys import check_seconds
+
+T = TypeVar("T")
 
 # Seconds, by the clock of the system, that one thread may take for what it has to do.
 _PATIENCE = 10.0
@@ -92,12 +94,28 @@ class TurnedClock:
     async def advance_async(self, seconds: float) -> None:
         """As `advance()`, in a task: the other tasks of the loop do what falls due, too."""
         for _ in self._turn(self._now + check_seconds("seconds", seconds)):
-            while True:
-                self.settle()
-                for _ in range(_ROUNDS):
-                    await asyncio.sleep(0)
-                if not self._busy:
-                    break
+            await self._settle_async()
+
+    async def wait_async(self, awaited: Awaitable[T]) -> T:
+        """Awaits something, and turns the clock until it is there."""
+        task = asyncio.ensure_future(awaited)
+        try:
+            while not task.done():
+                for _ in self._turn(math.inf, task.done):
+                    await self._settle_async()
+                # Nothing is due: another thread may be at work.
+                await asyncio.wait({task}, timeout=0.01)
+            return task.result()
+        finally:
+            task.cancel()
+
+    async def _settle_async(self) -> None:
+        while True:
+            self.settle()
+            for _ in range(_ROUNDS):
+                await asyncio.sleep(0)
+            if not self._busy:
+                break
 
     def settle(self) -> None:
         """Waits until all has been done that is to be done by now. Raises as `advance()`."""
@@ -170,6 +188,7 @@ class TurnedClock:
         thread = threading.current_thread()
         if thread is self._turner:
             self._waits_since = 0.0
+            self.settled(_TURN)
         if thread not in self._workers:
             self._rest(thread)
 

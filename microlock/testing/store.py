@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable
 from itertools import count
 from types import TracebackType
 from typing import TypeVar
@@ -18,6 +19,7 @@ from microlock.memory.store import Memory
 from microlock.testing.clock import TurnedClock
 from microlock.testing.faults import Fault, Network
 
+T = TypeVar("T")
 S = TypeVar("S", bound="MemoryStore")
 
 _numbers = count(1)
@@ -97,6 +99,10 @@ class MemoryStore:
     async def advance_async(self, seconds: float) -> None:
         """As `advance()`, for a task: the other tasks of its loop go on meanwhile."""
         await self.clock.advance_async(seconds)
+
+    async def wait_async(self, awaited: Awaitable[T]) -> T:
+        """Awaits something in a task, and lets as much time pass as that takes."""
+        return await self.clock.wait_async(awaited)
 
     # What goes wrong.
 
