@@ -38,9 +38,6 @@ _NAP = 0.5
 _ROUNDS = 10
 
 
-T = TypeVar("T")
-
-
 class _Alarm:
     __slots__ = ("ring",)
 
