@@ -26,6 +26,8 @@ from weakref import WeakSet
 
 from microlock.core.keys import check_seconds
 
+T = TypeVar("T")
+
 # Seconds, by the clock of the system, that one thread may take for what it has to do.
 _PATIENCE = 10.0
 # Seconds after which the others no longer wait for it: it may wait for one of them.
@@ -34,9 +36,6 @@ _TURN = 1.0
 _NAP = 0.5
 # So many rounds of a loop are enough for what an alarm has woken.
 _ROUNDS = 10
-
-
-T = TypeVar("T")
 
 
 class _Alarm:
@@ -97,17 +96,18 @@ class TurnedClock:
         for _ in self._turn(self._now + check_seconds("seconds", seconds)):
             await self._settle_async()
 
-    async def until(self, awaitable: Awaitable[T]) -> T:
-        """Turns it from one thing that falls due to the next, until this is done."""
-        done = asyncio.ensure_future(awaitable)
+    async def wait_async(self, awaited: Awaitable[T]) -> T:
+        """Awaits something, and turns the clock until it is there."""
+        task = asyncio.ensure_future(awaited)
         try:
-            for _ in self._turn(math.inf, done.done):
-                await self._settle_async()
-            if not done.done():
-                raise TimeoutError(f"nothing that falls due ends it, at {self._now:g} s: {done!r}")
-            return done.result()
+            while not task.done():
+                for _ in self._turn(math.inf, task.done):
+                    await self._settle_async()
+                # Nothing is due: another thread may be at work.
+                await asyncio.wait({task}, timeout=0.01)
+            return task.result()
         finally:
-            done.cancel()
+            task.cancel()
 
     async def _settle_async(self) -> None:
         while True:
@@ -188,6 +188,7 @@ class TurnedClock:
         thread = threading.current_thread()
         if thread is self._turner:
             self._waits_since = 0.0
+            self.settled(_TURN)
         if thread not in self._workers:
             self._rest(thread)
 

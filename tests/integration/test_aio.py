@@ -141,6 +141,25 @@ def test_a_dial_ends_by_the_deadline_of_each_call(proxy: Proxy) -> None:
     with_wire(proxy.endpoint, use)
 
 
+def test_a_dial_that_fails_when_nobody_waits_for_it_any_more_is_not_complained_of(
+    proxy: Proxy,
+) -> None:
+    async def use(wire: AioWire) -> None:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        proxy.replies.clear()
+        with pytest.raises(StoreTimeoutError):
+            await read(wire, timeout=0.1)
+        assert wire._dialling
+        proxy.reset()
+        await asyncio.wait({wire._dialling})
+        wire._dialling = None
+        gc.collect()
+        assert complaints == []
+
+    with_wire(proxy.endpoint, use)
+
+
 def test_a_cancelled_call_leaves_the_others_and_the_connection_alone(proxy: Proxy) -> None:
     async def use(wire: AioWire) -> None:
         await read(wire)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 from cluster import Cluster
 from conftest import Etcd
+from etcds import Choice
 from relays import KINDS, relay
 from witness import Witness, assert_works
 
@@ -16,9 +17,12 @@ from microlock import EtcdClient, Microlock, connect
 
 
 @pytest.fixture(params=KINDS)
-def behind(request: pytest.FixtureRequest, etcd_server: Etcd) -> Iterator[EtcdClient]:
+def behind(
+    request: pytest.FixtureRequest, etcd_server: Etcd, etcd_choice: Choice
+) -> Iterator[EtcdClient]:
     """A client of etcd with one of them in between."""
-    with relay(request.param, etcd_server.endpoint) as endpoint, connect(endpoint) as etcd:
+    between = relay(request.param, etcd_server.endpoint, binary=etcd_choice.binary)
+    with between as endpoint, connect(endpoint) as etcd:
         yield etcd
 
 
