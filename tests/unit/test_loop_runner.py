@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from microlock import connect
 from microlock.engine.loop_runner import LoopRunner
 
 
 def test_a_handler_that_its_loop_left_in_the_middle_holds_up_none_on_the_next_loop() -> None:
-    runner = LoopRunner()
+    runner = LoopRunner(connect("memory://"))
     entered = False
 
     async def never_ends() -> None:
