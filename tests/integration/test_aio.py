@@ -127,6 +127,17 @@ def test_a_call_ends_by_its_deadline_and_the_loop_goes_on_meanwhile(proxy: Proxy
     with_wire(proxy.endpoint, use)
 
 
+def test_a_call_takes_any_timeout_and_without_one_is_not_sent(proxy: Proxy) -> None:
+    async def use(wire: AioWire) -> None:
+        await read(wire, timeout=1e12)
+        for none in (0.0, -1.5):
+            with pytest.raises(StoreTimeoutError) as error:
+                await read(wire, timeout=none)
+            assert not error.value.may_have_happened
+
+    with_wire(proxy.endpoint, use)
+
+
 def test_a_dial_ends_by_the_deadline_of_each_call(proxy: Proxy) -> None:
     async def use(wire: AioWire) -> None:
         proxy.swallow()
