@@ -423,7 +423,7 @@ class WatchStream:
                 return self._end(watch, StoreError(f"etcd ended the watch: {reply.reason}"))
         if self._ours:
             return self._want(watch)
-        # `etcd grpc-proxy` has others follow the watch that has ended, as long as nobody cancels it.
+        # `etcd grpc-proxy` has others follow one that has ended, as long as nobody cancels it.
         return [Cancel(reply.watch_id), *self._want(watch)]
 
     def _leave(self, watch: _Watch) -> list[Command]:
