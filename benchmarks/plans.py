@@ -60,7 +60,7 @@ SMALL = (
 
 FULL = (
     _single(64, 1.5),
-    Run("workers", {"workers": [1, 8, 32], "seconds": 1.5}, "cycles/s"),
+    Run("workers", {"workers": [1, 8, 32, 128], "seconds": 1.5}, "cycles/s"),
     _handover("one", 1.5),
     _handover("each", 1.5),
     _handover("processes", 3, 200),

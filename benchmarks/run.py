@@ -29,7 +29,7 @@ from servers import missing, started
 from microlock.server import EtcdServer
 
 HERE = Path(__file__).parent
-OURS = ("microlock", "microlock, main thread")
+OURS = ("microlock", "microlock, main thread", "microlock asyncio")
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ class LossReason(enum.Enum):
     EXPIRED = "the deadline passed without a renewal"
     DELETED = "the entry is gone from etcd"
     LEASE_GONE = "the lease ended before its time"
+    REFUSED = "etcd refused to renew it until the deadline passed"
     FORKED = "the process forked: the hold belongs to the parent"
 
 

@@ -44,7 +44,7 @@ class LockEvent:
         synthesised: it was not seen as it happened, but found afterwards: the changes in between
             are not known, since etcd had compacted them, or could not be reached when the first
             handler was added. In the latter case it may be no change at all.
-        error: what went wrong, for `failed`, `suspended` and `error`.
+        error: what went wrong, for `failed`, `suspended`, `error`, and `lost` for REFUSED.
         waited: seconds it took, for `acquired`.
         attempts: as in `Hold`, for `acquired`.
     """

@@ -80,6 +80,14 @@ CONTENDERS = (
         ("single", "workers", "idle", "renewal"),
         note="the two transactions over bare grpcio and nothing around them: the limit, no lock",
     ),
+    Contender("microlock asyncio", "ours_asyncio", "microlock", _CYCLES),
+    Contender(
+        "raw asyncio",
+        "raw_asyncio",
+        "grpc",
+        ("single", "workers"),
+        note="as raw, over the asyncio stubs of grpcio",
+    ),
     Contender("Go", "", "", _ALL, note="concurrency.Mutex of etcd's own client"),
     Contender("lock service", "lock_service", "grpc", _CYCLES, note="etcd's v3lock, over grpcio"),
     Contender(
@@ -110,7 +118,7 @@ CONTENDERS = (
     ),
 )
 # What `make bench` compares with.
-FROM_PYPI = ("raw", "lock service", "python-etcd3", "etcd3gw", "aetcd")
+FROM_PYPI = ("raw", "raw asyncio", "lock service", "python-etcd3", "etcd3gw", "aetcd")
 
 
 def named(name: str) -> Contender:

@@ -45,30 +45,44 @@ class Stubs:
         )
 
 
-class Lock:
-    def __init__(self, stubs: Stubs, key: str, ttl: int) -> None:
-        self._stubs = stubs
-        self.lease = stubs.grant(pb.LeaseGrantRequest(TTL=ttl)).ID
+class Entry:
+    """One entry of a lock, and the transactions that put and delete it."""
+
+    def __init__(self, key: str, lease: int) -> None:
+        self.lease = lease
         self._prefix = f"{key}/".encode()
-        self._entry = self._prefix + f"{self.lease:x}".encode()
+        self._name = self._prefix + f"{lease:x}".encode()
         self._end = self._prefix[:-1] + b"0"
         self._revision = 0
 
-    async def acquire(self) -> None:
+    def taking(self) -> pb.TxnRequest:
         empty = pb.Compare(
             target=pb.Compare.CREATE, key=self._prefix, range_end=self._end, create_revision=0
         )
-        put = pb.RequestOp(
-            request_put=pb.PutRequest(key=self._entry, value=b"me", lease=self.lease)
-        )
-        reply = self._stubs.txn(pb.TxnRequest(compare=[empty], success=[put]), timeout=5)
+        put = pb.RequestOp(request_put=pb.PutRequest(key=self._name, value=b"me", lease=self.lease))
+        return pb.TxnRequest(compare=[empty], success=[put])
+
+    def put(self, reply: pb.TxnResponse) -> None:
         assert reply.succeeded
         self._revision = reply.header.revision
 
+    def leaving(self) -> pb.TxnRequest:
+        ours = pb.Compare(target=pb.Compare.CREATE, key=self._name, create_revision=self._revision)
+        delete = pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=self._name))
+        return pb.TxnRequest(compare=[ours], success=[delete])
+
+
+class Lock:
+    def __init__(self, stubs: Stubs, key: str, ttl: int) -> None:
+        self._stubs = stubs
+        self._entry = Entry(key, stubs.grant(pb.LeaseGrantRequest(TTL=ttl)).ID)
+        self.lease = self._entry.lease
+
+    async def acquire(self) -> None:
+        self._entry.put(self._stubs.txn(self._entry.taking(), timeout=5))
+
     async def release(self) -> None:
-        ours = pb.Compare(target=pb.Compare.CREATE, key=self._entry, create_revision=self._revision)
-        delete = pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=self._entry))
-        reply = self._stubs.txn(pb.TxnRequest(compare=[ours], success=[delete]), timeout=5)
+        reply = self._stubs.txn(self._entry.leaving(), timeout=5)
         assert reply.succeeded
 
     async def discard(self) -> None:

@@ -96,9 +96,12 @@ async def on_loop(
     kind: str, address: Address, security: Security | None, seconds: float
 ) -> list[tuple[int, float]]:
     if kind == "asyncio":
+        from microlock.engine.reentrant_event import ReentrantEvent
         from microlock.etcd.wire.aio import AioWire
+        from microlock.etcd.wire.dial import Dialler
+        from microlock.etcd.wire.member import Member
 
-        wire = AioWire(address, security=security)
+        wire = AioWire(Member(address, security, None, ReentrantEvent()), Dialler(address))
 
         async def call(method: str, message: Any, reply: Any) -> Any:
             return await wire.call(method, message, reply, **CALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
@@ -17,6 +18,8 @@ TICK = 0.05
 _PATIENCE = 2.0
 # What one renewal among many takes on a machine that is busy.
 _EACH = 0.002
+# What an answer may take: `etcd grpc-proxy` passes renewals on every half a second.
+_ANSWER = 0.7
 # So many are looked after at a time, as long as etcd answers: what it can't do in time would be
 # asked for once more, and cost it twice.
 BATCH = 500
@@ -68,12 +71,12 @@ class Agenda(Generic[T]):
         self._times.pop(item, None)
 
 
-def patience(leases: list[Lease], now: float, timeout: float) -> float:
+def patience(leases: Sequence[Lease], now: float, timeout: float) -> float:
     """Seconds that a request to renew these leases may take.
 
-    Half of what is left to the most urgent: there is to be time for another try. But one that is
-    late must not have the others cut short, and asked for twice.
+    Half of what is left to the most urgent: there is to be time for another try, if an answer can
+    come by then. But one that is late must not have the others cut short, and asked for twice.
     """
     left = min(lease.deadline for lease in leases) - now
-    least = 0.1 + len(leases) * _EACH
-    return min(_PATIENCE, timeout, max(least, left / 2))
+    least = len(leases) * _EACH
+    return min(_PATIENCE, timeout, max(0.1 + least, left / 2, min(_ANSWER + least, left)))

@@ -12,7 +12,8 @@ from typing import Protocol
 from microlock.core.lease import Lease
 from microlock.core.place import Place
 from microlock.core.port import Lifetime
-from microlock.errors import LossReason
+from microlock.core.renewals import is_refusal
+from microlock.errors import LossReason, MicrolockError
 
 
 class State(enum.Enum):
@@ -91,6 +92,7 @@ class HoldState:
     Attributes:
         alive: whether it counts, if its deadline is ahead: not from when it is about to be given
             back, unless that fails.
+        refusal: why it was not renewed the last time, if the store refuses that.
     """
 
     __slots__ = (
@@ -102,6 +104,7 @@ class HoldState:
         "hold",
         "owner",
         "place",
+        "refusal",
         "since",
     )
 
@@ -114,6 +117,7 @@ class HoldState:
         self.ended = ended
         self.hold = hold
         self.alive = True  # False <= ended is set
+        self.refusal: MicrolockError | None = None
         self._reason: LossReason | None = None  # not None  =>  it is not alive
         self._expired = False  # somebody saw that the deadline has passed
         self._suspended = False  # etcd does not answer the renewals
@@ -141,7 +145,9 @@ class HoldState:
         """Why it is lost, if it is."""
         if not self.alive:
             return self._reason
-        return LossReason.EXPIRED if self._over(now) else None
+        if not self._over(now):
+            return None
+        return LossReason.REFUSED if self.refusal else LossReason.EXPIRED
 
     def state(self, now: float) -> State:
         if self.reason(now):
@@ -166,7 +172,7 @@ class HoldState:
         before, self.place = self.place, self.place.renewed(lease_id, lifetime)
         if self.place is before:
             return False
-        self._suspended = False
+        self._suspended, self.refusal = False, None
         return self.alive  # not while it is given back; it counts if that fails
 
     def moved(self, place: Place) -> None:
@@ -175,10 +181,12 @@ class HoldState:
             if lease.ttl:  # known; and maybe renewed in the background meanwhile
                 place = place.renewed(lease.id, Lifetime(lease.ttl, lease.sent, lease.sent))
         self.place = place
-        self._suspended = False
+        self._suspended, self.refusal = False, None
 
-    def suspend(self) -> bool:
-        """etcd does not answer."""
+    def suspend(self, error: MicrolockError) -> bool:
+        """etcd did not renew it."""
+        if not self._expired:  # after that it is too late to be a reason
+            self.refusal = error if is_refusal(error) else None
         news = self.alive and not self._suspended
         self._suspended |= news
         return news

@@ -169,7 +169,7 @@ def is_entry(prefix: bytes, name: bytes) -> bool:
     return name.startswith(prefix) and _LEASE_ID.fullmatch(name, len(prefix)) is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Names:
     """What a lock is called, and by whom."""
 
@@ -182,5 +182,10 @@ class Names:
     def of(cls, key: object, node_id: object) -> Names:
         """Checks both; raises KeyRequiredError or NodeIdRequiredError."""
         name, value = check_key(key), check_node_id(node_id)
-        # Not str(): that of an enum's member is its name.
-        return cls(name.decode(), value.decode(), entries_prefix(name), value)
+        return cls(_plain(key, name), _plain(node_id, value), entries_prefix(name), value)
+
+
+def _plain(given: object, encoded: bytes) -> str:
+    # Not str(): that of an enum's member is its name. The same object where it is plain: there may
+    # be many locks of one node.
+    return given if type(given) is str else encoded.decode()

@@ -21,6 +21,8 @@ from microlock.errors import (
 
 # Seconds that an attempt has, if there are so many: enough for a machine that is busy.
 _LEAST = 0.3
+# As much for a renewal: `etcd grpc-proxy` passes them on every half a second.
+_RENEWAL = 0.7
 # Seconds that undoing has at the least, though it may begin late, by a process that was suspended:
 # what is not undone keeps others out for a whole ttl.
 _UNDOING = 0.25
@@ -142,6 +144,7 @@ def persist(
     until = budget.until(request)
     if isinstance(request, Revoke):
         until = max(until, now + min(_UNDOING, patience))
+    least = _RENEWAL if isinstance(request, KeepAlive | KeepAlives) else _LEAST
     retries: Retries | None = None  # until something fails
     while True:
         if budget.stop and not isinstance(request, Revoke):
@@ -151,7 +154,7 @@ def persist(
             break
         member = members.current
         # Each attempt leaves time for others: at the other members, or here again.
-        timeout = min(left, max(_LEAST, left / (members.count + 1)))
+        timeout = min(left, max(least, left / (members.count + 1)))
         try:
             reply = yield Attempt(member, timeout, retries is not None and retries.doubt)
         except StoreError as error:

@@ -88,7 +88,7 @@ class Status:
         self.env = env
         self.auto_renew = auto_renew
         self.hold: HoldState | None = None
-        self.lost_of: dict[object, HoldState] = {}
+        self.lost_of: dict[object, HoldState] | None = None  # until there is one
         self.wait: Wait | None = None
         self.destroyed = self.closed = self.changed = False
 
@@ -146,11 +146,10 @@ class Status:
         """A hold was lost, and another owner has the next: until the first locks again it sees the
         loss. What a handler of this lock takes, for which the owner is None, is everybody's."""
         if lost.owner is not None:
-            self.lost_of[lost.owner] = lost
-            for forgotten in list(self.lost_of)[
-                :-_REMEMBERED
-            ]:  # of threads that ended, most likely
-                del self.lost_of[forgotten]
+            lost_of = self.lost_of = self.lost_of or {}
+            lost_of[lost.owner] = lost
+            for forgotten in list(lost_of)[:-_REMEMBERED]:  # of threads that ended, most likely
+                del lost_of[forgotten]
 
     # What becomes of the hold, told once.
 
@@ -158,7 +157,8 @@ class Status:
         """Notes that it is lost, and tells so."""
         if hold.lose(reason):
             self.changed = True
-            self.tell_of(events.lost, hold, reason=reason)
+            error = hold.refusal if reason is LossReason.REFUSED else None
+            self.tell_of(events.lost, hold, reason=reason, error=error)
 
     def noticed(self, now: float) -> LossReason | None:
         """Why the last hold is lost, if it is; the loss is told by now."""

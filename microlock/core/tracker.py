@@ -295,5 +295,5 @@ class Tracker:
 
     def unanswered(self, hold: HoldState, error: MicrolockError, now: float) -> None:
         """etcd did not renew it."""
-        if not self._status.noticed(now) and hold.suspend():
+        if not self._status.noticed(now) and hold.suspend(error):
             self._status.tell_of(events.suspended, hold, error=error)

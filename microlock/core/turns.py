@@ -26,7 +26,7 @@ class Turns:
     __slots__ = ("_status", "calls", "current")
 
     def __init__(self, status: Status) -> None:
-        self.calls: list[Call] = []
+        self.calls: tuple[Call, ...] = ()
         self.current: Call | None = None
         self._status = status
 
@@ -80,7 +80,7 @@ class Turns:
 
     def ask(self, call: Call) -> None:
         """From here on it waits for a turn, which may come at once."""
-        self.calls = [*self.calls, call]
+        self.calls = (*self.calls, call)
         self.pass_on()
 
     def give(self, call: Call) -> None:
@@ -89,7 +89,7 @@ class Turns:
             self.current = None  # first: a signal's handler may ask, in the middle of this
         elif call not in self.calls:
             return
-        self.calls = [each for each in self.calls if each is not call]
+        self.calls = tuple([each for each in self.calls if each is not call])
         call.paused = False
         self.pass_on()
 
@@ -98,7 +98,7 @@ class Turns:
         call.paused = True
         woken = call.woken = call.woken or self._status.env.event()
         woken.clear()
-        self.calls = [*self.calls, call]
+        self.calls = (*self.calls, call)
         try:
             while (now := (yield NOW)) < until:
                 self.check(call)

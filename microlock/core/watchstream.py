@@ -179,9 +179,11 @@ class WatchStream:
         self._ended: dict[bytes, _Watch] = {}
         # Of the present stream:
         self._open = False
+        self._wanted: dict[_Watch, None] = {}  # not asked for yet, in order
         self._asked: dict[int, _Watch] = {}  # by our ids, in the order of the replies to come
         self._running: dict[int, _Watch] = {}  # by the ids of the replies: a proxy has its own
         self._last_id = 0
+        self._ours = False  # the replies have our ids
         self._reached = 0  # a revision that etcd has reached, however far this member lags behind
         # Of the present outage:
         self._attempts = 0  # streams since a watch ran
@@ -250,14 +252,14 @@ class WatchStream:
         if not watch.subscribers:
             del self._watches[name]
             return self._leave(watch)
-        return [self._create(watch)] if self._open and watch.watch_id is None else []
+        return self._want(watch) if self._open and watch.watch_id is None else []
 
     # The stream.
 
     def opened(self) -> list[Command]:
         """A new stream is there."""
-        self._open, self._last_id, self._reached = True, 0, 0
-        return [self._create(watch) for watch in self._watches.values() if watch.subscribers]
+        self._open, self._ours, self._last_id, self._reached = True, False, 0, 0
+        return self._want(*(watch for watch in self._watches.values() if watch.subscribers))
 
     def received(self, reply: WatchReply) -> list[Command]:
         """etcd has told this on the stream."""
@@ -267,10 +269,11 @@ class WatchStream:
                     return self._apply(watch, events)
             case WatchCreated(watch_id):
                 if watch := self._answered(watch_id):
-                    return self._created(watch, reply)
+                    return [*self._make(), *self._created(watch, reply)]
             case WatchCancelled(watch_id, created=True):
-                if (watch := self._answered(watch_id)) and self._current(watch):
-                    return self._cancelled(watch, reply)
+                if watch := self._answered(watch_id):
+                    ended = self._cancelled(watch, reply) if self._current(watch) else []
+                    return [*ended, *self._make()]
             case _:
                 if watch := self._running.pop(reply.watch_id, None):
                     return self._cancelled(watch, reply)
@@ -300,6 +303,7 @@ class WatchStream:
     def restart(self, error: StoreError | None = None) -> list[Command]:
         """The stream is of no use any more."""
         self._open = False
+        self._wanted.clear()
         self._asked.clear()
         self._running.clear()
         for watch in self._watches.values():
@@ -339,13 +343,30 @@ class WatchStream:
             self._runs(watch)
             return []
         watch.view.forget(outdated=True)
-        return [*self._leave(watch), self._create(watch)]
+        return [*self._leave(watch), *self._want(watch)]
 
     # One watch.
 
     def _current(self, watch: _Watch) -> bool:
         """Whether anybody may still subscribe to it."""
         return self._watches.get(watch.name) is watch
+
+    def _want(self, *watches: _Watch) -> list[Command]:
+        """Has them made."""
+        self._wanted.update(dict.fromkeys(watches))
+        return self._make()
+
+    def _make(self) -> list[Command]:
+        """Asks for what is wanted: all at once if the replies say whose they are. A proxy has ids
+        of its own and replies in any order, so there, and as long as nobody knows, one at a time.
+        """
+        commands: list[Command] = []
+        while self._wanted and (self._ours or not self._asked):
+            watch = next(iter(self._wanted))
+            del self._wanted[watch]
+            if self._current(watch):
+                commands.append(self._create(watch))
+        return commands
 
     def _create(self, watch: _Watch) -> Create:
         # From 1 up: where etcd 3.5.1 forbids a watch, it ends the watch 0 of the stream instead.
@@ -356,7 +377,9 @@ class WatchStream:
 
     def _answered(self, watch_id: int) -> _Watch | None:
         """Which watch it is whose creation has this reply."""
-        if watch_id not in self._asked:  # etcd refuses with an id of -1, a proxy gives its own
+        if watch_id in self._asked:
+            self._ours = True
+        else:  # etcd refuses with an id of -1, a proxy gives its own
             watch_id = next(iter(self._asked), watch_id)
         return self._asked.pop(watch_id, None)
 
@@ -398,7 +421,7 @@ class WatchStream:
             watch.odd += 1
             if reply.created or watch.odd > _PATIENCE:
                 return self._end(watch, StoreError(f"etcd ended the watch: {reply.reason}"))
-        return [self._create(watch)]
+        return self._want(watch)
 
     def _leave(self, watch: _Watch) -> list[Command]:
         """Takes it off the stream; if its creation has no reply yet, when that comes."""

@@ -9,7 +9,7 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -20,12 +20,10 @@ from microlock.core.retry import Attempt, Budget, Members, Now, Pause, persist
 from microlock.engine.backoff import halfway, jitter
 from microlock.engine.clock import REAL, Clock
 from microlock.engine.reentrant_event import ReentrantEvent
-from microlock.engine.transaction import checked
+from microlock.engine.transaction import checked, committed
 from microlock.errors import (
     DestroyedError,
     ForkedError,
-    LockLostError,
-    LossReason,
     MicrolockError,
     StoreError,
     StorePermissionError,
@@ -89,16 +87,33 @@ class Store(Protocol):
         `sink` gets what it tells, as it comes, and at last the error that it ended with.
         """
 
+    def on_loop(self) -> AsyncStore:
+        """The same store, for the running loop of asyncio."""
+
+    def close(self) -> None: ...
+
+
+class AsyncStore(Protocol):
+    """A store on one loop of asyncio."""
+
+    async def attempt(
+        self, member: str, request: Request, *, timeout: float, repeated: bool
+    ) -> Any:
+        """As `Store.attempt`. One that is cancelled may have happened."""
+
     def close(self) -> None: ...
 
 
 class Client:
     """What locks call a store through, any number of them and from any thread of one process.
 
-    Use it as a context manager, or call `close()`. After `os.fork()` the child needs its own.
+    Use it as a context manager, `with` or `async with`, or call `close()` or `aclose()`. After
+    `os.fork()` the child needs its own.
 
     Attributes:
         timeout: seconds that each call of a lock may take.
+        store: what it calls.
+        closed: set by `close()`.
         clock: what its locks go by.
         random, jitter: what spreads renewals (a number in [0, 1)), and the pauses between tries
             (seconds after so many).
@@ -106,13 +121,13 @@ class Client:
 
     def __init__(self, store: Store, *, timeout: float, clock: Clock = REAL) -> None:
         self.timeout = timeout
+        self.store = store
         self.clock = clock
         # Nothing is left to chance where a test turns the clock.
         self.random: Callable[[], float] = (lambda: 0.5) if clock.turned else random.random
         self.jitter: Callable[[int], float] = halfway if clock.turned else jitter
-        self._store = store
         self._members = Members(store.members, answered=lambda: store.answered)
-        self._closed = ReentrantEvent()
+        self.closed = ReentrantEvent()
         self._pid = os.getpid()
         self._shared: dict[Any, Any] = {}
         self._shared_lock = threading.RLock()
@@ -135,11 +150,11 @@ class Client:
         Twice is fine. Later calls raise DestroyedError. So do those under way, or, where it can't
         be told any more what became of them, LockUncertainError.
         """
-        if not self.forked and not self._closed.is_set():
+        if not self.forked and not self.closed.is_set():
             for each in list(self._shared.values()):
                 if hasattr(each, "finish"):  # what needs a client that works still
                     each.finish(self.timeout)
-        self._closed.set()
+        self.closed.set()
         if self.forked or sys.is_finalizing():
             return  # the threads and the connections are the parent's, or stand still for ever
         with self._shared_lock:
@@ -147,7 +162,19 @@ class Client:
             self._shared.clear()
         for each in shared:
             each.close()
-        self._store.close()
+        self.store.close()
+
+    async def aclose(self) -> None:
+        """As `close()`, without blocking the running loop of asyncio."""
+        from microlock.engine.awaiting import aside  # asyncio: not for everybody
+
+        await aside("microlock-close", self.close)
+
+    async def __aenter__(self: C) -> C:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
 
     @property
     def forked(self) -> bool:
@@ -158,7 +185,7 @@ class Client:
         """Raises DestroyedError after `close()`, ForkedError in a child of its process."""
         if os.getpid() != self._pid:
             raise ForkedError(f"{self!r} was made before os.fork(): connect() again in the child")
-        if self._closed.is_set():
+        if self.closed.is_set():
             raise DestroyedError(f"{self!r} is closed")
 
     def one(self, kind: Callable[[Client], T]) -> T:
@@ -184,14 +211,7 @@ class Client:
             StoreError: the time is over, or another try is of no use.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
         """
-        trying = persist(
-            request,
-            self._members,
-            budget,
-            now=self.clock.now(),
-            patience=self.timeout,
-            jitter=self.jitter,
-        )
+        trying = self.persist(request, budget)
         try:
             step = next(trying)
             while True:
@@ -211,15 +231,26 @@ class Client:
         finally:
             trying.close()  # an interrupt that came while it is collected would be lost
 
+    def persist(self, request: Any, budget: Budget) -> Generator[Now | Attempt | Pause, Any, Any]:
+        """Asks for what `perform` does, one step after the other."""
+        return persist(
+            request,
+            self._members,
+            budget,
+            now=self.clock.now(),
+            patience=self.timeout,
+            jitter=self.jitter,
+        )
+
     def _attempt(self, request: Any, step: Now | Attempt | Pause) -> Any:
         """What another try asks for."""
         if isinstance(step, Attempt):
             self.check()
-            return self._store.attempt(
+            return self.store.attempt(
                 step.member, request, timeout=step.timeout, repeated=step.repeated
             )
         if isinstance(step, Pause):
-            self._closed.wait(step.seconds, self.clock)
+            self.closed.wait(step.seconds, self.clock)
         return self.clock.now()
 
     def transaction(
@@ -248,13 +279,24 @@ class Client:
         """
         request = checked(guard, put, delete)
         try:
-            budget = Budget.of(self.clock.now(), self.timeout)
-            revision: int | None = self.perform(request, budget)
+            revision = self.perform(request, Budget.of(self.clock.now(), self.timeout))
         finally:
             self.clock.leave()
-        if revision is None:  # given back, or lost
-            raise LockLostError(guard.lock, guard.node_id, LossReason.DELETED)
-        return revision
+        return committed(guard, revision)
+
+    async def atransaction(
+        self,
+        guard: Guard,
+        *,
+        put: Mapping[str, str | bytes] | Mapping[bytes, str | bytes] = MappingProxyType({}),
+        delete: Iterable[str | bytes] = (),
+    ) -> int:
+        """As `transaction()`, without blocking the running loop of asyncio."""
+        from microlock.engine.loop_client import Loops  # asyncio: not for everybody
+
+        request = checked(guard, put, delete)
+        budget = Budget.of(self.clock.now(), self.timeout)
+        return committed(guard, await self.one(Loops).here().perform(request, budget))
 
     def open_watch(self, sink: Sink) -> Watching:
         """A new stream of watches from a member that answers.
@@ -265,7 +307,7 @@ class Client:
         """
         with suppress(StorePermissionError):  # as good an answer as any
             self.perform(Get(b"health"), Budget.of(self.clock.now(), self.timeout))
-        return self._store.open_watch(self._members.current, sink, timeout=self.timeout)
+        return self.store.open_watch(self._members.current, sink, timeout=self.timeout)
 
     def move_on(self, member: str) -> None:
         """This member failed: the next call goes to the next one."""

@@ -39,7 +39,7 @@ def drive(
                 if getgeneratorstate(steps) != GEN_CLOSED:
                     resume, reply = steps.throw, error
                 elif isinstance(error, MicrolockError):
-                    raise _bare(error) from error.__cause__
+                    raise bare(error) from error.__cause__
                 else:
                     raise
     finally:
@@ -47,7 +47,7 @@ def drive(
         del reply  # an error would keep itself by its traceback, and with it the lock
 
 
-def _bare(error: MicrolockError) -> MicrolockError:
+def bare(error: MicrolockError) -> MicrolockError:
     """The error without the steps of the call, also in what it came from: to a user they say
     nothing that the message does not, and they keep what they were about."""
     each: BaseException | None = error

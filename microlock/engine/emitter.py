@@ -1,4 +1,4 @@
-"""pyee's emitter, with handlers on threads of their own.
+"""pyee's emitter, whose handlers run apart from what reads from the store.
 
 Handlers are called with the `LockEvent` if they accept an argument, and with none if they don't.
 One that raises is logged and reported as `error`; it stops nothing.
@@ -9,20 +9,15 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from pyee import EventEmitter
 
 from microlock import events
-from microlock.engine.client import Client
-from microlock.engine.handlers import Handlers, Mailbox
 from microlock.errors import InvalidArgumentError, MicrolockError
 from microlock.events import LockEvent
-
-# Seconds that destroy() waits for the handlers of the events before it.
-_PATIENCE = 1.0
 
 _PYEES_OWN = "new_listener"
 
@@ -40,16 +35,35 @@ _LEVELS = {
 }
 
 
+class Runner(Protocol):
+    """Runs the handlers of one lock, one after the other.
+
+    Attributes:
+        awaits: they may be coroutine functions.
+    """
+
+    awaits: bool
+
+    def submit(self, job: Callable[[], Sequence[Coroutine[Any, Any, None]]]) -> None:
+        """Does it, and awaits what it returns, after the jobs before it. Never blocks.
+
+        Raises:
+            MicrolockError: the client is closed.
+            RuntimeError: no thread can be started, and there is none.
+        """
+
+
 class LockEmitter(EventEmitter):
     """What tells of a lock."""
 
-    def __init__(self, client: Client, key: str) -> None:
+    _begun: list[tuple[LockEvent, Awaitable[object]]]  # by handlers, in `_deliver`
+
+    def __init__(self, key: str, runner: Runner) -> None:
         super().__init__()
         # pyee's own. A signal's handler may come in the middle, and add or remove another.
         self._lock = threading.RLock()  # type: ignore[assignment]
         self._key = key
-        self._client = client
-        self._mailbox = Mailbox()
+        self._runner = runner
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} can't be copied or pickled: make one where it is needed")
@@ -63,10 +77,6 @@ class LockEmitter(EventEmitter):
         """The events that have handlers."""
         with self._lock:
             return super().event_names()
-
-    def _handles(self) -> bool:
-        """Whether this thread runs a handler of this lock."""
-        return self._mailbox.thread == threading.get_ident()
 
     def _listened(self, name: str) -> bool:
         """Whether an event has handlers."""
@@ -85,7 +95,7 @@ class LockEmitter(EventEmitter):
         event = LockEvent(name, self._key, **fields)
         if listened:
             try:
-                self._client.one(Handlers).submit(self._mailbox, partial(self._deliver, event))
+                self._runner.submit(partial(self._deliver, event))
             except MicrolockError:
                 pass  # the client is closed, and its threads with it
             except RuntimeError:  # no thread can be started; what is told is done all the same
@@ -96,22 +106,24 @@ class LockEmitter(EventEmitter):
         about = name, event.key, event.node_id, event.token, f": {why}" if why else ""
         return level, "%s: lock %r, node %r, token %s%s", *about
 
-    def _deliver(self, event: LockEvent) -> None:
-        if self.listeners(event.name):  # pyee raises an `error` that nobody listens to
-            self.emit(event.name, event)
+    def _deliver(self, event: LockEvent) -> Sequence[Coroutine[Any, Any, None]]:
+        """Calls the handlers. Returns what those have begun that are coroutine functions."""
+        if not self.listeners(event.name):  # pyee raises an `error` that nobody listens to
+            return ()
+        begun = self._begun = []
+        self.emit(event.name, event)
+        return [self._finish(*each) for each in begun]
 
-    def _tell_no_more(self, patience: float) -> None:
-        """Removes the listeners, when they have been told of what happened so far.
-
-        `patience`: seconds to wait for that, if their handlers take long.
-        """
-        timeout = max(0.0, min(patience, _PATIENCE))
+    async def _finish(self, event: LockEvent, begun: Awaitable[object]) -> None:
         try:
-            self._client.one(Handlers).end(
-                self._mailbox, self.remove_all_listeners, timeout=timeout
-            )
-        except MicrolockError:
-            self.remove_all_listeners()
+            await begun
+        except (Exception, SystemExit) as error:  # noqa: BLE001  sys.exit() ends no events
+            self._failed(event, error)
+
+    def _failed(self, event: LockEvent, error: BaseException) -> None:
+        log.error("a handler of %r of %r failed", event.name, event.key, exc_info=error)
+        if event.name != events.error and isinstance(error, Exception):
+            self._tell(events.error, error=error)
 
     # pyee's two seams: how a handler is added, by any of its methods, and how it is run.
 
@@ -124,7 +136,7 @@ class LockEmitter(EventEmitter):
             raise InvalidArgumentError(f"event must be one of {names}, not {event!r}")
         if not callable(k):
             raise InvalidArgumentError(f"a handler of {event!r} must be callable, not {k!r}")
-        if inspect.iscoroutinefunction(k):
+        if inspect.iscoroutinefunction(k) and not self._runner.awaits:
             raise InvalidArgumentError(f"a handler of {event!r} must not be async: {k!r}")
         if not _accepts(k, None) and not _accepts(k):
             raise InvalidArgumentError(
@@ -149,11 +161,12 @@ class LockEmitter(EventEmitter):
             return
         event = args[0]
         try:
-            f(event) if _accepts(f, event) else f()
-        except BaseException as error:  # sys.exit() in a handler must not end the events
-            log.exception("a handler of %r of %r failed", event.name, event.key)
-            if event.name != events.error and isinstance(error, Exception):
-                self._tell(events.error, error=error)
+            outcome = f(event) if _accepts(f, event) else f()
+        except BaseException as error:  # noqa: BLE001  sys.exit() ends no events
+            self._failed(event, error)
+            return
+        if self._runner.awaits and inspect.isawaitable(outcome):
+            self._begun.append((event, outcome))
 
 
 def _accepts(handler: Callable[..., Any], *args: object) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty
@@ -18,6 +19,11 @@ from microlock.engine.clock import REAL
 if TYPE_CHECKING:
     from microlock.engine.client import Client
 
+from microlock.engine.client import Client
+from microlock.errors import MicrolockError
+
+# Seconds that an object that ends waits for the handlers of the events before it.
+PATIENCE = 1.0
 # Seconds that a thread without work waits for some.
 _IDLE = 2.0
 # So many threads at most: where more locks than that have slow handlers, others wait.
@@ -32,8 +38,46 @@ class Mailbox:
     __slots__ = ("jobs", "thread")
 
     def __init__(self) -> None:
-        self.jobs: list[Callable[[], object]] = []
+        self.jobs: deque[Callable[[], object]] | None = None  # until there is one
         self.thread: int | None = None  # that does them
+
+    def add(self, job: Callable[[], object]) -> None:
+        if self.jobs is None:
+            self.jobs = deque()
+        self.jobs.append(job)
+
+    def take(self) -> None:
+        """The last one back."""
+        assert self.jobs
+        self.jobs.pop()
+
+
+class ThreadRunner(Mailbox):
+    """Runs the handlers of one lock on the threads of a client; see `microlock.engine.emitter`."""
+
+    __slots__ = ("_client",)
+
+    awaits = False
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self._client = client
+
+    @property
+    def here(self) -> bool:
+        """Whether this thread runs a handler of this lock."""
+        return self.thread == threading.get_ident()
+
+    def submit(self, job: Callable[[], object]) -> None:
+        self._client.one(Handlers).submit(self, job)
+
+    def end(self, job: Callable[[], object], timeout: float) -> None:
+        """Does it after those before it, and waits for that, `timeout` seconds at most."""
+        patience = max(0.0, min(timeout, PATIENCE))
+        try:
+            self._client.one(Handlers).end(self, job, timeout=patience)
+        except MicrolockError:  # the client is closed, or not usable here
+            job()
 
 
 class Handlers:
@@ -58,7 +102,7 @@ class Handlers:
         with self._lock:
             if self._closed and mailbox.thread is None:
                 return
-            mailbox.jobs.append(job)
+            mailbox.add(job)
             if mailbox.thread is None and mailbox not in self._ready:
                 self._ready.append(mailbox)
             if self._threads - self._busy < len(self._ready) and self._threads < _LIMIT:
@@ -67,7 +111,7 @@ class Handlers:
                 except RuntimeError:  # too many threads, or the interpreter exits
                     if not self._threads:
                         self._ready.remove(mailbox)
-                        mailbox.jobs.remove(job)
+                        mailbox.take()
                         raise
             self._wake.put(None)
 
@@ -90,7 +134,8 @@ class Handlers:
         with self._lock:
             alone = not mailbox.jobs and mailbox.thread is None
             if not alone:
-                mailbox.jobs += (job, done.set)
+                mailbox.add(job)
+                mailbox.add(done.set)
             mine = mailbox.thread == threading.get_ident()
         if alone:
             job()
@@ -134,7 +179,7 @@ class Handlers:
     def _job(self, mailbox: Mailbox) -> Callable[[], object] | None:
         with self._lock:
             if mailbox.jobs:
-                return mailbox.jobs.pop(0)
-            mailbox.thread = None
+                return mailbox.jobs.popleft()
+            mailbox.thread = mailbox.jobs = None
             self._busy -= 1
             return None

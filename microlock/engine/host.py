@@ -6,11 +6,13 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 from weakref import ref
 
 from microlock.core.call import Call, Kind, Park, Steps
+from microlock.core.hold import HoldState
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
 from microlock.core.lock import LockCore
@@ -28,22 +30,6 @@ from microlock.errors import DestroyedError, MicrolockError
 T = TypeVar("T")
 
 log = logging.getLogger("microlock")
-
-
-_numbers = count()
-
-
-class _Thread(threading.local):
-    def __init__(self) -> None:
-        self.number = next(_numbers)
-
-
-_this = _Thread()
-
-
-def this_thread() -> int:
-    """A number for this thread. Unlike its ident, no later thread gets it again."""
-    return _this.number
 
 
 def _lease_id() -> int:
@@ -73,19 +59,21 @@ class Host:
         options: as for `LockCore`.
 
     Attributes:
+        clock: that of the client.
         core: what the lock decides.
+        mutex: held while the core takes a step.
     """
 
     __slots__ = (
         "_adopted",
-        "_clock",
         "_face",
-        "_mutex",
         "_refusal",
         "_said",
         "_watched",
         "client",
+        "clock",
         "core",
+        "mutex",
         "random",
     )
 
@@ -97,11 +85,11 @@ class Host:
         self, client: Client, face: LockEmitter, names: Names, ttl: int, **options: Any
     ) -> None:
         self.client = client
-        self._clock = client.clock
+        self.clock = client.clock
         self.random = client.random
         self._face = ref(face)
-        self._mutex = threading.RLock()
-        self._watched: frozenset[bytes] = frozenset()
+        self.mutex = threading.RLock()
+        self._watched: tuple[bytes, ...] = ()
         self._adopted = False
         self._refusal: MicrolockError | None = None  # why a watch has ended
         self._said: tuple[Any, ...] = ()  # what is to be logged
@@ -109,46 +97,37 @@ class Host:
 
     # Calls, on the thread of the caller.
 
-    def call(self, kind: Kind = Kind.ACT, *, wait: float | None = 0.0) -> Call:
-        """A call of this thread, as of now."""
+    def call(self, owner: object, kind: Kind = Kind.ACT, *, wait: float | None = 0.0) -> Call:
+        """A call as of now. `owner`: who calls; None: a handler of this lock."""
         self._adopt()
-        return Call(kind, self.owner(), self._clock.now(), self.client.timeout, wait=wait)
-
-    def owner(self) -> object:
-        """Who calls: this thread, or None in a handler of this lock."""
-        face = self._face()
-        return None if face and face._handles() else this_thread()
+        return Call(kind, owner, self.clock.now(), self.client.timeout, wait=wait)
 
     def run(self, call: Call, steps: Steps[T]) -> T:
         """Makes a call to its end."""
-
-        def perform(request: Any) -> Any:
-            if isinstance(request, Park):
-                return self._park(request)
-            try:
-                reply = self.client.perform(request, call.budget(request, self._clock.now()))
-            except MicrolockError:
-                call.tried(request)
-                raise
-            call.tried(request)
-            return reply
-
         try:
-            return drive(steps, perform, self._mutex, self._clock)
+            return drive(steps, partial(self._perform, call), self.mutex, self.clock)
         finally:
             self.step(self.core.over, call)
             if self.core.ends_late:  # destroy() came after the call had looked for that
-                self._end_quietly()
+                self._end_quietly(call.owner)
 
-    def _park(self, request: Park) -> None:
-        self.sync()
-        self.client.check()
-        assert isinstance(request.on, ReentrantEvent)
-        request.on.wait(max(0.0, request.until - self._clock.now()), self._clock)
+    def _perform(self, call: Call, request: Any) -> Any:
+        if isinstance(request, Park):
+            self.sync()
+            self.client.check()
+            assert isinstance(request.on, ReentrantEvent)
+            return request.on.wait(max(0.0, request.until - self.clock.now()), self.clock)
+        try:
+            reply = self.client.perform(request, call.budget(request, self.clock.now()))
+        except MicrolockError:
+            call.tried(request)
+            raise
+        call.tried(request)
+        return reply
 
     def step(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """One step of the core, and what follows from it."""
-        with self._mutex:
+        with self.mutex:
             result = act(*args, **kwargs)
         self.sync()
         return result
@@ -160,7 +139,7 @@ class Host:
         logs what it has told."""
         status = self.core.status
         if status.changed and not self.client.forked:
-            with self._mutex:
+            with self.mutex:
                 while status.changed:
                     status.changed = False
                     try:
@@ -172,26 +151,26 @@ class Host:
                         status.changed = True
                         raise
         if self._said:  # not under the mutex: a handler of logging may take its time
-            with self._mutex:
+            with self.mutex:
                 said, self._said = self._said, ()
             for each in said:
                 log.log(*each)
 
     def _watch(self) -> None:
         # Until it is so: a signal's handler may come in the middle, and change it.
-        while (wanted := self._wanted()).keys() != self._watched:
+        while (wanted := self._wanted()).keys() != (watched := set(self._watched)):
             reader = self.client.one(Reader)
-            for name in self._watched - wanted.keys():
+            for name in watched - wanted.keys():
                 reader.unwatch(name, self)
-                self._watched -= {name}
+                self._watched = tuple(each for each in self._watched if each != name)
                 self.core.tracker.views.pop(name, None)
-            for name in wanted.keys() - self._watched:
+            for name in wanted.keys() - watched:
                 try:
                     view = reader.watch(name, self, known=wanted[name])
                 except RuntimeError as error:  # no thread can be started
                     self.warn("%r is not watched: %s", self.core.names.key, error)
                     return
-                self._watched |= {name}
+                self._watched = (*self._watched, name)
                 self.core.tracker.views[name] = view
                 self.core.tracker.seen()
 
@@ -205,10 +184,20 @@ class Host:
 
     def listen(self) -> None:
         """Has the lock watched, and waits until it is, or a first attempt has failed."""
+        self.begin_to_listen()
+        with self.listening() as settled:
+            settled.wait(self.client.timeout, self.clock)
+
+    def begin_to_listen(self) -> None:
         self._adopt()
         self._refusal = None
         self.step(self.core.tracker.listen)
-        self.client.one(Reader).settle(self.core.names.prefix, self.client.timeout)
+
+    @contextmanager
+    def listening(self) -> Iterator[ReentrantEvent]:
+        """As `Reader.settling`."""
+        with self.client.one(Reader).settling(self.core.names.prefix) as settled:
+            yield settled
         if self._refusal:
             raise self._refusal
 
@@ -216,7 +205,7 @@ class Host:
 
     @property
     def interest(self) -> bytes | None:
-        with self._mutex:
+        with self.mutex:
             return self.core.tracker.interest
 
     def watched(self, name: bytes, changes: Sequence[Change], *, synthesised: bool) -> None:
@@ -226,7 +215,7 @@ class Host:
         if final:
             self._refusal = error
         failed = self.core.tracker.watch_failed
-        self.step(failed, name, error, final=final, now=self._clock.now())
+        self.step(failed, name, error, final=final, now=self.clock.now())
 
     # For the renewals.
 
@@ -234,22 +223,22 @@ class Host:
         return self.step(self.core.tracker.due, now)
 
     def due_next(self) -> float:
-        with self._mutex:
+        with self.mutex:
             return self.core.tracker.next_due
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> None:
-        self.step(self.core.tracker.renewed, lease_id, lifetime, self._clock.now())
+        self.step(self.core.tracker.renewed, lease_id, lifetime, self.clock.now())
 
     def silent(self, lease_id: int, error: MicrolockError, *, sent: float) -> None:
-        self.step(self.core.tracker.silent, lease_id, error, sent=sent, now=self._clock.now())
+        self.step(self.core.tracker.silent, lease_id, error, sent=sent, now=self.clock.now())
 
     def stir(self) -> None:
         """The client is closed: every call that waits looks again."""
-        with self._mutex:
+        with self.mutex:
             self.core.tracker.stir_all()
 
     def release_at_exit(self, now: float) -> Sequence[Steps[object]]:
-        with self._mutex:
+        with self.mutex:
             return self.core.release_at_exit(now)
 
     # For the core.
@@ -279,21 +268,41 @@ class Host:
 
     def dropped(self) -> None:
         """Gives back all that it has: its lock is garbage."""
-        if self.core.status.present(self._clock.now()):
+        if self.core.status.present(self.clock.now()):
             log.warning("%r was dropped while it was held: it is given back", self.core.names.key)
-        self._end_quietly()
+        self._end_quietly(self)
 
-    def _end_quietly(self) -> None:
-        held = self.core.status.present(self._clock.now())
+    def _end_quietly(self, owner: object) -> None:
+        with self.quietly():
+            self.destroy(owner)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Logs why what was held could not be given back."""
+        held = self.core.status.present(self.clock.now())
         try:
-            self.destroy()
+            yield
         except MicrolockError as error:
             if held:
                 log.warning("%r is left to its ttl: %s", self.core.names.key, error)
 
-    def destroy(self) -> None:
-        """Ends all; in the middle of a call of the same thread, when that is over."""
-        call, goes_on = self.call(Kind.END), True
+    def orphaned(self, call: Call, steps: Steps[object]) -> None:
+        """Undoes a call that nobody drives any more: its loop has ended."""
+        with self.mutex:
+            steps.close()
+        self.step(self.core.over, call)
+        look(self.client, self.step(self.core.orphaned, call))
+        if call.kind is Kind.END and not self.core.status.closed:
+            self._end_quietly(call.owner)
+
+    def abandon(self, owner: object, hold: HoldState) -> None:
+        """Gives back this hold, of a call that was interrupted between its steps."""
+        call = self.call(owner)
+        self.run(call, self.core.abandon(call, hold))
+
+    def destroy(self, owner: object) -> None:
+        """Ends all; in the middle of a call of the same owner, when that is over."""
+        call, goes_on = self.call(owner, Kind.END), True
         try:
             goes_on = self.step(self.core.begin_to_end, call.owner)
             self.client.check()

@@ -9,11 +9,12 @@ from microlock.core.status import Status
 from microlock.engine.clock import Clock
 from microlock.engine.reentrant_event import ReentrantEvent
 
-_NAP = 0.5
-
 
 class Loss:
-    """What `Microlock.lost` is; in the manner of `threading.Event`."""
+    """What `Microlock.lost` is, but for waiting."""
+
+    # Seconds after which the clock is looked at. None: whoever renews notices the deadline too.
+    _nap: float | None = None
 
     def __init__(self, status: Status, hold: HoldState | None, clock: Clock) -> None:
         self._status = status
@@ -24,23 +25,34 @@ class Loss:
         """Whether the hold was lost."""
         return self._status.reason(self._hold, self._clock.now()) is not None
 
+    def _ahead(self, end: float | None) -> tuple[ReentrantEvent, float] | None:
+        """What to wait for next, and until when; None: it has ended, or it is `end`."""
+        hold, now = self._hold, self._clock.now()
+        if hold is None or hold.ended.is_set() or self.is_set() or (end is not None and end <= now):
+            return None
+        nap = math.inf if self._clock.turned or self._nap is None else self._nap
+        until = now + (min(hold.remaining(now), nap) or 0.01)  # 0: it is being given back
+        assert isinstance(hold.ended, ReentrantEvent)
+        return hold.ended, until if end is None else min(until, end)
+
+
+class ThreadLoss(Loss):
+    """In the manner of `threading.Event`."""
+
+    # Not the whole time: a clock that waits stands still while the machine is suspended, and the
+    # deadline does not.
+    _nap = 0.5
+
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the hold ends, `timeout` seconds at most.
 
         Returns whether it was lost: False also when it was given back. The deadline counts by
         itself, also when nobody is there to notice it.
         """
-        clock, hold = self._clock, self._hold
+        clock = self._clock
         end = None if timeout is None else clock.now() + timeout
-        while hold and not hold.ended.is_set() and not self.is_set():
-            now = clock.now()
-            if end is not None and end <= now:
-                break
-            # Not the whole time: a clock that waits stands still while the machine is suspended,
-            # and the deadline does not. 0: it is being given back.
-            nap = math.inf if clock.turned else _NAP
-            patience = min(hold.remaining(now), nap) or 0.01
-            assert isinstance(hold.ended, ReentrantEvent)
-            hold.ended.wait(patience if end is None else min(patience, end - now), clock)
+        while ahead := self._ahead(end):
+            ended, until = ahead
+            ended.wait(until - clock.now(), clock)
         clock.leave()
         return self.is_set()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty
 from typing import Any
@@ -132,23 +133,27 @@ class Reader:
         with self._lock:
             return self._machine.names
 
-    def settle(self, name: bytes, timeout: float) -> None:
-        """Waits until the watch runs or its first attempt has failed, `timeout` seconds at most.
+    @contextmanager
+    def settling(self, name: bytes) -> Iterator[ReentrantEvent]:
+        """Its event is set when the watch runs or its first attempt has failed.
 
-        If it does not run by then its subscribers have been told so, and what is there when it
-        does is told as a change.
+        If it is left before that, its subscribers have been told so, and what is there when the
+        watch runs is told as a change.
 
-        Raises:
+        Raises when it is left:
             StoreError: etcd refuses: no permission, no TLS, not etcd.
             DestroyedError: the client was closed.
         """
-        waiting = name, ReentrantEvent()
+        settled = ReentrantEvent()
+        waiting = name, settled
         with self._lock:
             self._settling.append(waiting)
-            running = self._thread is not None
+            if self._thread is None:
+                settled.set()
         try:
             self._inbox.put(name)
-            if running and not waiting[1].wait(timeout, self._clock):
+            yield settled
+            if not settled.is_set():
                 late = StoreTimeoutError(
                     f"{self._client!r} did not answer: watching begins when it does"
                 )

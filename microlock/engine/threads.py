@@ -16,6 +16,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from itertools import count
 from queue import SimpleQueue
 
 # What a thread brings upon itself must not be blocked (man 2 sigprocmask).
@@ -42,3 +43,19 @@ class Daemon(threading.Thread):
         finally:
             self._blocks.put(None)
         super().run()
+
+
+_numbers = count()
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.number = next(_numbers)
+
+
+_this = _Thread()
+
+
+def this_thread() -> int:
+    """A number for this thread. Unlike its ident, no later thread gets it again."""
+    return _this.number

@@ -20,7 +20,8 @@ from weakref import WeakSet, ref
 from microlock.core import agenda
 from microlock.core.agenda import Agenda
 from microlock.core.lease import Lease
-from microlock.core.port import KeepAlives, Lifetime
+from microlock.core.port import KeepAlives
+from microlock.core.renewals import Answer, Ask, Renewals
 from microlock.core.retry import Budget
 from microlock.engine import clock
 from microlock.engine.client import Client
@@ -44,6 +45,14 @@ _AT_ONCE = 8
 log = logging.getLogger("microlock")
 
 
+class _Face(ref[object]):
+    """A lock, held weakly; and its host."""
+
+    __slots__ = ("host",)
+
+    host: Host
+
+
 class Timer:
     """Looks after the locks of one client."""
 
@@ -51,26 +60,32 @@ class Timer:
         self._client = client
         self._clock = client.clock
         # Filled from anywhere, also by a garbage collection: it takes no lock of ours.
-        self._inbox = self._clock.inbox()  # of hosts, events to set and None
+        self._inbox = self._clock.inbox()  # of locks that were dropped, jobs and None
         self._cleaning = cycle([Mailbox() for _ in range(_AT_ONCE)])
         self._lock = threading.RLock()
         # Under the lock:
         self._agenda: Agenda[Host] = Agenda()
-        self._faces: dict[Host, ref[object]] = {}  # with the locks, held weakly
+        self._faces: dict[Host, _Face] = {}
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
         self._closed = False
-        self._at_once: float = agenda.BATCH  # how many are looked after; of the thread alone
+        # Of the thread alone:
+        self._at_once: float = agenda.BATCH  # how many are looked after
+        self._renewals = Renewals()
         _timers.add(self)
 
     def adopt(self, face: object, host: Host) -> None:
         """Gives back what this lock has when it is dropped, or when the interpreter exits."""
-        put = self._inbox.put
         with self._lock:
             if not self._closed:
                 # No line of ours runs in a garbage collection: an interrupt there would be lost.
-                self._faces[host] = ref(face, partial(put, host))
+                self._faces[host] = dropped = _Face(face, self._inbox.put)
+                dropped.host = host
         self._start()
+
+    def post(self, job: Callable[[], object]) -> None:
+        """Has this done on a thread of the handlers. Takes no lock: see `adopt`."""
+        self._inbox.put(job)
 
     def schedule(self, host: Host) -> None:
         """Looks after it when something is due."""
@@ -116,7 +131,7 @@ class Timer:
             if self._thread is None or self._thread is threading.current_thread():
                 return
             for each in done:
-                self._inbox.put(each)
+                self._inbox.put(each.set)
         for each in done:
             each.wait(max(0.0, end - self._clock.now()))
 
@@ -176,10 +191,10 @@ class Timer:
             nap = math.inf if self._clock.turned else _NAP
             return max(0.0, min(at - self._clock.now(), nap))
 
-    def _take(self, item: Host | threading.Event | None) -> None:
+    def _take(self, item: _Face | Callable[[], object] | None) -> None:
         if item is None:
             return
-        job = item.set if isinstance(item, threading.Event) else partial(self._give_back, item)
+        job = partial(self._give_back, item.host) if isinstance(item, _Face) else item
         try:  # elsewhere: renewals must not wait for it
             self._client.one(Handlers).submit(next(self._cleaning), job)
         except DestroyedError:
@@ -217,27 +232,34 @@ class Timer:
                 self._agenda.add(host, max(at, earliest))
 
     def _renew(self, leases: list[tuple[Host, Lease]], now: float) -> set[Host]:
-        """Returns those that etcd did not answer, though it did others."""
+        """Returns those that etcd had no time for, though it had for others."""
         leases.sort(key=lambda each: each[1].deadline)  # the most urgent first
-        lifetimes, error = self._ask([lease for _, lease in leases])
+        hosts = {lease.id: host for host, lease in leases}
+        left, answered = dict(hosts), False
+        renewing = self._renewals.renew([lease for _, lease in leases], now)
+        answer: Any = None
+        try:
+            while True:
+                lifetimes, _ = answer = self._ask(renewing.send(answer))
+                answered |= bool(lifetimes)
+                for lease_id, lifetime in lifetimes.items():
+                    if host := left.pop(lease_id, None):
+                        _do(host.renewed, lease_id, lifetime)
+        except StopIteration as done:
+            failed: dict[int, MicrolockError] = done.value
+        for lease_id, error in failed.items():
+            _do(partial(left.pop(lease_id).silent, sent=now), lease_id, error)
         # One silence for all: nobody's loss is to be told late because others were asked first.
-        self._at_once = agenda.BATCH if lifetimes else math.inf
-        unanswered: set[Host] = set()
-        for host, lease in leases:
-            if lifetime := lifetimes.get(lease.id):
-                _do(host.renewed, lease.id, lifetime)
-            elif lifetimes:
-                unanswered.add(host)
-            else:
-                _do(partial(host.silent, sent=now), lease.id, error)
-        return unanswered
+        self._at_once = agenda.BATCH if answered or left else math.inf
+        return set(left.values())
 
-    def _ask(self, leases: list[Lease]) -> tuple[dict[int, Lifetime], MicrolockError]:
+    def _ask(self, ask: Ask) -> Answer:
         """What etcd answers; and the error that is to be told of where it does not."""
         now = self._clock.now()
-        end = now + agenda.patience(leases, now, self._client.timeout)
+        most = self._client.timeout if ask.most is None else min(ask.most, self._client.timeout)
+        end = now + agenda.patience(ask.leases, now, most)
         try:
-            request = KeepAlives(tuple(lease.id for lease in leases))
+            request = KeepAlives(tuple(lease.id for lease in ask.leases))
             return self._client.perform(request, Budget(end, end)), StoreTimeoutError("no answer")
         except MicrolockError as failure:
             return {}, failure

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from microlock.core.hold import Guard
 from microlock.core.port import Transaction
-from microlock.errors import InvalidArgumentError
+from microlock.errors import InvalidArgumentError, LockLostError, LossReason
 
 
 def checked(guard: object, put: object, delete: object) -> Transaction:
@@ -22,6 +22,13 @@ def checked(guard: object, put: object, delete: object) -> Transaction:
         raise InvalidArgumentError(f"delete must be a list of keys, not a {_kind(delete)}")
     puts = tuple((_key(key), _bytes("put", value)) for key, value in put.items())
     return Transaction(guard.key, guard.revision, puts, tuple(_key(key) for key in delete))
+
+
+def committed(guard: Guard, revision: int | None) -> int:
+    """The store's reply, or LockLostError."""
+    if revision is None:  # given back, or lost
+        raise LockLostError(guard.lock, guard.node_id, LossReason.DELETED)
+    return revision
 
 
 def _key(key: object) -> bytes:

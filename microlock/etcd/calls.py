@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from queue import Empty, SimpleQueue
 from typing import Any
-
-from google.protobuf.message import Message
 
 from microlock.core.port import Holders, KeepAlives, Lifetime, Request, Revoke, Transaction
 from microlock.engine import clock
@@ -13,7 +12,7 @@ from microlock.errors import LeaseNotFoundError, MicrolockError, StoreError, Sto
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.holders import holders
-from microlock.etcd.wire import HAS_LEADER, Metadata, Wire
+from microlock.etcd.wire import HAS_LEADER, LoopWire, Metadata, Wire
 
 
 def attempt(
@@ -31,18 +30,55 @@ def attempt(
         metadata: who calls.
         repeated: an earlier attempt had no answer, and may be applied yet.
     """
-    sent = clock.now()
-
-    def ask(method: str, message: Message, kind: type[Any]) -> Any:
-        left = sent + timeout - clock.now()
-        return wire.call(method, message, kind, timeout=left, metadata=metadata)
-
-    if isinstance(request, Holders):
-        return holders(request.prefix, ask)
     if isinstance(request, KeepAlives) and len(request.lease_ids) > 1:
         return _keep_alives(request.lease_ids, wire, timeout=timeout, metadata=metadata)
+    end = clock.now() + timeout
+    asking = ask(request, repeated=repeated)
+    asked = next(asking)
     try:
-        reply = ask(*messages.encode(request))
+        while True:
+            try:
+                reply = wire.call(*asked, timeout=end - clock.now(), metadata=metadata)
+            except LeaseNotFoundError as error:
+                asked = asking.throw(error)
+            else:
+                asked = asking.send(reply)
+    except StopIteration as answered:
+        return answered.value
+
+
+async def attempt_on_loop(
+    request: Request | Transaction,
+    wire: LoopWire,
+    *,
+    timeout: float,
+    metadata: Metadata,
+    repeated: bool,
+) -> Any:
+    """As `attempt`, but of many leases only one is kept alive at a time: the threads do that."""
+    end = clock.now() + timeout
+    asking = ask(request, repeated=repeated)
+    asked = next(asking)
+    try:
+        while True:
+            try:
+                reply = await wire.call(*asked, timeout=end - clock.now(), metadata=metadata)
+            except LeaseNotFoundError as error:
+                asked = asking.throw(error)
+            else:
+                asked = asking.send(reply)
+    except StopIteration as answered:
+        return answered.value
+
+
+def ask(request: Request | Transaction, *, repeated: bool) -> Generator[messages.Asked, Any, Any]:
+    """What a request asks a member for: yields each call, is sent its reply, returns that of the
+    request."""
+    if isinstance(request, Holders):
+        return (yield from holders(request.prefix))
+    sent = clock.now()
+    try:
+        reply = yield messages.encode(request)
     except LeaseNotFoundError:
         if isinstance(request, Revoke):
             return None
@@ -53,7 +89,8 @@ def attempt(
 def _keep_alives(
     lease_ids: tuple[int, ...], wire: Wire, *, timeout: float, metadata: Metadata
 ) -> dict[int, Lifetime]:
-    """All of them on one stream, which ends with the last reply."""
+    """All of them on one stream, which ends after the last reply: a proxy cancels what it still has
+    to answer of a stream that has ended."""
     replies: SimpleQueue[pb.LeaseKeepAliveResponse | MicrolockError] = SimpleQueue()
     sent = clock.now()
     stream = wire.stream(
@@ -66,10 +103,10 @@ def _keep_alives(
     lifetimes: dict[int, Lifetime] = {}
     try:
         stream.send(*map(messages.keep_alive, lease_ids))
-        stream.finish()
         for _ in lease_ids:
             reply = _next(replies, sent + timeout)
             lifetimes[reply.ID] = Lifetime(reply.TTL, sent, clock.now())
+        stream.finish()
     except StoreError:
         if not lifetimes:
             raise

@@ -13,7 +13,8 @@ from microlock.etcd.wire import Wire
 class EtcdClient(Client):
     """What `connect()` returns for an etcd: for any number of locks and threads of one process.
 
-    Use it as a context manager, or call `close()`. After `os.fork()` the child needs its own.
+    Use it as a context manager, `with` or `async with`, or call `close()` or `aclose()`. After
+    `os.fork()` the child needs its own.
 
     Attributes:
         timeout: seconds that each call of a lock may take.

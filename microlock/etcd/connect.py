@@ -50,7 +50,7 @@ def connect(
         cert_key: file with the key of the client's certificate, PEM; for mutual TLS.
         cert_cert: file with the client's certificate, PEM; for mutual TLS.
         user: user of etcd; needs `password`. Works without TLS too, where the password can be
-            read on the way.
+            read on the way. Where authentication is off it does no harm.
         password: its password.
         server_name: the name that the members' certificates are for, if not that of the endpoint.
         timeout: seconds > 0 that each call of a lock may take, trying again included.

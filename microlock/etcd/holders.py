@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from itertools import islice
-from typing import Any
-
-from google.protobuf.message import Message
+from typing import Any, TypeVar
 
 from microlock.core.port import Found, KeyValue
 from microlock.core.queue import entries, oldest
@@ -16,17 +14,16 @@ from microlock.etcd import rpc_pb2 as pb
 # etcd's --max-txn-ops, where nobody has changed it.
 MAX_OPERATIONS = 128
 
-Ask = Callable[[str, Message, type[Any]], Any]
+T = TypeVar("T")
+
+# Yields a method, a message and the class of the reply; is sent the reply.
+Asking = Generator[messages.Asked, Any, T]
 
 
-def holders(prefix: bytes, ask: Ask) -> Found:
-    """The oldest entry of each lock whose key begins with this.
-
-    Args:
-        ask: sends a message by a method, and returns the reply of a class.
-    """
+def holders(prefix: bytes) -> Asking[Found]:
+    """The oldest entry of each lock whose key begins with this."""
     names = pb.RangeRequest(**messages.all_of(prefix), keys_only=True)
-    reply = ask(messages.RANGE, names, pb.RangeResponse)
+    reply = yield messages.RANGE, names, pb.RangeResponse
     first = {
         lock: kv
         for lock, kv in oldest(messages.keys(reply)).items()
@@ -34,12 +31,14 @@ def holders(prefix: bytes, ask: Ask) -> Found:
     }
     held: list[KeyValue] = []
     gone: list[bytes] = []
-    for lock, found in _read({lock: messages.get(kv.name) for lock, kv in first.items()}, ask):
+    read = yield from _read({lock: messages.get(kv.name) for lock, kv in first.items()})
+    for lock, found in read.items():
         stands = [kv for kv in found if _stands(kv, first[lock])]
         held += stands
         gone += [] if stands else [lock]
     # Of these all is read, values and nested names too: at once, for the next may go as well.
-    for lock, found in _read({lock: messages.read(lock) for lock in gone}, ask):
+    read = yield from _read({lock: messages.read(lock) for lock in gone})
+    for lock, found in read.items():
         held += entries(lock, found)[:1]
     return Found(reply.header.revision, tuple(held))
 
@@ -49,12 +48,12 @@ def _stands(kv: KeyValue, known: KeyValue) -> bool:
     return kv.create_revision == known.create_revision and kv.lease_id != 0
 
 
-def _read(
-    parts: dict[bytes, messages.Part], ask: Ask
-) -> Iterator[tuple[bytes, tuple[KeyValue, ...]]]:
+def _read(parts: dict[bytes, messages.Part]) -> Asking[dict[bytes, tuple[KeyValue, ...]]]:
     """What the reads of the locks find, as many in a transaction as etcd takes."""
     left = iter(parts.items())
+    all_found: dict[bytes, tuple[KeyValue, ...]] = {}
     while batch := dict(islice(left, MAX_OPERATIONS)):
-        reply = ask(*messages.txn((), batch.values()))
+        reply = yield messages.txn((), batch.values())
         found = (messages.keys(each.response_range) for each in reply.responses)
-        yield from zip(batch, found, strict=True)
+        all_found.update(zip(batch, found, strict=True))
+    return all_found

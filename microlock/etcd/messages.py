@@ -46,14 +46,18 @@ AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 OLDEST = 16
 
 
-def encode(request: Request | Transaction) -> tuple[str, Message, type[Any]]:
-    """The method, the message, and the class of the reply; of what is one call to etcd."""
+# The method, the message, and the class of the reply.
+Asked = tuple[str, Message, type[Any]]
+
+
+def encode(request: Request | Transaction) -> Asked:
+    """Of what is one call to etcd."""
     match request:
         case Grant(lease_id, ttl):
             return GRANT, pb.LeaseGrantRequest(ID=lease_id, TTL=ttl), pb.LeaseGrantResponse
         case KeepAlive(lease_id) | KeepAlives((lease_id,)):
-            # A stream in etcd's API. One request and one reply of it are the same on the wire as
-            # a call, and a call can be interrupted safely.
+            # A stream in etcd's API. One request and one reply of it are on the wire as a call,
+            # whose request ends late, and a call can be interrupted safely.
             return KEEP_ALIVE, keep_alive(lease_id), pb.LeaseKeepAliveResponse
         case Revoke(lease_id):
             return REVOKE, pb.LeaseRevokeRequest(ID=lease_id), pb.LeaseRevokeResponse
@@ -175,9 +179,7 @@ def key_value(kv: pb.KeyValue) -> KeyValue:
 Part = dict[str, Any]
 
 
-def txn(
-    guards: Iterable[Part], then: Iterable[Part], otherwise: Iterable[Part] = ()
-) -> tuple[str, Message, type[Any]]:
+def txn(guards: Iterable[Part], then: Iterable[Part], otherwise: Iterable[Part] = ()) -> Asked:
     """If all of `guards` hold then `then`, else `otherwise`."""
     return TXN, pb.TxnRequest(compare=guards, success=then, failure=otherwise), pb.TxnResponse
 

@@ -79,8 +79,25 @@ class Memory:
             self._watches.restart(StoreUnavailableError(f"{self.address} was restored"))
         self._expiry.plan()
 
+    def on_loop(self) -> MemoryOnLoop:
+        return MemoryOnLoop(self)
+
     def close(self) -> None:
         """A client is closed; its watches are by now."""
+
+
+class MemoryOnLoop:
+    """The same for a loop of asyncio: nothing takes so long that it would block it."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    async def attempt(
+        self, member: str, request: Request | Transaction, *, timeout: float, repeated: bool
+    ) -> Any:
+        return self._memory.attempt(member, request, timeout=timeout, repeated=repeated)
+
+    def close(self) -> None: ...
 
 
 def of_another_copy(reply: Any) -> Any:

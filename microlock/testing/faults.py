@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty
@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from microlock.core.port import Enter, Grant, Join, Move, Request, Transaction
+from microlock.engine.awaiting import wait
 from microlock.engine.client import Sink
+from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import StoreNoSpaceError, StoreTimeoutError, StoreUnavailableError
 from microlock.memory.store import Memory, timed
 from microlock.memory.watching import MemoryWatching
@@ -95,13 +97,22 @@ class Network:
         self.clock.enter()
         self.clock.settled(_PATIENCE)
         try:
-            return self._attempt(member, request, timeout, repeated=repeated)
+            attempt = self._attempt(member, request, timeout, repeated=repeated)
+            try:
+                while True:
+                    self._wait(next(attempt))
+            except StopIteration as answered:
+                return answered.value
         finally:
             self.clock.settled(_PATIENCE)
 
+    def on_loop(self) -> NetworkOnLoop:
+        return NetworkOnLoop(self)
+
     def _attempt(
         self, member: str, request: Request | Transaction, timeout: float, *, repeated: bool
-    ) -> Any:
+    ) -> Generator[float, None, Any]:
+        """Yields the seconds to wait; returns the reply."""
         if self._meets("unavailable"):
             raise self._away()
         if self._meets("lost request"):
@@ -112,7 +123,7 @@ class Network:
         sent = self.clock.now()
         reply = self.memory.attempt(member, request, timeout=timeout, repeated=repeated)
         if slow := self._meets("slow"):
-            self._wait(min(slow.seconds, timeout))
+            yield min(slow.seconds, timeout)
             if slow.seconds > timeout:
                 raise StoreTimeoutError(f"{member} did not answer in time", may_have_happened=True)
             reply = timed(reply, sent, self.clock.now())
@@ -135,3 +146,26 @@ class Network:
 
     def close(self) -> None:
         """A client is closed."""
+
+
+class NetworkOnLoop:
+    """The same for the tasks of a loop."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    async def attempt(
+        self, member: str, request: Request | Transaction, *, timeout: float, repeated: bool
+    ) -> Any:
+        clock = self._network.clock
+        clock.settled(_PATIENCE)
+        attempt = self._network._attempt(member, request, timeout, repeated=repeated)
+        try:
+            while True:
+                await wait(ReentrantEvent(), clock.now() + next(attempt), clock)
+        except StopIteration as answered:
+            return answered.value
+        finally:
+            clock.settled(_PATIENCE)
+
+    def close(self) -> None: ...

@@ -23,10 +23,13 @@ from microlock import (
     StoreTlsError,
     StoreUnavailableError,
 )
+from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.wire import Address
 from microlock.etcd.wire.aio import AioWire
+from microlock.etcd.wire.dial import Dialler
+from microlock.etcd.wire.member import Member
 from microlock.etcd.wire.tls import Security
 
 TIMEOUT = 5.0
@@ -54,7 +57,8 @@ def with_wire(
     endpoint: str, use: Callable[[AioWire], Awaitable[object]], security: Security | None = None
 ) -> None:
     async def main() -> None:
-        wire = AioWire(address(endpoint), security=security)
+        where = address(endpoint)
+        wire = AioWire(Member(where, security, None, ReentrantEvent()), Dialler(where))
         try:
             await use(wire)
         finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from microlock import (
     StoreTlsError,
     connect,
 )
+from microlock.asyncio import Microlock as TaskLock
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.messages import AUTHENTICATE, RANGE
@@ -179,11 +182,6 @@ def test_no_user_where_one_is_needed_is_named_at_once(guarded: Guarded) -> None:
         assert_refused(etcd, "mine", StoreAuthenticationError)
 
 
-def test_a_user_where_none_is_known_is_named_at_once(etcd_server: Etcd) -> None:
-    with connect(etcd_server.endpoint, user="u", password=PASSWORD, timeout=TIMEOUT) as etcd:
-        assert_refused(etcd, "mine", StoreAuthenticationError)
-
-
 def test_a_wrong_ca_is_a_tls_error_before_the_password_is_sent(own_etcd: OwnEtcd, pki: Pki) -> None:
     guarded = Guarded(own_etcd(flags=tls(pki.server)), f"--cacert={pki.ca}")
     with connect(
@@ -281,6 +279,66 @@ def test_a_watch_whose_permission_is_gone_when_it_resumes_says_so_and_ends_alone
         assert_works(gone)
 
 
+# Authentication that is off
+
+
+def test_a_user_does_no_harm_where_authentication_is_off(etcd_server: Etcd, key: str) -> None:
+    with connect(etcd_server.endpoint, user="u", password=PASSWORD, timeout=TIMEOUT) as etcd:
+        assert_works(Microlock(etcd, key, "node-a", ttl=5))
+
+
+def test_authentication_is_switched_off_and_on_and_no_hold_is_lost(guarded: Guarded) -> None:
+    with guarded.client() as etcd:
+        foo = Microlock(etcd, "mine", "node-a", ttl=3, auto_renew=True)
+        witness = Witness(foo, "locked", "unlocked", "suspended", "lost")
+        foo.lock()
+        guarded.ctl("auth", "disable")
+        assert not foo.lost.wait(4)
+        assert_works(Microlock(etcd, "mine/off", "node-a", ttl=5))
+        Etcdctl(guarded.endpoint)("auth", "enable")
+        assert not foo.lost.wait(4)
+        assert_works(Microlock(etcd, "mine/on", "node-a", ttl=5))
+        foo.unlock()
+        assert witness.saw("locked", "unlocked"), witness.events
+
+
+# Users and roles that change
+
+
+@pytest.mark.parametrize("tokens", ["simple", "jwt"])
+def test_changes_of_users_and_roles_are_not_seen(
+    own_etcd: OwnEtcd, tmp_path: Path, tokens: str
+) -> None:
+    flags = ["--bcrypt-cost=4"] + [f"--auth-token={_jwt(tmp_path)}"] * (tokens == "jwt")
+    guarded = Guarded(own_etcd(flags=flags))
+    stop = threading.Event()
+
+    def change() -> int:
+        changes = 0
+        while not stop.wait(0.02):
+            guarded.ctl("role", "add", f"role-{changes}")
+            changes += 1
+        return changes
+
+    with guarded.client() as etcd, ThreadPoolExecutor(1) as pool:
+        kept = Microlock(etcd, "mine/kept", "node-a", ttl=2, auto_renew=True)
+        witness = Witness(kept, "suspended", "lost", "error", "failed")
+        kept.lock()
+        changing = pool.submit(change)
+        cycles, end = 0, monotonic() + 5
+        try:
+            foo = Microlock(etcd, "mine/foo", "node-a", ttl=5)
+            while monotonic() < end:
+                with foo:
+                    cycles += 1
+        finally:
+            stop.set()
+        assert changing.result() > 20
+        assert cycles > 20
+        assert kept.held
+        assert witness.names == []
+
+
 # Tokens that expire
 
 
@@ -307,6 +365,20 @@ def test_threads_that_share_an_expired_token_all_get_a_new_one(forgetful: Guarde
             list(pool.map(Microlock.holder, locks))
             forgetful.outlive_the_tokens()
         assert list(pool.map(Microlock.holder, locks)) == [None] * 8
+
+
+def test_tasks_that_share_an_expired_token_all_get_a_new_one(forgetful: Guarded) -> None:
+    async def main() -> None:
+        async with forgetful.client() as etcd:
+            locks = [TaskLock(etcd, f"mine/{each}", "node-a", ttl=60) for each in range(20)]
+            await asyncio.gather(*(each.lock() for each in locks))
+            await asyncio.to_thread(forgetful.outlive_the_tokens)
+            await asyncio.gather(*(each.renew() for each in locks))
+            await asyncio.gather(*(each.unlock() for each in locks))
+            await asyncio.gather(*(each.destroy() for each in locks))
+
+    asyncio.run(main())
+    assert entries(forgetful.ctl, "mine") == []
 
 
 def test_a_watch_lives_on_when_its_token_expires(forgetful: Guarded) -> None:
@@ -436,7 +508,7 @@ def test_neither_password_nor_token_is_told_by_errors_reprs_or_logs(
                 said += traceback.format_exception(refused.value)
                 said += _chain(refused.value)
             said += [repr(etcd), str(etcd), repr(foo), str(foo), repr(vars(etcd)), repr(vars(foo))]
-            token = etcd._store._identity._token  # type: ignore[attr-defined]
+            token = dict(etcd.store._identity.known() or ()).get("token")  # type: ignore[attr-defined]
             foo.destroy()
             said += map(repr, witness.events)
         assert token is None or all(token not in text for text in (*said, caplog.text))

@@ -85,7 +85,7 @@ class Pair:
         parts = [{"request_delete_range": {"key": name}} for name in request.deletes]
         for name, value, lease_id in request.puts:
             parts.append({"request_put": {"key": name, "value": value, "lease": lease_id}})
-        (wire,) = self.client._store._wires.values()  # type: ignore[attr-defined]
+        (wire,) = self.client.store._wires.values()  # type: ignore[attr-defined]
         wire.call(*messages.txn((), parts), timeout=10, metadata=())
         return None
 
@@ -108,7 +108,7 @@ class Pair:
         """
         told: list[Event] = []
         replies: SimpleQueue[Any] = SimpleQueue()
-        (wire,) = self.client._store._wires.values()  # type: ignore[attr-defined]
+        (wire,) = self.client.store._wires.values()  # type: ignore[attr-defined]
         stream = wire.stream(WATCH, pb.WatchResponse, replies.put, timeout=None, metadata=())
         try:
             create = pb.WatchCreateRequest(

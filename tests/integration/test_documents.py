@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import pydoc
 import re
@@ -116,45 +117,21 @@ def test_the_readmes_restart_carries_on(etcd_server: Any, prefix: str) -> None:
         foo.destroy()
 
 
-def asyncio_main(etcd: microlock.EtcdClient, key: str, fences: list[int]) -> Any:
-    """The `main()` of the README's example."""
+def test_the_readmes_asyncio_works_under_the_lock(etcd_server: Any, key: str) -> None:
+    fences: list[int] = []
 
     async def work(fence: int) -> None:
         fences.append(fence)
 
-    names = vars(microlock) | {"asyncio": asyncio, "etcd": etcd, "node_id": "node", "work": work}
-    exec(example("async def main", "").replace('"foo"', repr(key)), names)
-    return names["main"]
+    async def main() -> None:
+        async with microlock.connect(etcd_server.endpoint) as etcd:
+            names = {"etcd": etcd, "gethostname": lambda: "node-a", "work": work}
+            code = example("microlock.asyncio", "").replace('"foo"', repr(key))
+            flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+            await eval(compile(code, "README.md", "exec", flags=flags), names)
 
-
-def test_the_readmes_asyncio_works_under_the_lock(etcd_server: Any, key: str) -> None:
-    fences: list[int] = []
-    with microlock.connect(etcd_server.endpoint) as etcd:
-        asyncio.run(asyncio_main(etcd, key, fences)())
-        assert len(fences) == 1
-        assert microlock.Microlock(etcd, key, "other").holder() is None
-
-
-def test_the_readmes_asyncio_leaves_nothing_when_it_is_cancelled(
-    etcd_server: Any, key: str
-) -> None:
-    fences: list[int] = []
-    with microlock.connect(etcd_server.endpoint) as etcd:
-        other = microlock.Microlock(etcd, key, "other", ttl=60)
-        main = asyncio_main(etcd, key, fences)
-
-        async def cancel() -> None:
-            task = asyncio.create_task(main())
-            while not await asyncio.to_thread(other.waiters):
-                await asyncio.sleep(0.01)
-            task.cancel()
-            await task
-
-        other.lock()
-        with pytest.raises(asyncio.CancelledError):
-            asyncio.run(cancel())
-        assert (other.waiters(), fences) == ([], [])
-        other.destroy()
+    asyncio.run(main())
+    assert len(fences) == 1
 
 
 def test_the_readme_names_every_public_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from test_auth import PASSWORD, Guarded
 from watching import DEADLINE, eventually
 
 from microlock import AlreadyLockedError, LockManager, Microlock, MicrolockError, StoreError
+from microlock.engine import blocked_loop
 
 Logged = Callable[[str], list[logging.LogRecord]]
 
@@ -196,13 +198,13 @@ def test_a_password_and_its_tokens_are_never_logged(
         foo.lock(timeout=DEADLINE)
         with pytest.raises(StoreError):
             Microlock(etcd, "theirs", "node-a").lock()
-        tokens.add(etcd._store._identity._token)  # type: ignore[attr-defined]
+        tokens.add(dict(etcd.store._identity.known() or ()).get("token"))  # type: ignore[attr-defined]
         server.kill()
         assert eventually(lambda: any("suspended" in each.message for each in caplog.records))
         server.start()  # and has forgotten the tokens
         foo.lost.wait(2)
         foo.holder()
-        tokens.add(etcd._store._identity._token)  # type: ignore[attr-defined]
+        tokens.add(dict(etcd.store._identity.known() or ()).get("token"))  # type: ignore[attr-defined]
         foo.destroy()
         bar.destroy()
     told = everything(caplog.records)
@@ -238,7 +240,7 @@ def test_a_user_that_is_gone_is_logged_without_its_password(
     with guarded.client() as etcd:
         foo = Microlock(etcd, "mine", "node-a", ttl=3, auto_renew=True)
         foo.lock()
-        token = etcd._store._identity._token  # type: ignore[attr-defined]
+        token = dict(etcd.store._identity.known() or ()).get("token")  # type: ignore[attr-defined]
         Etcdctl(guarded.endpoint)("--user=root:root-of-all", "user", "delete", "worker")
         for call in (foo.renew, foo.unlock, foo.destroy):
             with pytest.raises(StoreError):
@@ -246,3 +248,22 @@ def test_a_user_that_is_gone_is_logged_without_its_password(
     assert token
     told = everything(caplog.records)
     assert (PASSWORD in told, token in told) == (False, False)
+
+
+def test_a_wait_on_the_thread_of_an_event_loop_is_warned_of(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        foo = make("one")
+        foo.lock()
+        foo.unlock()
+        assert not caplog.records  # it never waits
+        foo.lock(timeout=1)
+        foo.unlock()
+        with foo:
+            pass
+
+    monkeypatch.setattr(blocked_loop, "_first", iter((True,)))
+    asyncio.run(main())
+    (record,) = caplog.records
+    assert (record.levelname, "event loop" in record.message) == ("WARNING", True)

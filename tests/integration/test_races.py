@@ -96,7 +96,7 @@ def test_what_etcd_says_of_the_lease_before_an_extension_is_no_loss(
     client.perform = moving  # type: ignore[method-assign]
     in_between = RealClock()
     monkeypatch.setattr(in_between, "now", answered_in_between)
-    foo._host._clock = in_between
+    foo._host.clock = in_between
     assert foo.extend(30) > 20
     assert foo.held
     foo.destroy()

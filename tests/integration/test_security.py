@@ -412,7 +412,7 @@ class Report:
             self.said += told_by(refused.value)
 
     def knows_the_token_of(self, etcd: EtcdClient) -> None:
-        token = etcd._store._identity._token  # type: ignore[attr-defined]
+        token = dict(etcd.store._identity.known() or ()).get("token")  # type: ignore[attr-defined]
         if token:
             self.secrets[f"token {len(self.secrets)}"] = token
 

@@ -258,9 +258,9 @@ ticking = spawn(tick)
 done = []
 
 
-def work(number):
+def work(number, cycles=10):
     foo = Microlock(etcd, f"{{key}}/{{number}}", "node", ttl=10)
-    for _ in range(10):
+    for _ in range(cycles):
         with foo:
             pass
     done.append(number)
@@ -282,7 +282,7 @@ with connect(endpoint, ca_cert=ca, timeout=10) as etcd:
     jobs.append(spawn(wait))
     for each in jobs:
         join(each)
-    killed = spawn(work, 99)
+    killed = spawn(work, 99, 100_000)
     sleep(0.01)
     kill(killed)
     work(100)

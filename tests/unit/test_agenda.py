@@ -121,6 +121,12 @@ def test_a_request_leaves_time_for_another_before_the_first_deadline():
     assert patience([other, urgent], 1000.0, 60.0) == (urgent.deadline - 1000.0) / 2
 
 
+def test_a_request_has_the_time_that_a_proxy_takes_to_pass_it_on_before_the_first_deadline():
+    (lease,) = leases(999.0, ttl=2)
+    assert 0.7 <= patience([lease], 1000.0, 60.0) < lease.deadline - 1000.0
+    assert patience([lease], 1000.5, 60.0) == pytest.approx(lease.deadline - 1000.5)
+
+
 @pytest.mark.parametrize(("timeout", "most"), [(0.5, 0.5), (60.0, 2.0)])
 def test_a_request_takes_no_longer_than_the_client_allows_or_others_can_wait(timeout, most):
     assert patience(leases(1000.0, ttl=3600), 1000.0, timeout) == most

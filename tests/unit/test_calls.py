@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from microlock.core.port import KeepAlives
-from microlock.errors import StoreTimeoutError, StoreUnavailableError
+from microlock.errors import StoreError, StoreTimeoutError, StoreUnavailableError
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.calls import attempt
 
@@ -43,14 +44,38 @@ class Wire:
         self.closed = True
 
 
-def keep_alive(wire: Any) -> Any:
-    return attempt(KeepAlives((1, 2, 3)), wire, timeout=0.02, metadata=(), repeated=False)
+def keep_alive(wire: Any, timeout: float = 0.02) -> Any:
+    return attempt(KeepAlives((1, 2, 3)), wire, timeout=timeout, metadata=(), repeated=False)
 
 
 def test_each_lease_has_its_lifetime():
     wire = Wire(3)
     assert {lease: each.ttl for lease, each in keep_alive(wire).items()} == {1: 60, 2: 60, 3: 60}
     assert wire.closed
+
+
+class Proxy(Wire):
+    """Answers a little later, and cancels what it has to answer when the request ends before."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self._finished = threading.Event()
+
+    def send(self, *messages: Any) -> None:
+        threading.Thread(target=self._answer, args=messages).start()
+
+    def _answer(self, *messages: Any) -> None:
+        if self._finished.wait(0.05):
+            self._sink(StoreError("context canceled"))
+        else:
+            super().send(*messages)
+
+    def finish(self) -> None:
+        self._finished.set()
+
+
+def test_the_request_ends_after_the_last_answer():
+    assert len(keep_alive(Proxy(), timeout=20)) == 3
 
 
 @pytest.mark.parametrize("end", [None, StoreUnavailableError("away")])

@@ -7,7 +7,7 @@ import itertools
 import random
 import struct
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import http2
 import ngh2
@@ -52,6 +52,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from microlock.etcd.wire.connection import STATUS, Connection, Failure, Rpc
+from microlock.etcd.wire.frames import Headers
 
 REQUEST = (
     (b":method", b"POST"),
@@ -70,17 +71,17 @@ NOTHING_BY_NOW = "nothing", None
 class Talk:
     """A connection and the time, in seconds; what the peer says is given to it."""
 
-    def __init__(self, hello: bytes = HELLO) -> None:
-        self.connection = Connection()
+    def __init__(self, hello: bytes = HELLO, streams: Sequence[str] = ()) -> None:
+        self.connection = Connection(streams=streams)
         self.now = 100.0
         self.take()
         if hello:
             self.hear(hello)
             self.take()
 
-    def call(self, request: bytes = b"request") -> Rpc:
+    def call(self, request: bytes = b"request", head: Headers = REQUEST) -> Rpc:
         rpc = Rpc()
-        self.connection.begin(rpc, REQUEST, message(request), True, self.now)
+        self.connection.begin(rpc, head, message(request), True, self.now)
         return rpc
 
     def stream(self) -> tuple[Rpc, list[bytes]]:
@@ -126,6 +127,35 @@ def of_kind(frames: list[Frame], *kinds: int) -> list[Frame]:
 
 
 # Answers
+
+
+def test_the_request_of_a_call_to_a_stream_ends_when_its_answer_is_there() -> None:
+    talk = Talk(streams=("/a/stream",))
+    head = tuple((name, b"/a/stream" if name == b":path" else value) for name, value in REQUEST)
+    rpc = talk.call(head=head)
+    assert not any(each.flags & END_STREAM for each in talk.take())
+    talk.hear(leading(1) + data(1, message(b"reply")))
+    assert_answered(rpc)
+    assert talk.connection.idle
+    assert not talk.connection.wants_taking(talk.now)  # it goes with the next request
+    (end,) = of_kind(talk.take(), DATA)
+    assert (end.flags & END_STREAM, end.payload) == (END_STREAM, b"")
+    talk.hear(trailing(1, "2"))  # it is of no interest
+    assert_answered(rpc)
+
+
+def test_a_call_to_a_stream_that_ends_without_an_answer_says_why() -> None:
+    talk = Talk(streams=("/a/stream",))
+    head = tuple((name, b"/a/stream" if name == b":path" else value) for name, value in REQUEST)
+    rpc = talk.call(head=head)
+    talk.hear(headers(1, *GRPC, ("grpc-status", "14"), ended=True))
+    assert outcome(rpc) == ("UNAVAILABLE", True)
+
+
+def test_the_request_of_any_other_call_is_whole_at_once() -> None:
+    talk = Talk(streams=("/a/stream",))
+    talk.call()
+    assert of_kind(talk.take(), DATA)[-1].flags & END_STREAM
 
 
 def assert_answered(rpc: Rpc, reply: bytes = b"reply") -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from microlock import events
 from microlock.engine.emitter import LockEmitter
-from microlock.engine.handlers import Mailbox
+from microlock.engine.handlers import Mailbox, ThreadRunner
 from microlock.errors import DestroyedError, InvalidArgumentError, LossReason
 from microlock.events import LockEvent
 
@@ -54,7 +54,7 @@ class Foo(LockEmitter):
 
     def __init__(self) -> None:
         self.client = Client()
-        super().__init__(self.client, "foo")  # type: ignore[arg-type]
+        super().__init__("foo", ThreadRunner(self.client))  # type: ignore[arg-type]
         self.calls: list[Any] = []
 
     def tell(self, name: str = "locked", **fields: Any) -> Any:
@@ -338,7 +338,7 @@ def test_a_refused_second_registration_leaves_the_first(foo, monkeypatch):
 def test_listeners_are_removed_when_they_have_been_told_of_what_was_before(foo):
     foo.on("released", foo.note)
     foo._tell("released")
-    foo._tell_no_more(60.0)
+    foo._runner.end(foo.remove_all_listeners, 60.0)
     foo.client.run()
     assert len(foo.calls) == 1
     assert not foo.event_names()
@@ -346,14 +346,14 @@ def test_listeners_are_removed_when_they_have_been_told_of_what_was_before(foo):
 
 @pytest.mark.parametrize(("patience", "waits"), [(60.0, 1.0), (0.5, 0.5), (-1.0, 0.0)])
 def test_nobody_waits_long_for_slow_handlers(foo, patience, waits):
-    foo._tell_no_more(patience)
+    foo._runner.end(foo.remove_all_listeners, patience)
     assert foo.client.timeouts == [waits]
 
 
 def test_listeners_are_removed_also_when_the_client_is_closed(foo):
     foo.on("released", foo.note)
     foo.client.closed = True
-    foo._tell_no_more(60.0)
+    foo._runner.end(foo.remove_all_listeners, 60.0)
     assert not foo.event_names()
 
 

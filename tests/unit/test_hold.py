@@ -12,7 +12,7 @@ from microlock.core.hold import Hold, HoldState, State
 from microlock.core.lease import Lease
 from microlock.core.place import Place
 from microlock.core.port import Lifetime
-from microlock.errors import LossReason
+from microlock.errors import LossReason, StorePermissionError, StoreUnavailableError
 
 SENT, TTL = 1000.0, 10
 LEASE, NEXT = Lease(1, asked=TTL, ttl=TTL, sent=SENT), Lease(2, asked=4, ttl=4, sent=SENT + 1)
@@ -21,6 +21,7 @@ MOVED = Place(b"foo/1", 5, NEXT)
 IN_DOUBT = Place(b"foo/1", 5, LEASE, NEXT)
 NOW = SENT + 1.5
 LATE = SENT + TTL
+AWAY, REFUSED = StoreUnavailableError("away"), StorePermissionError("permission denied")
 
 
 def lifetime(sent: float, ttl: int = TTL) -> Lifetime:
@@ -148,7 +149,7 @@ def test_a_renewal_of_a_foreign_lease_is_no_news(hold):
 
 
 def test_a_renewal_of_a_foreign_lease_changes_nothing(hold):
-    hold.suspend()
+    hold.suspend(AWAY)
     hold.renewed(2, lifetime(NOW))
     assert (hold.place, hold.state(NOW)) == (PLACE, State.SUSPENDED)
 
@@ -187,46 +188,73 @@ def test_a_renewal_by_a_call_counts(hold):
 
 
 def test_a_renewal_without_an_answer_suspends(hold):
-    assert (hold.suspend(), hold.state(NOW)) == (True, State.SUSPENDED)
+    assert (hold.suspend(AWAY), hold.state(NOW)) == (True, State.SUSPENDED)
 
 
 def test_a_suspended_hold_lasts_until_its_deadline(hold):
-    hold.suspend()
+    hold.suspend(AWAY)
     assert hold.remaining(NOW) == LEASE.deadline - NOW
 
 
 def test_a_suspension_is_told_once(hold):
-    hold.suspend()
-    assert not hold.suspend()
+    hold.suspend(AWAY)
+    assert not hold.suspend(AWAY)
 
 
 def test_a_renewal_ends_a_suspension(hold):
-    hold.suspend()
+    hold.suspend(AWAY)
     hold.renewed(1, lifetime(NOW))
     assert hold.state(NOW) is State.HELD
 
 
 def test_a_renewal_by_a_call_ends_a_suspension(hold):
-    hold.suspend()
+    hold.suspend(AWAY)
     hold.moved(PLACE)
     assert hold.state(NOW) is State.HELD
 
 
 def test_a_second_suspension_is_told_too(hold):
-    hold.suspend()
+    hold.suspend(AWAY)
     hold.renewed(1, lifetime(NOW))
-    assert hold.suspend()
+    assert hold.suspend(AWAY)
 
 
 def test_a_suspended_hold_is_lost_at_its_deadline(hold):
-    hold.suspend()
+    hold.suspend(AWAY)
     assert hold.state(LATE) is State.LOST
+
+
+def test_one_that_is_refused_until_its_deadline_is_lost_for_that(hold):
+    hold.suspend(REFUSED)
+    assert hold.state(NOW) is State.SUSPENDED
+    assert (hold.reason(LATE), hold.refusal) == (LossReason.REFUSED, REFUSED)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda hold: hold.suspend(AWAY),
+        lambda hold: hold.renewed(1, lifetime(SENT + 0.1)),
+        lambda hold: hold.moved(PLACE),
+    ],
+    ids=["no answer", "renewed", "renewed by a call"],
+)
+def test_a_refusal_that_was_not_the_last_word_is_no_reason(hold, then):
+    hold.suspend(REFUSED)
+    then(hold)
+    assert hold.reason(LATE + 1) is LossReason.EXPIRED
+
+
+def test_a_refusal_that_comes_after_the_deadline_is_no_reason(hold):
+    assert hold.reason(LATE) is LossReason.EXPIRED
+    hold.suspend(REFUSED)
+    assert hold.reason(LATE) is LossReason.EXPIRED
 
 
 @OVER
 def test_what_is_over_is_not_suspended(hold, over):
     over(hold)
-    assert not hold.suspend()
+    assert not hold.suspend(AWAY)
     assert hold.state(NOW) is not State.SUSPENDED
 
 
@@ -358,7 +386,7 @@ def test_the_end_of_a_lost_hold_leaves_its_reason(hold):
 HAPPENINGS: dict[str, Callable[[HoldState], object]] = {
     "renewed": lambda hold: hold.renewed(1, lifetime(NOW)),
     "moved": lambda hold: hold.moved(MOVED),
-    "suspend": lambda hold: hold.suspend(),
+    "suspend": lambda hold: hold.suspend(AWAY),
     "lose": lambda hold: hold.lose(LossReason.DELETED),
     "give back": lambda hold: hold.give_back(),
     "stand": lambda hold: hold.stand(),

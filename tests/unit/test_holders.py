@@ -59,7 +59,13 @@ def store() -> Store:
 
 def held(etcd: Etcd, prefix: bytes = b"") -> dict[bytes, bytes]:
     """The nodes that hold, by the entry."""
-    return {kv.name: kv.value for kv in holders(prefix, etcd).keys}
+    asking = holders(prefix)
+    asked = next(asking)
+    try:
+        while True:
+            asked = asking.send(etcd(*asked))
+    except StopIteration as found:
+        return {kv.name: kv.value for kv in found.value.keys}
 
 
 def test_the_oldest_entry_of_each_lock_is_told_with_its_value(store):

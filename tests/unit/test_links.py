@@ -54,8 +54,6 @@ def wire(member: Member) -> Iterator[SocketWire]:
     made = wire_to(member._listening)
     yield made
     made.close()
-    for each in list(made._links):  # that an interrupt has left to nobody
-        each.close()
 
 
 def wire_to(listening: socket.socket, security: Security | None = None) -> SocketWire:
@@ -223,6 +221,15 @@ def test_a_shared_connection_whose_peer_goes_away_finishes_and_the_next_call_has
     assert isinstance(seen.get(timeout=DEADLINE), DestroyedError)
     other.close()
     until(lambda: member.connections[0].fileno() == -1)  # closed by us, and so by the member
+
+
+def test_a_socket_that_an_interrupt_lost_is_closed_with_the_wire(member: Member) -> None:
+    wire = wire_to(member._listening)
+    grant(wire, 1)
+    (link,) = wire._links
+    wire._free_on_main.remove(link)  # taken out by a call that ended before its `try`
+    wire.close()
+    assert link._sock.fileno() == -1
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -531,6 +538,98 @@ def test_a_message_of_a_stream_that_cannot_be_read_ends_that_stream_alone(
     other.close()
     assert isinstance(others.get(timeout=DEADLINE), DestroyedError)
     assert member.accepted == 1
+
+
+# Sinks
+
+
+def to_stream(number: int, watch_id: int) -> bytes:
+    """A message to the stream that was opened as the first, the second and so on."""
+    stream = 2 * number - 1
+    return http2.data(
+        stream, http2.message(pb.WatchResponse(watch_id=watch_id).SerializeToString())
+    )
+
+
+def test_a_sink_may_wait_for_another_thread_that_uses_its_stream(
+    wire: SocketWire, member: Member
+) -> None:
+    told: SimpleQueue[Any] = SimpleQueue()
+
+    def sink(_: object) -> None:
+        aside(lambda: stream.send(pb.WatchRequest()))
+        told.put("sent")
+
+    stream = wire.stream(WATCH, pb.WatchResponse, sink, timeout=None, metadata=())
+    member.send(http2.leading(1) + to_stream(1, 1))
+    assert told.get(timeout=DEADLINE) == "sent"
+
+
+def test_what_comes_while_a_sink_is_busy_is_told_after_it_and_in_order(
+    wire: SocketWire, member: Member
+) -> None:
+    told: SimpleQueue[Any] = SimpleQueue()
+    busy, go_on = threading.Event(), threading.Event()
+
+    def sink(reply: Any) -> None:
+        if not busy.is_set():
+            busy.set()
+            assert go_on.wait(DEADLINE)
+        told.put(type(reply) if isinstance(reply, MicrolockError) else reply.watch_id)
+
+    stream = wire.stream(WATCH, pb.WatchResponse, sink, timeout=None, metadata=())
+    member.send(http2.leading(1) + to_stream(1, 1) + to_stream(1, 2))
+    assert busy.wait(DEADLINE)
+    stream.close()  # returns, though somebody is told
+    assert told.empty()
+    go_on.set()
+    assert [told.get(timeout=DEADLINE) for _ in range(3)] == [1, 2, DestroyedError]
+
+
+def test_a_sink_may_close_its_stream_and_hears_of_it_afterwards(
+    wire: SocketWire, member: Member
+) -> None:
+    told: SimpleQueue[Any] = SimpleQueue()
+
+    def sink(reply: Any) -> None:
+        stream.close()
+        told.put(type(reply))
+
+    stream = wire.stream(WATCH, pb.WatchResponse, sink, timeout=None, metadata=())
+    member.send(http2.leading(1) + to_stream(1, 1))
+    assert [told.get(timeout=DEADLINE) for _ in range(2)] == [pb.WatchResponse, DestroyedError]
+
+
+def test_whoever_sends_is_not_told_what_came_for_others(wire: SocketWire, member: Member) -> None:
+    """It may hold a lock that the sink takes."""
+    tellers: SimpleQueue[str] = SimpleQueue()
+
+    def sink(_: object) -> None:
+        tellers.put(threading.current_thread().name)
+
+    stream = wire.stream(WATCH, pb.WatchResponse, sink, timeout=None, metadata=())
+    wire._shared._link.send = fail  # type: ignore[union-attr, method-assign]
+    aside(lambda: stream.send(pb.WatchRequest()))
+    assert tellers.get(timeout=DEADLINE) == "microlock-wire"
+
+
+def fail(*_: object) -> None:
+    raise BrokenPipeError
+
+
+def test_a_sink_that_fails_ends_its_own_stream_alone(wire: SocketWire, member: Member) -> None:
+    told: SimpleQueue[Any] = SimpleQueue()
+
+    def sink(reply: Any) -> None:
+        told.put(reply)
+        raise ValueError("a bug")
+
+    wire.stream(WATCH, pb.WatchResponse, sink, timeout=None, metadata=())
+    _, others = watch(wire)
+    member.send(http2.leading(1) + to_stream(1, 1) + http2.leading(3) + to_stream(2, 2))
+    assert told.get(timeout=DEADLINE).watch_id == 1
+    assert "a bug" in str(told.get(timeout=DEADLINE))
+    assert others.get(timeout=DEADLINE).watch_id == 2
 
 
 # Interrupts

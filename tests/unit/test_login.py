@@ -14,7 +14,7 @@ from watching import eventually
 from microlock.core.port import Get
 from microlock.errors import StoreAuthenticationError, StoreTimeoutError, StoreUnavailableError
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.login import Login
+from microlock.etcd.login import Given, Login
 from microlock.etcd.messages import AUTHENTICATE
 from microlock.etcd.store import EtcdStore
 
@@ -28,27 +28,32 @@ class Wire:
         logins: how often it was asked for a token.
         calls: the tokens of the other calls.
         before_login: what happens before it gives one.
+        refusal: what it says to those that are expired; to None: to who brings none.
     """
 
     address, answered = "etcd0:2379", True
 
-    def __init__(self, *expired: str) -> None:
+    def __init__(self, *expired: str | None) -> None:
         self.expired = set(expired)
         self.logins = 0
-        self.calls: list[str] = []
+        self.calls: list[str | None] = []
+        self.refusal = "invalid auth token"
         self.before_login: Callable[[], object] = lambda: None
 
     def call(self, method: str, message: Any, reply: Any, *, timeout: float, metadata: Any) -> Any:
         assert timeout > 0
         if method == AUTHENTICATE:
             self.logins += 1
-            token = f"t{self.logins}"
+            token = self.token()
             self.before_login()
             return pb.AuthenticateResponse(token=token)
-        self.calls.append(dict(metadata)["token"])
+        self.calls.append(dict(metadata).get("token"))
         if self.calls[-1] in self.expired:
-            raise StoreAuthenticationError("invalid auth token")
+            raise StoreAuthenticationError(self.refusal)
         return reply(header=pb.ResponseHeader(revision=1))
+
+    def token(self) -> str:
+        return f"t{self.logins}"
 
     def close(self) -> None: ...
 
@@ -77,27 +82,141 @@ def test_a_token_that_expired_is_renewed_within_the_attempt():
     assert wire.calls == ["t1", "t2"]
 
 
-def test_a_new_token_that_is_refused_is_the_end():
+def test_two_new_tokens_in_a_row_may_be_unknown():
     wire = Wire("t1", "t2")
-    with pytest.raises(StoreAuthenticationError):
-        asked(wire)
-    assert wire.calls == ["t1", "t2"]
-
-
-def test_the_call_after_that_logs_in_again():
-    wire, login = Wire("t1", "t2"), Login("root", "secret")
-    with pytest.raises(StoreAuthenticationError):
-        asked(wire, login)
-    asked(wire, login)
+    asked(wire)
     assert wire.calls == ["t1", "t2", "t3"]
 
 
-def test_a_token_that_expired_is_not_renewed_when_the_time_is_over(monkeypatch):
-    wire = Wire("t1")
-    monkeypatch.setattr("microlock.engine.clock.now", lambda: 100.0 * len(wire.calls))
+def test_a_third_new_token_in_a_row_that_is_unknown_is_the_end():
+    wire = Wire("t1", "t2", "t3")
     with pytest.raises(StoreAuthenticationError):
         asked(wire)
+    assert wire.calls == ["t1", "t2", "t3"]
+
+
+def test_the_call_after_that_logs_in_again():
+    wire, login = Wire("t1", "t2", "t3"), Login("root", "secret")
+    with pytest.raises(StoreAuthenticationError):
+        asked(wire, login)
+    asked(wire, login)
+    assert wire.calls == ["t1", "t2", "t3", "t4"]
+
+
+def test_an_old_token_is_none_of_the_three():
+    wire, login = Wire(), Login("root", "secret")
+    asked(wire, login)
+    wire.expired = {"t1", "t2", "t3"}
+    asked(wire, login)
+    assert wire.calls == ["t1", "t1", "t2", "t3", "t4"]
+
+
+def test_when_the_time_is_over_a_token_that_expired_is_something_passing(monkeypatch):
+    wire = Wire("t1")
+    monkeypatch.setattr("microlock.engine.clock.now", lambda: 100.0 * len(wire.calls))
+    with pytest.raises(StoreUnavailableError, match="invalid auth token"):
+        asked(wire)
     assert wire.calls == ["t1"]
+
+
+# Users and roles that change
+
+
+OLD = "etcdserver: revision of auth store is old"
+
+
+class Changing(Wire):
+    """Users and roles change before each of so many calls."""
+
+    def __init__(self, changes: int) -> None:
+        super().__init__()
+        self.changes = changes
+
+    def call(self, method: str, message: Any, reply: Any, **options: Any) -> Any:
+        if method != AUTHENTICATE and self.changes:
+            self.changes -= 1
+            self.calls.append(dict(options["metadata"])["token"])
+            raise StoreAuthenticationError(OLD)
+        return super().call(method, message, reply, **options)
+
+
+@pytest.fixture
+def no_pause(monkeypatch):
+    monkeypatch.setattr("microlock.etcd.store.sleep", lambda _: None)
+
+
+def test_a_simple_token_is_good_for_what_users_and_roles_are_now(no_pause):
+    wire = Changing(20)
+    asked(wire)
+    assert (wire.logins, wire.calls) == (1, ["t1"] * 21)
+
+
+def test_a_token_of_jwt_is_good_for_what_users_and_roles_were(no_pause, monkeypatch):
+    wire = Changing(5)
+    monkeypatch.setattr(wire, "token", lambda: f"head.body{wire.logins}.signature")
+    asked(wire)
+    assert wire.logins == len(set(wire.calls)) == 6
+
+
+def test_changes_without_end_are_something_passing(no_pause, monkeypatch):
+    wire = Changing(1000)
+    monkeypatch.setattr("microlock.engine.clock.now", lambda: float(len(wire.calls)))
+    with pytest.raises(StoreUnavailableError, match="is old"):
+        asked(wire, timeout=30.0)
+    assert len(wire.calls) == 30
+
+
+def test_who_is_lent_a_simple_token_asks_again_too(no_pause):
+    wire = Changing(3)
+    lent = (("token", "lent"),)
+    store = EtcdStore([wire], Given(lambda: lent))  # type: ignore[list-item]
+    store.attempt(wire.address, GET, timeout=20.0, repeated=False)
+    assert wire.calls == ["lent"] * 4
+
+
+def test_who_is_lent_a_token_that_expired_is_told_so():
+    wire = Wire("lent")
+    lent = (("token", "lent"),)
+    store = EtcdStore([wire], Given(lambda: lent))  # type: ignore[list-item]
+    with pytest.raises(StoreAuthenticationError):
+        store.attempt(wire.address, GET, timeout=20.0, repeated=False)
+    assert wire.calls == ["lent"]
+
+
+# Where etcd does not ask who calls
+
+
+def off() -> None:
+    raise StoreAuthenticationError("etcdserver: authentication is not enabled")
+
+
+def test_where_authentication_is_off_nothing_is_sent():
+    wire, login = Wire(), Login("root", "secret")
+    wire.before_login = off
+    asked(wire, login)
+    asked(wire, login)
+    assert (wire.logins, wire.calls) == (1, [None, None])
+
+
+def test_where_authentication_is_switched_on_it_logs_in():
+    wire, login = Wire(), Login("root", "secret")
+    wire.before_login = off
+    asked(wire, login)
+    wire.before_login = lambda: None
+    wire.expired, wire.refusal = {None}, "etcdserver: user name is empty"
+    asked(wire, login)
+    assert wire.calls == [None, None, "t2"]
+
+
+def test_where_authentication_is_switched_off_no_token_is_sent():
+    wire, login = Wire(), Login("root", "secret")
+    asked(wire, login)
+    wire.before_login, wire.expired = off, {"t1"}
+    asked(wire, login)
+    assert wire.calls == ["t1", "t1", None]
+
+
+# Logins
 
 
 @pytest.mark.parametrize("error", [StoreAuthenticationError, StoreUnavailableError])
@@ -157,13 +276,50 @@ def test_who_waits_too_long_for_the_login_of_another_is_told_which_member_was_as
         first.result(20)
 
 
-def test_a_login_that_does_not_come_back_says_which_member_was_asked(monkeypatch):
+def test_a_login_that_takes_longer_than_who_asked_has_serves_the_next():
     wire, login, go_on = Wire(), Login("root", "secret"), threading.Event()
-    monkeypatch.setattr("microlock.etcd.login._GRACE", 0.0)
     wire.before_login = lambda: go_on.wait(20)
     with pytest.raises(StoreTimeoutError, match=r"etcd0:2379"):
         asked(wire, login, timeout=0.01)
     go_on.set()
+    asked(wire, login)
+    assert (wire.logins, wire.calls) == (1, ["t1"])
+
+
+def test_a_member_that_does_not_answer_a_login_keeps_nobody_from_another(no_pause):
+    silent, other, go_on = Wire(), Wire(), threading.Event()
+    other.address = "etcd1:2379"
+    silent.before_login = lambda: go_on.wait(20)
+    login = Login("root", "secret")
+    with pytest.raises(StoreTimeoutError):
+        asked(silent, login, timeout=0.01)
+    asked(other, login)
+    assert other.calls == ["t1"]
+    go_on.set()
+
+
+def test_a_login_that_fails_by_a_bug_of_ours_is_told_to_who_waits():
+    def bug() -> None:
+        raise ValueError("a bug")
+
+    wire = Wire()
+    wire.before_login = bug
+    with pytest.raises(StoreUnavailableError, match="a bug"):
+        asked(wire)
+
+
+def test_a_login_for_which_no_thread_can_be_started_is_something_passing(monkeypatch):
+    wire, login = Wire(), Login("root", "secret")
+
+    def fail(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("microlock.etcd.login.Daemon.start", fail)
+        with pytest.raises(StoreUnavailableError, match="no thread"):
+            asked(wire, login)
+    asked(wire, login)
+    assert wire.calls == ["t1"]
 
 
 def test_an_interrupt_of_a_login_leaves_it_to_the_others():

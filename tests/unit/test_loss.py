@@ -11,7 +11,7 @@ from walk import Foo
 
 from microlock.core.hold import HoldState
 from microlock.engine import clock
-from microlock.engine.loss import Loss
+from microlock.engine.loss import ThreadLoss
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import LockLostError
 
@@ -25,9 +25,9 @@ def _clock(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
 
 
 @pytest.fixture
-def loss(foo: Foo, hold: HoldState) -> Loss:
+def loss(foo: Foo, hold: HoldState) -> ThreadLoss:
     hold.ended = ReentrantEvent()
-    return Loss(foo.status, hold, clock.REAL)
+    return ThreadLoss(foo.status, hold, clock.REAL)
 
 
 class Ended(ReentrantEvent):
@@ -52,7 +52,7 @@ class Ended(ReentrantEvent):
 
 
 @pytest.fixture
-def wait(loss: Loss, hold: HoldState, store: Store) -> Callable[..., bool]:
+def wait(loss: ThreadLoss, hold: HoldState, store: Store) -> Callable[..., bool]:
     """Waits for the loss of the hold, while all this happens."""
 
     def wait(*course: Callable[[], object], timeout: float | None = None) -> bool:
@@ -142,7 +142,7 @@ def test_a_loss_is_set_at_the_deadline(foo, loss, store):
 
 
 def test_what_was_never_held_is_not_lost(foo):
-    loss = Loss(foo.status, None, clock.REAL)
+    loss = ThreadLoss(foo.status, None, clock.REAL)
     assert (loss.is_set(), loss.wait()) == (False, False)
 
 
@@ -154,7 +154,7 @@ def test_what_was_given_back_is_not_lost(foo, loss, store):
 
 def test_a_loss_is_that_of_the_hold_it_was_asked_of(foo, loss, store):
     store.pass_time(60)
-    later = Loss(foo.status, foo.lock().result(), clock.REAL)
+    later = ThreadLoss(foo.status, foo.lock().result(), clock.REAL)
     assert (loss.is_set(), later.is_set()) == (True, False)
 
 
@@ -163,7 +163,7 @@ def test_a_hold_is_lost_to_a_child_of_the_process(foo, loss):
     assert loss.wait()
 
 
-def wait_elsewhere(foo: Foo, loss: Loss, end: Callable[[], object]) -> list[bool]:
+def wait_elsewhere(foo: Foo, loss: ThreadLoss, end: Callable[[], object]) -> list[bool]:
     """What another thread is told that waits for the loss, when this has ended the hold."""
     foo.extend(3600).result()  # far longer than anybody has patience here
     told: list[bool] = []

@@ -139,9 +139,14 @@ def stream_of(client: Client, number: int = 1) -> Stream:
 # What a subscriber gets.
 
 
+def settle(reader: Reader, timeout: float = 5) -> None:
+    with reader.settling(LOCK) as settled:
+        settled.wait(timeout)
+
+
 def test_a_subscriber_is_notified_of_what_is_there_and_of_what_changes(client, reader, one):
     watched = reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     assert watched.look(ENTRY, 5) == (Standing.FIRST, Holder("alpha", 5, 0xA1))
     stream_of(client).sink(WatchEvents(1, (GONE,)))
     assert eventually(lambda: one.changes == [Change(False, Holder("alpha", 5, 0xA1))])
@@ -164,7 +169,7 @@ def test_what_happens_while_a_read_is_under_way_is_told_once(client, reader, one
 
 def test_what_a_stream_tells_after_its_end_is_not_heard(client, reader, one):
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     old = stream_of(client)
     old.sink(StoreUnavailableError("away"))
     old.sink(WatchEvents(1, (GONE,)))
@@ -180,7 +185,7 @@ def test_a_subscriber_that_raises_ends_nothing(client, reader, one, caplog):
 
     reader.watch(LOCK, Failing())
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     stream_of(client).sink(WatchEvents(1, (GONE,)))
     assert eventually(lambda: one.changes)
     assert "failed to take what was watched" in caplog.text
@@ -197,7 +202,7 @@ def test_nothing_is_locked_while_a_subscriber_is_notified(reader):
             free.append(not aside.is_alive())
 
     reader.watch(LOCK, Asking())
-    reader.settle(LOCK, 5)
+    settle(reader)
     assert free == [True]
 
 
@@ -208,7 +213,7 @@ def test_one_who_left_is_not_watched_for_and_nothing_is_sent_to_wake_the_thread(
     client, reader, one
 ):
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     reader.unwatch(LOCK, one)
     assert (reader.watching(LOCK, besides=NOBODY), reader.names) == (False, [])
     stream = stream_of(client)
@@ -221,7 +226,7 @@ def test_one_who_left_is_not_watched_for_and_nothing_is_sent_to_wake_the_thread(
 
 def test_the_thread_and_its_stream_end_a_little_after_the_last_watch(client, reader, one):
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     reader.unwatch(LOCK, one)
     assert eventually(lambda: not threads())
     assert stream_of(client).closed.is_set()
@@ -232,7 +237,7 @@ def test_the_stream_stays_for_those_who_come_soon(client, reader, one, monkeypat
     monkeypatch.setattr(reader_module, "_LINGER", 60)
     for _ in range(3):
         reader.watch(LOCK, one)
-        reader.settle(LOCK, 5)
+        settle(reader)
         reader.unwatch(LOCK, one)
     assert len(client.streams) == 1
 
@@ -240,7 +245,7 @@ def test_the_stream_stays_for_those_who_come_soon(client, reader, one, monkeypat
 def test_a_watch_after_the_end_of_the_thread_starts_another(client, reader, one):
     for number in (1, 2):
         watched = reader.watch(LOCK, one)
-        reader.settle(LOCK, 5)
+        settle(reader)
         assert watched.look(ENTRY, 5)[0] is Standing.FIRST
         reader.unwatch(LOCK, one)
         assert stream_of(client, number).closed.wait(5)
@@ -254,13 +259,13 @@ def test_a_signals_handler_in_the_middle_of_a_watch_leaves_one_that_is_told_of(c
     def interrupted(*args: Any) -> None:
         machine.subscribe = subscribe
         reader.watch(LOCK, other)
-        reader.settle(LOCK, 0.01)
+        settle(reader, 0.01)
         reader.unwatch(LOCK, other)
         subscribe(*args)
 
     machine.subscribe = interrupted
     watched = reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     assert watched.look(ENTRY, 5)[0] is Standing.FIRST
 
 
@@ -295,13 +300,13 @@ def test_without_a_thread_nothing_is_watched(reader, one, monkeypatch):
             reader.watch(LOCK, one)
     assert reader.names == []
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     assert one.calls == 1
 
 
 def test_a_thread_that_was_replaced_in_its_start_ends_at_once(reader, one):
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     extra = threading.Thread(target=reader._run)
     extra.start()
     extra.join(5)
@@ -334,7 +339,7 @@ def test_a_refusal_is_raised_to_who_waits_for_the_watch(client, reader, one):
     client.refusals = [StorePermissionError("no")]
     reader.watch(LOCK, one)
     with pytest.raises(StorePermissionError):
-        reader.settle(LOCK, 5)
+        settle(reader)
     assert [final for _, final in one.failures] == [True]
 
 
@@ -342,7 +347,7 @@ def test_who_waits_for_a_watch_that_fails_at_first_has_been_told(client, reader,
     away = StoreUnavailableError("away")
     client.refusals = [away]
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     assert one.failures == [(away, False)]
     assert eventually(lambda: one.changes == [Change(True, Holder("alpha", 5, 0xA1))])
 
@@ -356,14 +361,14 @@ def test_who_waits_for_a_watch_that_does_not_begin_is_told_after_its_time(client
 
     client.read = read
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 0.02)
+    settle(reader, 0.02)
     assert [(type(error), final) for error, final in one.failures] == [(StoreTimeoutError, False)]
     leave.set()
     assert eventually(lambda: one.changes == [Change(True, Holder("alpha", 5, 0xA1))])
 
 
 def test_nobody_waits_for_what_is_not_watched(reader):
-    reader.settle(LOCK, 5)
+    settle(reader)
 
 
 # Failures.
@@ -371,7 +376,7 @@ def test_nobody_waits_for_what_is_not_watched(reader):
 
 def test_after_a_failure_it_goes_on_with_another_member(client, reader, one):
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     stream_of(client).sink(StoreUnavailableError("away"))
     again = stream_of(client, 2)
     assert eventually(lambda: again.sent)
@@ -396,7 +401,7 @@ def test_a_member_that_had_nothing_to_answer_for_long_has_all_its_time_for_the_n
     client, reader, one, monkeypatch
 ):
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     now = clock.now()
     monkeypatch.setattr(clock.REAL, "now", lambda: now + 3600)
     stream = stream_of(client)
@@ -410,7 +415,7 @@ def test_a_member_that_had_nothing_to_answer_for_long_has_all_its_time_for_the_n
 
 def test_after_a_login_that_expired_it_goes_on_with_the_same_member(client, reader, one):
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     stream_of(client).sink(WatchCancelled(1, refused=True))
     stream_of(client, 2)
     assert (client.moves, one.failures) == (0, [])
@@ -418,7 +423,7 @@ def test_after_a_login_that_expired_it_goes_on_with_the_same_member(client, read
 
 def test_a_stream_that_somebody_else_closed_is_opened_again(client, reader, one):
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     stream_of(client).sink(DestroyedError("closed"))
     stream_of(client, 2)
     assert one.failures == []
@@ -450,7 +455,7 @@ def test_the_thread_tells_why_it_ends(client, reader, one, error, caplog):
     assert (isinstance(told, MicrolockError), final, reader.names) == (True, True, [])
     assert eventually(lambda: not threads())
     with suppress(MicrolockError):
-        reader.settle(LOCK, 5)
+        settle(reader)
     client.read = lambda: Found(9, (ALPHA,))
     reader.watch(LOCK, one)
     assert eventually(lambda: one.calls)
@@ -458,14 +463,14 @@ def test_the_thread_tells_why_it_ends(client, reader, one, error, caplog):
 
 def test_closing_it_ends_the_thread_and_tells_all(client, reader, one):
     reader.watch(LOCK, one)
-    reader.settle(LOCK, 5)
+    settle(reader)
     reader.close()
     ((error, final),) = one.failures
     assert (type(error), final) == (DestroyedError, True)
     assert eventually(lambda: not threads())
     assert stream_of(client).closed.is_set()
     with pytest.raises(DestroyedError):
-        reader.settle(LOCK, 5)
+        settle(reader)
 
 
 def test_a_stream_that_opens_as_the_reader_is_closed_is_closed_too(client, reader, one):

@@ -250,6 +250,12 @@ def test_an_attempt_has_the_time_of_a_busy_machine_if_there_is_so_much():
     assert Call(PUT, "answer", seconds=0.4).attempts[0].timeout == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("request_", [KeepAlive(1), KeepAlives((1, 2))])
+def test_a_renewal_has_the_time_that_a_proxy_takes_to_pass_it_on(request_):
+    call = Call(request_, "answer", seconds=1.5, members=3)
+    assert call.attempts[0].timeout == pytest.approx(0.7)
+
+
 def test_an_attempt_has_no_more_time_than_there_is():
     assert Call(PUT, "answer", seconds=0.1).attempts[0].timeout == pytest.approx(0.1)
 

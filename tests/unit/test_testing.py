@@ -541,8 +541,8 @@ def test_what_is_awaited_takes_the_time_that_it_takes() -> None:
                 await rang
             return clock.now() - 1000
 
-        assert await clock.wait_async(sleeper()) == 60
-        assert await clock.wait_async(asyncio.to_thread(lambda: 7)) == 7
+        assert await clock.until(sleeper()) == 60
+        assert await clock.until(asyncio.to_thread(lambda: 7)) == 7
         return clock.now() - 1000
 
     assert asyncio.run(main()) == 60

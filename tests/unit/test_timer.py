@@ -24,7 +24,12 @@ from microlock.engine import clock
 from microlock.engine import timer as module
 from microlock.engine.handlers import Handlers
 from microlock.engine.timer import Timer
-from microlock.errors import DestroyedError, MicrolockError, StoreUnavailableError
+from microlock.errors import (
+    DestroyedError,
+    MicrolockError,
+    StorePermissionError,
+    StoreUnavailableError,
+)
 
 SOON = 0.1
 FAR = 1000.0
@@ -291,7 +296,9 @@ def test_silence_is_told_to_those_without_an_answer(timer, client):
     assert (one.silence, two.answered) == ([], [])
 
 
-def test_those_that_had_no_answer_are_asked_for_again_before_others(timer, client, monkeypatch):
+def test_one_that_had_no_answer_is_asked_for_again_at_once_alone_and_after_the_others(
+    timer, client, monkeypatch
+):
     monkeypatch.setattr(agenda, "BATCH", 2)
     timer._at_once = 2
     perform, slow = client.perform, {2}
@@ -305,8 +312,26 @@ def test_those_that_had_no_answer_are_asked_for_again_before_others(timer, clien
     one, two, three = Host(at, 1), Host(at, 2, again=at), Host(at, 3)
     schedule(timer, one, two, three)
     assert eventually(lambda: three.answered)
-    assert client.requests == [(1, 2), (2, 3)]
-    assert (two.silence, two.answered) == ([], [2])
+    assert eventually(lambda: two.answered)
+    assert client.requests == [(1, 2), (3,), (2,)]
+    assert two.silence == []
+
+
+def test_one_that_etcd_refuses_is_told_so_and_the_others_are_renewed(timer, client, monkeypatch):
+    perform, refused = client.perform, StorePermissionError("permission denied")
+
+    def performing(request: Any, budget: Budget) -> Any:
+        reply = perform(request, budget)
+        if 2 in request.lease_ids:
+            raise refused
+        return reply
+
+    monkeypatch.setattr(client, "perform", performing)
+    at = soon()
+    hosts = [Host(at, number) for number in range(1, 5)]
+    schedule(timer, *hosts)
+    assert eventually(lambda: all(each.answered or each.silence for each in hosts))
+    assert [each.silence for each in hosts] == [[], [refused], [], []]
 
 
 class Broken(Host):

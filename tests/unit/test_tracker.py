@@ -361,6 +361,15 @@ def test_silence_past_the_deadline_is_a_loss(foo, hold, store):
     assert foo.names == ["acquired", "lost"]
 
 
+def test_a_refusal_is_told_with_the_loss_that_comes_of_it(foo, hold, store):
+    refused = StorePermissionError("permission denied")
+    foo.tracker.silent(hold.hold.lease_id, refused, sent=store.now, now=store.now)
+    store.pass_time(60)
+    foo.tracker.due(store.now)
+    told = [(event.name, event.reason, event.error) for event in foo.told[1:]]
+    assert told == [("suspended", None, refused), ("lost", LossReason.REFUSED, refused)]
+
+
 def test_silence_before_the_first_hold_is_passed_over(foo, store):
     foo.tracker.silent(1, SILENCE, sent=store.now, now=store.now)
     assert foo.told == []

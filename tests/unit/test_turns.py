@@ -81,14 +81,20 @@ def test_who_gives_its_turn_and_asks_again_is_behind_who_waits(turns):
     first, second = ask(turns, Kind.ACT, Kind.ACT)
     turns.give(first)
     turns.ask(first)
-    assert (turns.current, turns.calls) == (second, [second, first])
+    assert (turns.current, turns.calls) == (
+        second,
+        (
+            second,
+            first,
+        ),
+    )
 
 
 def test_who_has_no_turn_gives_nobodys(turns):
     first, second = ask(turns, Kind.ACT, Kind.ACT)
     turns.give(second)
     turns.give(call())
-    assert (turns.current, turns.calls) == (first, [first])
+    assert (turns.current, turns.calls) == (first, (first,))
 
 
 def test_a_turn_that_is_given_twice_is_not_the_nexts(turns):
@@ -180,7 +186,7 @@ def test_who_has_paused_asks_again(turns):
     (first,) = ask(turns, Kind.ACT)
     pause(turns, first).close()
     turns.ask(first)
-    assert (turns.current, turns.calls) == (first, [first])
+    assert (turns.current, turns.calls) == (first, (first,))
 
 
 def test_a_call_in_the_middle_of_a_wait_of_its_own_thread_comes_first(turns):

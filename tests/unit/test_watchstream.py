@@ -90,10 +90,13 @@ def running(machine: WatchStream, *names: bytes, found: Found | None = None) -> 
     for name, subscriber in zip(names, subscribers, strict=True):
         machine.subscribe(name, subscriber)
     found = found or Found(9, (ALPHA,))
-    for create in machine.opened():
-        assert isinstance(create, Create)
-        machine.received(WatchCreated(create.watch_id, found.revision))
-        told(machine.read(create.name, found))
+    todo = list(machine.opened())
+    while todo:
+        match todo.pop(0):
+            case Create(watch_id):
+                todo += machine.received(WatchCreated(watch_id, found.revision))
+            case Query(name):
+                told(machine.read(name, found))
     return subscribers
 
 
@@ -106,9 +109,12 @@ def test_nothing_is_asked_for_before_there_is_a_stream(machine, one):
 
 
 def test_a_stream_that_opens_has_a_watch_made_of_each_name_with_ids_from_1_up(machine, one):
-    machine.subscribe(LOCK, one)
-    machine.subscribe(ENTRY, one)
-    assert machine.opened() == [Create(1, LOCK, None), Create(2, ENTRY, None)]
+    names = (LOCK, ENTRY, SECOND)
+    for name in names:
+        machine.subscribe(name, one)
+    creates = [*machine.opened(), *machine.received(WatchCreated(1, 9))]
+    creates = [each for each in creates if isinstance(each, Create)]
+    assert creates == [Create(number, name, None) for number, name in enumerate(names, 1)]
 
 
 def test_a_watch_is_made_on_the_open_stream_when_somebody_comes(machine, one):
@@ -175,8 +181,8 @@ def test_a_watch_that_is_left_and_asked_for_again_before_it_was_made_is_made_onc
     machine.unsubscribe(LOCK, one)
     machine.review(LOCK)
     machine.subscribe(LOCK, one)
-    assert machine.review(LOCK) == [Create(2, LOCK, None)]
-    assert machine.received(WatchCreated(1, 9)) == [Cancel(1)]
+    assert machine.review(LOCK) == []
+    assert machine.received(WatchCreated(1, 9)) == [Create(2, LOCK, None), Cancel(1)]
     assert machine.received(WatchCreated(2, 9)) == [Query(LOCK, Read(LOCK))]
 
 
@@ -342,28 +348,70 @@ def test_replies_that_are_about_nothing_we_watch_do_nothing(machine, reply):
 # Whose reply it is.
 
 
-def test_a_reply_with_our_id_is_that_watchs_whatever_the_order(machine, one):
-    machine.subscribe(LOCK, one)
-    machine.subscribe(ENTRY, one)
-    machine.opened()
-    assert machine.received(WatchCreated(2, 9)) == [Query(ENTRY, Get(ENTRY))]
-    assert machine.received(WatchCreated(1, 9)) == [Query(LOCK, Read(LOCK))]
+def created(machine: WatchStream, watch_id: int) -> tuple[list[bytes], list[bytes]]:
+    """What is read, and what is asked for, when a watch was made with this id."""
+    commands = machine.received(WatchCreated(watch_id, 9))
+    read = [each.name for each in commands if isinstance(each, Query)]
+    return read, [each.name for each in commands if isinstance(each, Create)]
 
 
-@pytest.mark.parametrize("first", [0, 1, 2, 40])
-def test_a_proxy_may_give_ids_of_its_own_in_the_order_of_creation(machine, one, first):
-    names = [b"a/", b"b/", b"c/"]
+@pytest.fixture
+def four(machine, one) -> list[bytes]:
+    """Names that are watched on a stream that is about to open."""
+    names = [b"a/", b"b/", b"c/", b"d/"]
     for name in names:
         machine.subscribe(name, one)
+    return names
+
+
+def test_a_reply_with_our_id_is_that_watchs_whatever_the_order(machine, four):
     machine.opened()
-    found = [machine.received(WatchCreated(first + each, 9)) for each in range(3)]
-    if first != 2:  # then an id of its own is that of another one of ours
-        assert found == [[Query(name, Read(name))] for name in names]
-    for name in names:
+    assert created(machine, 1) == ([b"a/"], [b"b/", b"c/", b"d/"])
+    assert created(machine, 4) == ([b"d/"], [])
+    assert created(machine, 2) == ([b"b/"], [])
+
+
+@pytest.mark.parametrize("first", [0, 2, 40])
+def test_a_proxy_with_ids_of_its_own_is_asked_for_one_watch_after_the_other(
+    machine, one, four, first
+):
+    assert machine.opened() == [Create(1, b"a/", None)]
+    made = [created(machine, first + each) for each in range(4)]
+    assert made == [([b"a/"], [b"b/"]), ([b"b/"], [b"c/"]), ([b"c/"], [b"d/"]), ([b"d/"], [])]
+    for name in four:
         told(machine.read(name, Found(9, ())))
     machine.unsubscribe(b"b/", one)
-    (cancel,) = machine.review(b"b/")
-    assert first <= cancel.watch_id <= first + 2
+    assert machine.review(b"b/") == [Cancel(first + 1)]
+
+
+def test_one_who_comes_while_a_proxy_makes_a_watch_waits_until_it_is_made(machine, one):
+    machine.subscribe(LOCK, one)
+    machine.opened()
+    machine.subscribe(SECOND, one)
+    assert [machine.review(SECOND), machine.review(SECOND)] == [[], []]
+    assert created(machine, 0) == ([LOCK], [SECOND])
+
+
+def test_one_who_leaves_before_its_watch_was_asked_for_is_not_asked_for(machine, one, four):
+    machine.opened()
+    machine.unsubscribe(b"b/", one)
+    assert machine.review(b"b/") == []
+    assert created(machine, 0) == ([b"a/"], [b"c/"])
+
+
+def test_a_watch_that_is_refused_lets_the_next_one_be_made(machine, four):
+    """As etcd does it: with no id, before any reply has shown whose they are."""
+    machine.opened()
+    refused = WatchCancelled(-1, created=True, refused=True)
+    assert machine.received(refused) == [Query(b"a/", Read(b"a/")), Create(2, b"b/", None)]
+    assert created(machine, 2) == ([b"b/"], [b"c/", b"d/"])
+
+
+def test_on_the_next_stream_nobody_knows_again_whose_ids_the_replies_have(machine, four):
+    machine.opened()
+    created(machine, 1)
+    machine.broke(AWAY)
+    assert machine.opened() == [Create(1, b"a/", None)]
 
 
 def test_a_watch_with_an_id_of_a_proxy_hears_its_events(machine, one):
@@ -519,7 +567,8 @@ def test_a_login_that_has_expired_has_the_stream_opened_again_and_nobody_is_told
     one, two = running(machine, LOCK, ENTRY)
     machine.received(WatchCancelled(1, refused=True))
     assert machine.read(LOCK, Found(12, ())) == [Reopen(1)]
-    assert machine.opened() == [Create(1, LOCK, 10), Create(2, ENTRY, 10)]
+    assert machine.opened() == [Create(1, LOCK, 10)]
+    assert machine.received(WatchCreated(1, 12)) == [Create(2, ENTRY, 10)]
     assert one.failures == two.failures == []
 
 
@@ -577,7 +626,8 @@ def test_a_member_that_lags_behind_is_asked_about_once_for_each_stream(machine):
     for _ in range(2):
         machine.broke(AWAY)
         machine.opened()
-        assert machine.received(WatchCreated(1, 4)) == [Query(LOCK, Read(LOCK))]
+        query = Query(LOCK, Read(LOCK))
+        assert machine.received(WatchCreated(1, 4)) == [Create(2, ENTRY, 10), query]
         assert machine.read(LOCK, Found(12, ())) == []
         assert machine.received(WatchCreated(2, 4)) == []
 
@@ -718,6 +768,8 @@ class Etcd:
         self.history.append(Event(self.revision, name, kv))
 
     def create(self, create: Create) -> None:
+        if self.proxy:  # its replies may come in any order
+            assert not any(isinstance(each, WatchCreated) for each in self.replies)
         watch_id = self.made if self.proxy else create.watch_id
         self.made += 1
         start = create.start or self.revision + 1

@@ -23,7 +23,8 @@ M = TypeVar("M", bound=Message)
 Metadata = tuple[tuple[str, str], ...]
 
 # What takes the replies of a stream as they come, and at last the error that it ended with. It is
-# called on a thread of the wire, and is to return at once: it takes no lock, and calls no stream.
+# called in their order, on a thread of the wire or in `close()`, and no lock of the wire is held:
+# so it may take one, and call streams. It is to return at once, since others wait to be told.
 Sink = Callable[[M | MicrolockError], None]
 
 # Without it a stream to a member that is cut off from its leader stays silent for ever.
@@ -88,5 +89,19 @@ class Wire(Protocol):
         metadata: Metadata,
     ) -> Stream:
         """Opens a stream, whose replies go to `sink`. Raises a MicrolockError if that fails."""
+
+    def on_loop(self) -> LoopWire:
+        """The way to the same member for the tasks of the running loop of asyncio."""
+
+    def close(self) -> None: ...
+
+
+class LoopWire(Protocol):
+    """The way to one member of etcd, for the tasks of one loop of asyncio: calls only."""
+
+    async def call(
+        self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
+    ) -> M:
+        """As `Wire.call`. A call that is cancelled may have happened."""
 
     def close(self) -> None: ...

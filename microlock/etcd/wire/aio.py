@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from copy import copy
 from functools import partial
 
 from google.protobuf.message import Message
 
 from microlock.engine import clock
-from microlock.engine.reentrant_event import ReentrantEvent
-from microlock.errors import StoreTimeoutError
-from microlock.etcd.wire import Address, M, Metadata
+from microlock.engine.awaiting import aside
+from microlock.errors import StoreTimeoutError, StoreUnavailableError
+from microlock.etcd.wire import M, Metadata
 from microlock.etcd.wire.connection import Connection, Failure, Rpc
-from microlock.etcd.wire.dial import NEXT_AFTER
+from microlock.etcd.wire.dial import Dialler
 from microlock.etcd.wire.frames import BrokenFramesError, Headers
 from microlock.etcd.wire.member import CLOSED, LATE, Member, framed
-from microlock.etcd.wire.tls import Security
 
 # Seconds after which an idle connection answers a ping, and between two looks at a silent peer.
 _TICK = 0.25
@@ -25,27 +25,19 @@ _PATIENCE = 3.0
 
 
 class AioWire:
-    """Calls to one member; of the tasks of one loop."""
+    """A `LoopWire` over a transport of the loop."""
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        security: Security | None = None,
-        server_name: str | None = None,
-        answered: ReentrantEvent | None = None,
-    ) -> None:
-        self.address = address.text
-        self._member = Member(address, security, server_name, answered or ReentrantEvent())
+    def __init__(self, member: Member, dialler: Dialler) -> None:
+        self._member = member
+        self._dialler = dialler
+        self._closed = False
         self._link: _Link | None = None
         self._dialling: asyncio.Task[_Link] | None = None
 
     async def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
-        """As `microlock.etcd.wire.Wire.call`. A call that is cancelled may have happened."""
-        if self._member.closed:
-            raise self._member.error(CLOSED)
+        self._check()
         deadline = clock.now() + timeout
         headers = self._member.headers(method, timeout, metadata)
         link = self._link
@@ -55,26 +47,33 @@ class AioWire:
             rpc = await link.call(headers, framed(message), deadline)
         except Failure as failure:
             raise self._member.error(failure) from None
+        if rpc.failure is not None:
+            self._check()
         return self._member.reply(rpc, reply)
 
     def close(self) -> None:
-        self._member.closed = True
+        self._closed = True
         if self._dialling is not None:
             self._dialling.cancel()
         if self._link is not None:
             self._link.close()
 
+    def _check(self) -> None:
+        if self._closed or self._member.closed:
+            raise self._member.error(CLOSED)
+
     async def _dialled(self, deadline: float) -> _Link:
         """The link that all tasks use. One dial goes on for all that wait for it."""
-        if self._dialling is None:
-            self._dialling = asyncio.get_running_loop().create_task(self._dial())
-        dialling = self._dialling
-        left = max(0.0, deadline - clock.now())
-        done, _ = await asyncio.wait({dialling}, timeout=left)
-        if not done:
-            raise StoreTimeoutError(f"no connection to {self.address} in time")
-        if dialling.cancelled():
-            raise self._member.error(CLOSED)
+        while True:
+            if self._dialling is None or self._dialling.done():
+                self._dialling = asyncio.get_running_loop().create_task(self._dial())
+            dialling = self._dialling
+            await asyncio.wait({dialling}, timeout=max(0.0, deadline - clock.now()))
+            if not dialling.done():
+                raise StoreTimeoutError(f"no connection to {self._member.address.text} in time")
+            self._check()
+            if not dialling.cancelled():  # as `asyncio.run()` does to all tasks when it ends
+                break
         if error := dialling.exception():
             raise copy(error)
         return dialling.result()
@@ -82,27 +81,26 @@ class AioWire:
     async def _dial(self) -> _Link:
         """Raises a MicrolockError: nothing was sent."""
         loop = asyncio.get_running_loop()
-        address = self._member.address
         try:
-            # It reads certificates, which may take a while.
-            connection = await loop.run_in_executor(None, self._member.connection)
-            make = partial(_Link, connection, loop)
-            if address.host:
-                opening = loop.create_connection(
-                    make, address.host, address.port, happy_eyeballs_delay=NEXT_AFTER
-                )
-            else:
-                opening = loop.create_unix_connection(make, address.path)
-            _, link = await asyncio.wait_for(opening, _PATIENCE)
+            sock, connection = await aside("microlock-dial", self._opened, _close)
+            _, link = await loop.create_connection(partial(_Link, connection, loop), sock=sock)
             self._link = link
             await link.greet(_PATIENCE)
-        except asyncio.TimeoutError:
-            raise self._member.not_connected(TimeoutError("the connection timed out")) from None
         except (OSError, BrokenFramesError) as error:
             raise self._member.not_connected(error) from error
-        finally:
-            self._dialling = None
+        except RuntimeError as error:  # too many threads, or the interpreter exits
+            raise StoreUnavailableError(
+                f"no thread can connect to {self._member.address.text}"
+            ) from error
         return link
+
+    def _opened(self) -> tuple[socket.socket, Connection]:
+        connection = self._member.connection()  # reads certificates, which may take a while
+        return self._dialler.dial(clock.now() + _PATIENCE), connection
+
+
+def _close(opened: tuple[socket.socket, Connection]) -> None:
+    opened[0].close()
 
 
 class _Link(asyncio.Protocol):
@@ -132,16 +130,22 @@ class _Link(asyncio.Protocol):
         """What came of it. Raises Failure: it was not sent."""
         ended = self._loop.create_future()
         rpc = Rpc(partial(_wake, ended))
-        now = clock.now()
+        now, alone = clock.now(), self._connection.idle
         self._connection.begin(rpc, headers, message, True, now)
-        if self._flushing is None:  # what other tasks ask for in this turn goes with it
+        if alone:
+            self._flush()
+        elif self._flushing is None:  # what other tasks ask for in this turn goes with it
             self._flushing = self._loop.call_soon(self._flush)
         timer = self._loop.call_later(deadline - now, self._cancel, rpc, LATE)
         try:
             await ended
+        except GeneratorExit:  # the loop has ended
+            raise
+        except BaseException:
+            self._cancel(rpc, CLOSED)
+            raise
         finally:
             timer.cancel()
-            self._cancel(rpc, CLOSED)  # if it has not ended
         return rpc
 
     def close(self) -> None:
@@ -189,8 +193,11 @@ class _Link(asyncio.Protocol):
         connection = self._connection
         if (connection.ready or connection.broken) and not self._greeted.done():
             self._greeted.set_result(None)
-        over = connection.broken or (connection.retiring and connection.idle)
-        if over and self._transport is not None:
+        if self._transport is None:
+            return
+        if connection.broken:
+            self._transport.abort()  # the peer may take no bytes any more
+        elif connection.retiring and connection.idle:
             self._transport.close()
 
 

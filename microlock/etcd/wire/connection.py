@@ -8,7 +8,7 @@ One caller at a time; the time is an argument, in seconds by any clock that does
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from urllib.parse import unquote
 
@@ -79,7 +79,9 @@ class Rpc:
         ended: nothing follows.
     """
 
-    __slots__ = ("ended", "failure", "leading", "notify", "partial", "reply", "sink", "stream")
+    __slots__ = (
+        *("ended", "failure", "leading", "notify", "open", "partial", "reply", "sink", "stream"),
+    )
 
     def __init__(
         self,
@@ -91,6 +93,7 @@ class Rpc:
         self.reply: bytes | None = None
         self.failure: Failure | None = None
         self.ended = False
+        self.open = False  # its request ends after its answer
         self.notify = notify
         self.sink = sink
         self.leading: Headers = ()
@@ -100,17 +103,23 @@ class Rpc:
 class Connection:
     """The client's side of gRPC on one connection.
 
+    Args:
+        tls: what the bytes are wrapped in, if anything.
+        streams: the paths of methods that are streams, and of use as calls: a call of one ends its
+            request after the answer. A proxy that passes it on as a stream cancels it otherwise.
+
     Attributes:
         ready: the peer has shown that it speaks HTTP/2.
         broken: why nothing can be said or heard any more; None while it works.
         retiring: no call is to begin; those under way go on.
     """
 
-    def __init__(self, tls: Tls | None = None) -> None:
+    def __init__(self, tls: Tls | None = None, streams: Iterable[str] = ()) -> None:
         self.ready = False
         self.broken: BaseException | None = None
         self.retiring = False
         self._tls = tls
+        self._streams = frozenset((b":path", path.encode()) for path in streams)
         self._frames = Frames()
         self._rpcs: dict[int, Rpc] = {}
         self._fine: Headers = ()  # trailers that say OK: mostly the same ones
@@ -138,8 +147,9 @@ class Connection:
         if not self.usable:
             why = "it is going away" if self.broken is None else _text(self.broken)
             raise Failure("UNAVAILABLE", why, may_have_happened=False)
+        rpc.open = ended and rpc.sink is None and not self._streams.isdisjoint(headers)
         try:
-            rpc.stream = self._frames.open(headers, message, ended)
+            rpc.stream = self._frames.open(headers, message, ended and not rpc.open)
         except BrokenFramesError as error:
             self.fail(error)
             raise Failure("UNAVAILABLE", str(error), may_have_happened=False) from error
@@ -299,6 +309,12 @@ class Connection:
                 self.cancel(rpc, Failure("INTERNAL", f"a message that can't be read: {error!r}"))
         elif rpc.reply is None:
             rpc.reply = message
+            if rpc.open:
+                # The end of the request goes with the next one; without one the peer ends it when
+                # the call's time is over. What it says then is of no interest.
+                del self._rpcs[rpc.stream]
+                self._frames.send(rpc.stream, b"", True)
+                self._end(rpc, None)
         else:
             self.cancel(rpc, Failure("INTERNAL", "a second reply to one request"))
 

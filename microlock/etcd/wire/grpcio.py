@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import Message
@@ -21,12 +21,15 @@ from microlock.errors import (
     StoreTimeoutError,
     StoreTlsError,
     StoreUnavailableError,
-    WrongServerError,
 )
+from microlock.etcd.messages import KEEP_ALIVE
 from microlock.etcd.off_main_thread import NotBackError, OffMainThread
-from microlock.etcd.translate import closes_at_once, short, translate
+from microlock.etcd.translate import closes_at_once, not_http2, short, translate
 from microlock.etcd.wire import Address, M, Metadata, Sink
 from microlock.etcd.wire.tls import Security
+
+if TYPE_CHECKING:
+    from microlock.etcd.wire.aside import ThreadsWire
 
 _FAULTS = {
     grpc.StatusCode.UNAVAILABLE,
@@ -113,13 +116,18 @@ class GrpcWire:
     ) -> M:
         call = self._calls.get(method)
         if call is None:
-            call = self._calls[method] = self._channel.unary_unary(
+            streamed = method == KEEP_ALIVE
+            make: Any = self._channel.stream_stream if streamed else self._channel.unary_unary
+            call = make(
                 method,
                 request_serializer=type(message).SerializeToString,
                 response_deserializer=reply.FromString,
             )
+            call = self._calls[method] = partial(_first, call) if streamed else call
+        # A stream has a thread of grpcio's, which is to block the signals that its starter blocks.
+        run = self._off_main_thread.aside if method == KEEP_ALIVE else self._off_main_thread.run
         try:
-            answer: M = self._off_main_thread.run(
+            answer: M = run(
                 partial(call, message, timeout=timeout, metadata=metadata), patience=timeout + 2
             )
         except (grpc.RpcError, ValueError) as error:
@@ -158,6 +166,11 @@ class GrpcWire:
             raise StoreUnavailableError(f"no thread can read from {self.address}") from error
         return stream
 
+    def on_loop(self) -> ThreadsWire:
+        from microlock.etcd.wire.aside import ThreadsWire  # asyncio: not for everybody
+
+        return ThreadsWire(self)
+
     def close(self) -> None:
         if not self._lent:
             self._channel.close()
@@ -172,6 +185,19 @@ class GrpcWire:
         if "closed" in str(error):  # grpcio's ValueError, for "closed channel", "Channel closed!"
             return DestroyedError(f"the connection to {self.address} is closed")
         raise error
+
+
+def _first(open_stream: Callable[..., Any], message: Message, **options: Any) -> Any:
+    """One request and its answer. The stream ends after that: a proxy cancels it otherwise."""
+    requests: SimpleQueue[Message | None] = SimpleQueue()
+    requests.put(message)
+    call = open_stream(iter(requests.get, None), **options)
+    try:
+        return next(call)
+    except StopIteration:
+        raise StoreUnavailableError("etcd ended the stream", may_have_happened=True) from None
+    finally:
+        requests.put(None)
 
 
 def _push(call: Any, sink: Sink[Any], translated: Callable[[Exception], MicrolockError]) -> None:
@@ -223,14 +249,14 @@ def translate_rpc(error: grpc.RpcError, address: str, *, answered: bool) -> Micr
     if code is grpc.StatusCode.CANCELLED and has(_BY_US):
         return DestroyedError(f"the connection to {address} was closed")
     if code is not grpc.StatusCode.UNAVAILABLE or not has(_NOT_SENT):
-        return translate(code.name, details, address)
+        return translate(code.name, details, address, answered=answered)
     reason = short(
         re.sub(r"^failed to connect to all addresses; last error: (\w+: )?", "", details)
     )
     if has(_TLS):
         return StoreTlsError(f"no TLS connection to {address} ({reason})")
     if has(_NOT_ETCD):
-        return WrongServerError(f"{address} does not speak HTTP/2, so is not etcd ({reason})")
+        return not_http2(address, reason, answered=answered)
     if has(_TLS_PERHAPS) and not answered:
         return closes_at_once(address, reason)
     kind = StoreTimeoutError if "timed out" in details else StoreUnavailableError

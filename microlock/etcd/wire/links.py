@@ -6,8 +6,11 @@ import socket
 import struct
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -33,10 +36,12 @@ class Link:
 
     Attributes:
         heard: when something came last.
+        of_main: the main thread dialled it, and no other one uses it.
     """
 
-    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+    def __init__(self, sock: socket.socket, connection: Connection, *, of_main: bool) -> None:
         self.connection = connection
+        self.of_main = of_main
         self.heard = clock.now()
         self._sock = sock
         if sock.family != getattr(socket, "AF_UNIX", None):
@@ -182,6 +187,8 @@ class SharedLink:
         # the client while the main thread closes it.
         self._lock = threading.RLock()
         self._sending = False  # somebody sends: what he finds after it he sends as well
+        self._news: deque[Callable[[], object]] = deque()  # for the sinks, in order
+        self._telling = False  # somebody tells them: one at a time, or the order is lost
         self._read_out = False  # nobody reads any more
         self._used = link.heard
         self.calls: set[Rpc] = set()
@@ -215,11 +222,34 @@ class SharedLink:
     def cancel(self, rpc: Rpc, failure: Failure) -> None:
         self._do(lambda _: self._connection.cancel(rpc, failure))
 
+    def news(self, tell: Callable[[], object]) -> None:
+        """Under the lock: something for a sink, which is told without it."""
+        self._news.append(tell)
+
+    def tell(self) -> None:
+        """Tells the sinks, unless somebody does: he tells this as well.
+
+        For the thread that reads, and for who closes a stream: others may hold what a sink takes.
+        """
+        while self._news:
+            with self._lock:
+                if self._telling or not self._news:
+                    return
+                self._telling, tell = True, self._news.popleft()
+            try:
+                tell()
+            finally:
+                self._telling = False
+
     def _do(self, act: Callable[[float], object]) -> None:
         now = clock.now()
-        with self._lock:
-            act(now)
-            out = self._take(now)
+        try:
+            with self._lock:
+                act(now)
+                out = self._take(now)
+        finally:
+            if self._connection.broken is not None:
+                self._link.shut()  # whoever reads finds the end, and tells of it
         self._send(out)
 
     def _take(self, now: float) -> bytes:
@@ -248,6 +278,8 @@ class SharedLink:
             if not isinstance(error, OSError):
                 raise
         finally:
+            if self._connection.broken is not None:
+                self._link.shut()
             if self._read_out:
                 self._link.close()
 
@@ -268,6 +300,7 @@ class SharedLink:
                         return
                     out = self._take(now) if connection.wants_taking(now) else b""
                 self._send(out)
+                self.tell()
         except BaseException as error:
             with self._lock:
                 connection.fail(error)
@@ -280,6 +313,7 @@ class SharedLink:
                 # By the last who uses it: the number of a closed socket may be another's at once.
                 if not self._sending:
                     link.close()
+            self.tell()
 
 
 class SocketStream:
@@ -290,7 +324,7 @@ class SocketStream:
         self._member = member
         self._reply = reply
         self._sink = sink
-        self.rpc = Rpc(self._ended, self._came)
+        self.rpc: Rpc = Rpc(self._ended, self._came)
 
     def send(self, *messages: Message) -> None:
         self._link.more(self.rpc, b"".join(map(framed, messages)), ended=False)
@@ -300,10 +334,19 @@ class SocketStream:
 
     def close(self) -> None:
         self._link.cancel(self.rpc, CLOSED)
+        self._link.tell()
+
+    # Called under the lock of the link.
 
     def _came(self, message: bytes) -> None:
-        self._sink(self._reply.FromString(message))
+        self._link.news(partial(self._hand, self._reply.FromString(message)))
 
     def _ended(self) -> None:
         failure = self.rpc.failure or Failure("UNAVAILABLE", "etcd ended the stream")
-        self._sink(self._member.error(failure))
+        self._link.news(partial(self._hand, self._member.error(failure)))
+
+    def _hand(self, told: Any) -> None:
+        try:
+            self._sink(told)
+        except Exception as error:  # noqa: BLE001  it is to end no other stream
+            self._link.cancel(self.rpc, Failure("INTERNAL", f"it can't be taken: {error!r}"))

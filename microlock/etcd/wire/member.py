@@ -6,6 +6,7 @@ from google.protobuf.message import DecodeError, Message
 
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import DestroyedError, MicrolockError, StoreError
+from microlock.etcd.messages import KEEP_ALIVE
 from microlock.etcd.translate import not_connected, translate
 from microlock.etcd.wire import Address, M, Metadata
 from microlock.etcd.wire.connection import Connection, Failure, Rpc
@@ -48,7 +49,8 @@ class Member:
 
     def connection(self) -> Connection:
         """A new one, before its first byte. Raises OSError: a certificate can't be used."""
-        return Connection(Tls(self._security, self._server_name) if self._security else None)
+        tls = Tls(self._security, self._server_name) if self._security else None
+        return Connection(tls, streams=(KEEP_ALIVE,))
 
     def headers(self, method: str, timeout: float | None, metadata: Metadata) -> Headers:
         # Whole seconds: a little longer than the caller waits, and few different ones.
@@ -81,12 +83,14 @@ class Member:
         """What the failure of a call means."""
         if self.closed or failure is CLOSED:
             return DestroyedError(f"the connection to {self.address.text} was closed")
-        if failure.answer:  # a refusal is one; a fault of the connection is none
-            self.answered.set()
+        answered = self.answered.is_set()
+        if failure.answer and failure.status != "UNIMPLEMENTED":
+            self.answered.set()  # a refusal is one; a fault of the connection is none
         return translate(
             failure.status,
             failure.details,
             self.address.text,
+            answered=answered,
             may_have_happened=failure.may_have_happened,
         )
 

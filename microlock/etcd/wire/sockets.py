@@ -13,6 +13,7 @@ import socket
 import threading
 from contextlib import suppress
 from copy import copy
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
@@ -27,6 +28,9 @@ from microlock.etcd.wire.frames import BrokenFramesError, Headers
 from microlock.etcd.wire.links import PATIENCE, Link, SharedLink, SocketStream
 from microlock.etcd.wire.member import CLOSED, Member, framed
 from microlock.etcd.wire.tls import Security
+
+if TYPE_CHECKING:
+    from microlock.etcd.wire.aio import AioWire
 
 # Seconds after which a link may have been closed by the peer: it is looked at before a call.
 _FRESH = 0.05
@@ -75,7 +79,7 @@ class SocketWire:
         return self._member.reply(rpc, reply)
 
     def _call(self, headers: Headers, data: bytes, deadline: float) -> Rpc:
-        main = threading.get_ident() == threading.main_thread().ident
+        main = _on_main()
         if not main and self._shared and self._shared.calls:  # many are quicker on one than on two
             return self._shared_link(deadline).call(headers, data, deadline)
         free = self._free_on_main if main else self._free
@@ -127,10 +131,20 @@ class SocketWire:
             raise self._member.error(failure) from None
         return stream
 
+    def on_loop(self) -> AioWire:
+        from microlock.etcd.wire.aio import AioWire  # asyncio: not for everybody
+
+        return AioWire(self._member, self._dialler)
+
     def close(self) -> None:
         self._member.closed = True
         for link in list(self._links):
-            link.shut()
+            if (
+                _on_main() and link.of_main
+            ):  # no other thread uses it; an interrupt may have lost it
+                link.close()
+            else:
+                link.shut()
         self._drop_free()
 
     def _drop_free(self) -> None:
@@ -184,7 +198,7 @@ class SocketWire:
         try:
             deadline = min(deadline, clock.now() + PATIENCE)  # another one may do better
             sock = self._dialler.dial(deadline)
-            link = Link(sock, self._member.connection())
+            link = Link(sock, self._member.connection(), of_main=_on_main())
             self._links.add(link)
             if self._member.closed:  # `close()` has not seen this one
                 link.shut()
@@ -202,3 +216,7 @@ class SocketWire:
     def _drop(self, link: Link) -> None:
         self._links.discard(link)
         link.close()
+
+
+def _on_main() -> bool:
+    return threading.get_ident() == threading.main_thread().ident

@@ -28,7 +28,7 @@ class MemoryCtl:
     """In place of `Etcdctl`: what the tests of the lock ask it for."""
 
     def __init__(self, endpoint: str) -> None:
-        self._store: Any = connect(endpoint, timeout=5)._store
+        self._store: Any = connect(endpoint, timeout=5).store
 
     def __call__(self, *words: str, timeout: float = 20) -> str:
         match words:

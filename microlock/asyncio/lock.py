@@ -1,0 +1,341 @@
+"""Microlock: the asyncio face of the lock. What it does is decided in `microlock.core.lock`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncContextDecorator,
+    asynccontextmanager,
+    suppress,
+)
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+from weakref import ref
+
+from microlock import events
+from microlock.core import elsewhere
+from microlock.core.call import Call, Steps
+from microlock.core.hold import Hold, HoldState
+from microlock.core.keys import Names, check_ttl
+from microlock.core.queue import Holder
+from microlock.engine.awaiting import runs, to_its_end, wait
+from microlock.engine.loop_runner import LoopRunner
+from microlock.engine.loops import TaskLoss, destroy, look, run
+from microlock.engine.timer import Timer
+from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockError, StoreError
+from microlock.etcd.lent import client_of
+from microlock.face import Face
+
+S = TypeVar("S", bound="Microlock")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+# Seconds at most that a call waits for the watch of a listener that was added before it.
+_HEARD = 1.0
+
+log = logging.getLogger("microlock")
+
+
+class Microlock(AsyncContextDecorator, Face):
+    """A distributed lock: at most one object, on any machine, holds `key` at a time.
+
+    It is `microlock.Microlock` for the tasks of asyncio: the same arguments, results, errors and
+    events. No call blocks the loop, and none needs a thread. The hold is renewed and watched on the
+    client's own threads, so a loop that stands still for longer than the ttl does not lose it.
+
+    Tasks that share an object take turns on it, as threads do on the other one; the loops that they
+    run on may be different ones. A task that is cancelled in a call undoes what the call has begun
+    before it ends: for as long as the undoing may take, at most the client's timeout.
+
+    Handlers run on the loop that the object is first used on, one after the other, and may be
+    coroutine functions. `on("locked", ...)` returns at once: no change after the next awaited call
+    is missed.
+
+    `async with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it
+    was lost meanwhile, leaving the block raises LockLostError, unless the block raises something.
+    `async with foo.bound():` cancels the block at the loss. As a decorator of a coroutine function,
+    `@foo`, it holds the lock for each call.
+
+    Args:
+        etcd: what `microlock.connect()` returns, or a client of python-etcd3 or etcd-sdk-python.
+        key: the name of the lock: str, not empty, no NUL, at most 4 KiB of UTF-8.
+        node_id: who takes the lock, shown to the others; as `key`.
+        ttl: seconds after which a hold that is not renewed ends; 0 < ttl <= 9,000,000,000,
+            rounded up to whole seconds. etcd grants no less than 1.5 of its election timeouts,
+            2 s by default.
+        auto_renew: renew the hold in the background, at a third of the ttl, until it is given
+            back or lost, or this object or its process is gone.
+        max_hold: seconds after which a hold is not renewed in the background any more, so that it
+            ends within another ttl: for work that may hang. None: no such end.
+        min_hold: seconds that nobody else gets the lock after this object got it. Given back
+            earlier, the entry stays in etcd until then, under a lease of its own: for work that
+            must not run again on a machine whose clock is late. Rounded up as a ttl is.
+        timeout: seconds that `async with` waits for its turn. None: as long as it takes.
+
+    Raises:
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
+            InvalidArgumentError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        etcd: object,
+        key: str,
+        node_id: str,
+        ttl: float = 1,
+        *,
+        auto_renew: bool = False,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> None:
+        self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
+        self._runner: LoopRunner
+        self._unheard = False  # a listener was added, and its watch may not run yet
+        super().__init__(
+            client_of(etcd),
+            LoopRunner(),
+            Names.of(key, node_id),
+            ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def _owner(self) -> object:
+        if self._runner.here:
+            return None
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no loop runs on this thread
+            task = None
+        if task is None:
+            return self
+        owner = ref(task)
+        hash(owner)  # from here on it has one, also when the task is gone
+        return owner
+
+    @property
+    def lost(self) -> TaskLoss:
+        """The loss of the present hold, to wait for: `await foo.lost.wait(timeout)`.
+
+        Before the next `lock()` it is that of the last hold.
+        """
+        return TaskLoss(self._status, self._status.hold_of(self._owner()), self._clock)
+
+    # Taking it.
+
+    async def lock(
+        self, *, timeout: float | None = 0, retries: int = 0, interval: float = 1
+    ) -> Hold:
+        hold = (await self._acquire(timeout, retries, interval)).hold
+        assert hold
+        return hold
+
+    async def _acquire(
+        self, timeout: float | None, retries: int = 0, interval: float = 1
+    ) -> HoldState:
+        call, steps = self._taking(timeout, retries, interval)
+        return await self._run(call, steps, _HEARD if not timeout else min(_HEARD, timeout / 4))
+
+    # Giving it back, keeping it.
+
+    async def unlock(self) -> None:
+        call = self._call()
+        hold = self._status.hold_of(call.owner)
+        try:
+            await self._run(call, self._core.unlock(call))
+        except asyncio.CancelledError:  # it may have come before anything was sent
+            await self._abandon(call.owner, hold)
+            raise
+
+    async def renew(self) -> float:
+        call = self._call()
+        return await self._run(call, self._core.renew(call))
+
+    async def extend(self, ttl: float) -> float:
+        seconds = check_ttl(ttl)
+        call = self._call()
+        return await self._run(call, self._core.extend(call, seconds))
+
+    async def destroy(self) -> None:
+        status, client = self._status, self._host.client
+        if status.closed or client.forked:
+            status.destroyed = True
+            return
+        held, end = self.held, self._clock.now() + client.timeout
+        goes_on = True
+        try:
+            await destroy(self._host, self._owner())
+        except DestroyedError as error:
+            if held:
+                raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
+        except GeneratorExit:  # the task is gone: nothing can be waited for
+            goes_on = False
+            raise
+        finally:
+            if goes_on:
+                await self._runner.end(self.remove_all_listeners, end - self._clock.now())
+
+    # Looking.
+
+    async def holder(self) -> Holder | None:
+        return next(iter(await self._places()), None)
+
+    async def waiters(self) -> list[Holder]:
+        return (await self._places())[1:]
+
+    async def _places(self) -> list[Holder]:
+        self._check()
+        return await look(self._host.client, elsewhere.places(self._core.names))
+
+    async def listening(self) -> None:
+        """Waits until the watch runs that the listeners of `locked` and `unlocked` need, so that
+        no change is missed from here on. Other calls wait for it too, for up to 1 s.
+
+        Raises:
+            StorePermissionError, StoreAuthenticationError: etcd refuses to watch the lock.
+            DestroyedError, ForkedError: the object can't be used any more, or not here.
+        """
+        self._check()
+        self._runner.bind()
+        await self._hear(self._host.client.timeout)
+
+    # `async with`, and as a decorator.
+
+    async def __aenter__(self: S) -> S:
+        self._entered.append((self._owner(), await self._acquire(self._timeout)))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        entered = self._innermost() if kind is not GeneratorExit else self._dropped()
+        try:
+            if entered and not entered[1].returned:
+                if not runs():  # nothing can be waited for
+                    give_back = partial(self._host.abandon, *entered)
+                    self._host.client.one(Timer).post(give_back)
+                    return
+                call = self._call()
+                await self._run(call, self._core.exit(call, entered[1]))
+        except MicrolockError as failure:
+            if error is None:
+                raise
+            log.warning("leaving `with` of %r: %s", self.key, failure)
+        except asyncio.CancelledError:  # the block is left, and so must be the lock
+            await self._abandon(self._owner(), entered and entered[1])
+            raise
+        finally:
+            if entered in self._entered:
+                self._entered.remove(entered)
+
+    def _dropped(self) -> tuple[object, HoldState] | None:
+        """The block that is left with its task, which may be gone: then any task may run here, in
+        a garbage collection."""
+        gone = [each for each in self._entered if isinstance(each[0], ref) and each[0]() is None]
+        return gone[-1] if gone else self._innermost()
+
+    async def _abandon(self, owner: object, hold: HoldState | None) -> None:
+        """Gives back this hold, of a call that was cancelled before it could."""
+        if hold is None or hold.returned:
+            return
+        gone = hold
+
+        async def abandon() -> None:
+            with self._host.quietly():  # the client may be closed
+                call = self._host.call(owner)
+                await run(self._host, call, self._core.abandon(call, gone))
+
+        await to_its_end(abandon)
+
+    def bound(self: S) -> AbstractAsyncContextManager[S]:
+        """As `async with` of the object itself, but the block is cancelled when the lock is lost.
+
+        Then leaving the block raises LockLostError. A block that catches its cancellation goes on,
+        as any task does.
+        """
+        return self._bound()
+
+    @asynccontextmanager
+    async def _bound(self: S) -> AsyncIterator[S]:
+        async with self, _Cut(self.lost):
+            yield self
+
+    def __call__(self, func: F) -> F:
+        if not inspect.iscoroutinefunction(func):
+            raise InvalidArgumentError(
+                f"what this lock decorates must be a coroutine function, unlike {func!r}"
+            )
+        return super().__call__(func)  # type: ignore[return-value]
+
+    # What they have in common.
+
+    async def _run(self, call: Call, steps: Steps[T], patience: float = _HEARD) -> T:
+        self._runner.bind()
+        if self._unheard:
+            with suppress(StoreError):  # told by `error`
+                await self._hear(patience)
+        return await run(self._host, call, steps)
+
+    async def _hear(self, patience: float) -> None:
+        with self._host.listening() as settled:
+            await wait(settled, self._clock.now() + patience, self._clock)
+        self._unheard = False
+
+    def _listens(self, event: str) -> None:
+        self._check()
+        with suppress(RuntimeError):  # no loop runs yet
+            self._runner.bind()
+        if event in events.OF_THE_KEY:
+            self._unheard = True
+            self._host.begin_to_listen()
+
+
+class _Cut:
+    """Cancels the task in a block when a hold is lost, and ends the cancellation with the block."""
+
+    def __init__(self, loss: TaskLoss) -> None:
+        self._loss = loss
+        self._cut = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._task = ref(task)  # what follows a hold must not keep a task that its loop has dropped
+        self._before = _cancelling(task)
+        self._following = asyncio.create_task(self._follow())
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        with suppress(RuntimeError):  # the loop was closed
+            self._following.cancel()
+        task = self._task()
+        if not self._cut or task is None:
+            return False
+        if hasattr(task, "uncancel"):
+            task.uncancel()
+        # Somebody else may have cancelled it too: before Python 3.11 nobody can tell.
+        return kind is asyncio.CancelledError and _cancelling(task) <= self._before
+
+    async def _follow(self) -> None:
+        if await self._loss.wait() and (task := self._task()):
+            self._cut = True
+            task.cancel()
+
+
+def _cancelling(task: asyncio.Task[Any]) -> int:
+    return task.cancelling() if hasattr(task, "cancelling") else 0

@@ -1,0 +1,127 @@
+"""A client on loops of asyncio: its calls, which block none of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from microlock.core.retry import Attempt, Budget, Now, Pause
+from microlock.engine.awaiting import wait
+from microlock.errors import MicrolockError, StoreError
+
+if TYPE_CHECKING:
+    from microlock.engine.client import AsyncStore, Client
+
+
+class Loops:
+    """The loops that a client is used on."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._known: dict[asyncio.AbstractEventLoop, LoopClient] = {}
+
+    def here(self) -> LoopClient:
+        """The client on the running loop."""
+        loop = asyncio.get_running_loop()
+        known = self._known.get(loop)
+        if known is None:
+            for each in [each for each in list(self._known) if each.is_closed()]:
+                if ended := self._known.pop(each, None):
+                    ended.dropped()
+            known = self._known[loop] = LoopClient(
+                self._client, partial(self._known.pop, loop, None)
+            )
+        return known
+
+    def close(self) -> None:
+        """From any thread."""
+        for loop, each in list(self._known.items()):
+            with suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(each.close)
+
+
+class LoopClient:
+    """A client on one loop, until that ends.
+
+    Attributes:
+        calls: those of locks. Each is called, from any thread, if the loop was closed in the middle
+            of it.
+    """
+
+    def __init__(self, client: Client, forget: Callable[[], object]) -> None:
+        self._client = client
+        self._forget = forget
+        self._store: AsyncStore = client.store.on_loop()
+        self.calls: dict[Callable[[], object], None] = {}  # a set in order
+        self._requests = 0  # under way
+        self._ending: AsyncGenerator[None, None] | None = None
+        self._ends = False  # the loop does
+
+    async def perform(self, request: Any, budget: Budget) -> Any:
+        """As `Client.perform`."""
+        if self._ending is None:
+            self._ending = self._until_the_loop_ends()
+            await anext(self._ending)
+        trying = self._client.persist(request, budget)
+        self._requests += 1
+        try:
+            step = next(trying)
+            while True:
+                try:
+                    reply = await self._attempt(request, step)
+                except StoreError as error:
+                    step = trying.throw(error)
+                else:
+                    step = trying.send(reply)
+        except StopIteration as answered:
+            return answered.value
+        except MicrolockError as verdict:
+            verdict.__context__ = None  # as in `Client.perform`
+            raise verdict.with_traceback(None) from None
+        finally:
+            trying.close()
+            self._requests -= 1
+            if self._ends:
+                self._disconnect()
+
+    async def _attempt(self, request: Any, step: Now | Attempt | Pause) -> Any:
+        if isinstance(step, Attempt):
+            self._client.check()
+            return await self._store.attempt(
+                step.member, request, timeout=step.timeout, repeated=step.repeated
+            )
+        if isinstance(step, Pause):
+            clock = self._client.clock
+            await wait(self._client.closed, clock.now() + step.seconds, clock)
+        return self._client.clock.now()
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        """What `asyncio.run()` closes before the loop: connections must not outlive it."""
+        try:
+            yield
+        finally:
+            self._ends = True
+            # Generators of the user's are closed beside this one, and may give locks back.
+            await asyncio.sleep(0)
+            self._disconnect()
+            await asyncio.sleep(0)  # in which the transports are closed
+
+    def _disconnect(self) -> None:
+        """Closes the connections; a request that comes yet makes its own."""
+        if not self._requests:
+            with suppress(RuntimeError):  # the loop was closed in the middle of a request
+                self._store.close()
+            self._store = self._client.store.on_loop()
+
+    def close(self) -> None:
+        """On its loop."""
+        self._forget()
+        self._store.close()
+
+    def dropped(self) -> None:
+        """The loop was closed without a word."""
+        for each in list(self.calls):
+            each()

@@ -1,0 +1,159 @@
+"""The calls of a lock on a loop of asyncio. Nothing here blocks the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from inspect import GEN_CLOSED, getgeneratorstate
+from typing import Any, TypeVar
+
+from microlock.core.call import Call, Kind, Park, Steps
+from microlock.core.retry import NOW, Budget
+from microlock.engine.awaiting import to_its_end, wait
+from microlock.engine.client import Client
+from microlock.engine.clock import Clock
+from microlock.engine.drive import bare
+from microlock.engine.host import Host
+from microlock.engine.loop_client import Loops
+from microlock.engine.loss import Loss
+from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.engine.timer import Timer
+from microlock.errors import MicrolockError
+
+T = TypeVar("T")
+
+
+async def run(host: Host, call: Call, steps: Steps[T]) -> T:
+    """Makes a call of a lock to its end: as `Host.run`, on the running loop."""
+    client = host.client.one(Loops).here()
+    # Takes no lock: it may be called in a garbage collection.
+    dropped = partial(host.client.one(Timer).post, partial(host.orphaned, call, steps))
+
+    async def perform(request: Any) -> Any:
+        if isinstance(request, Park):
+            host.sync()
+            host.client.check()
+            assert isinstance(request.on, ReentrantEvent)
+            return await wait(request.on, request.until, host.clock, dropped)
+        try:
+            reply = await client.perform(request, call.budget(request, host.clock.now()))
+        except MicrolockError:
+            call.tried(request)
+            raise
+        call.tried(request)
+        return reply
+
+    goes_on = True
+    client.calls[dropped] = None
+    try:
+        return await drive(steps, perform, host.mutex, host.clock)
+    except GeneratorExit:  # the task is gone, and this may run in a garbage collection
+        goes_on = False
+        dropped()
+        raise
+    finally:
+        client.calls.pop(dropped, None)
+        if goes_on:
+            host.step(host.core.over, call)
+            if host.core.ends_late:  # destroy() came after the call had looked for that
+                await to_its_end(partial(_end_quietly, host, call.owner))
+
+
+async def look(client: Client, steps: Steps[T]) -> T:
+    """Makes a call that takes no turn, and that no other task knows of."""
+    clock, here = client.clock, client.one(Loops).here()
+    budget = Budget.of(clock.now(), client.timeout)
+    mutex = threading.RLock()
+    return await drive(steps, lambda request: here.perform(request, budget), mutex, clock)
+
+
+async def destroy(host: Host, owner: object) -> None:
+    """Ends all: as `Host.destroy`."""
+    call, goes_on = host.call(owner, Kind.END), True
+    try:
+        goes_on = host.step(host.core.begin_to_end, owner)
+        host.client.check()
+        if goes_on:
+            try:
+                await run(host, call, host.core.destroy(call))
+            except asyncio.CancelledError:
+                if not host.core.status.closed:  # its turn had not come
+                    await to_its_end(partial(_end, host, owner))
+                raise
+    except GeneratorExit:  # as in `run`, which has it ended
+        goes_on = False
+        raise
+    finally:
+        if goes_on:
+            host.step(host.core.close)
+
+
+async def _end(host: Host, owner: object) -> None:
+    with host.quietly():
+        call = host.call(owner, Kind.END)
+        await run(host, call, host.core.destroy(call))
+
+
+async def _end_quietly(host: Host, owner: object) -> None:
+    with host.quietly():
+        await destroy(host, owner)
+
+
+async def drive(
+    steps: Generator[Any, Any, T],
+    perform: Callable[[Any], Coroutine[Any, Any, Any]],
+    mutex: threading.RLock,
+    clock: Clock,
+) -> T:
+    """As `microlock.engine.drive.drive`, on the running loop.
+
+    A cancellation goes to the call like any interrupt. What the call asks for after that undoes
+    what was begun: no further cancellation ends it, only its own time does.
+    """
+    resume: Callable[[Any], Any] = steps.send
+    reply: Any = None
+    cancelled = False
+    try:
+        while True:
+            try:
+                with mutex:
+                    request = resume(reply)
+                resume, reply = steps.send, None
+                if request is NOW:
+                    reply = clock.now()
+                elif cancelled:
+                    reply = await to_its_end(partial(perform, request))
+                else:
+                    reply = await perform(request)
+            except StopIteration as decided:
+                result: T = decided.value
+                return result
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                if getgeneratorstate(steps) != GEN_CLOSED:
+                    resume, reply = steps.throw, error
+                    cancelled = cancelled or not isinstance(error, Exception)
+                elif isinstance(error, MicrolockError):
+                    raise bare(error) from error.__cause__
+                else:
+                    raise
+    finally:
+        del reply  # an error would keep itself by its traceback, and with it the lock
+
+
+class TaskLoss(Loss):
+    """In the manner of `asyncio.Event`."""
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the hold ends, `timeout` seconds at most.
+
+        Returns whether it was lost: False also when it was given back. The deadline counts by
+        itself, also when nobody is there to notice it.
+        """
+        end = None if timeout is None else self._clock.now() + timeout
+        while ahead := self._ahead(end):
+            await wait(*ahead, self._clock)
+        return self.is_set()

@@ -1,0 +1,105 @@
+"""What follows when etcd refuses who calls: the same again, a new login, or an error. Decided once
+for the face that blocks and for the one that must not."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+from microlock.core.retry import Pause
+from microlock.engine import clock
+from microlock.engine.backoff import jitter
+from microlock.errors import StoreAuthenticationError, StoreError, StoreUnavailableError
+from microlock.etcd.login import Identity
+from microlock.etcd.translate import Refusal, refusal
+from microlock.etcd.wire import Metadata
+
+# So many new tokens in a row that etcd does not know, and it is no accident any more.
+_FRESH = 3
+
+
+class Then(enum.Enum):
+    """What follows a refusal."""
+
+    AGAIN = "the same again"
+    ANEW = "again, with what a new login gives"
+    FINAL = "the error"
+
+
+class Refusals:
+    """Those of one attempt at a request.
+
+    Attributes:
+        count: how many there were, for the pause before the next try: the first needs none.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._unknown = 0  # new tokens in a row that etcd did not know
+
+    def then(self, error: StoreAuthenticationError, metadata: Metadata, *, fresh: bool) -> Then:
+        """What follows this one.
+
+        Args:
+            metadata: what was sent.
+            fresh: it is the outcome of a login since the attempt began.
+        """
+        self.count += 1
+        if refusal(error) is Refusal.OLD:  # users or roles have changed: passing, however often
+            self._unknown = 0
+            return Then.ANEW if _has_revision(metadata) else Then.AGAIN
+        self._unknown += fresh
+        return Then.FINAL if self._unknown >= _FRESH else Then.ANEW
+
+
+class LogIn(NamedTuple):
+    """Log in within so many seconds. Reply: what to send along."""
+
+    timeout: float
+
+
+class Send(NamedTuple):
+    """Send the request with this, and wait so many seconds for the reply."""
+
+    metadata: Metadata
+    timeout: float
+
+
+def attempt(identity: Identity, timeout: float) -> Generator[LogIn | Send | Pause, Any, Any]:
+    """What one attempt at a request asks for, until there is a reply; and refusals come back as
+    StoreAuthenticationError.
+
+    Raises a StoreError: the refusal that is final, or that the time is over.
+    """
+    end = clock.now() + timeout
+    refusals, metadata, fresh = Refusals(), identity.known(), False
+    while True:
+        if metadata is None:
+            metadata, fresh = (yield LogIn(timeout)), True
+            timeout = end - clock.now()
+        try:
+            return (yield Send(metadata, timeout))
+        except StoreAuthenticationError as error:
+            then = refusals.then(error, metadata, fresh=fresh)
+            renewable = then is Then.AGAIN or identity.drop(metadata)
+            if then is Then.FINAL or not renewable:
+                raise
+            pause = jitter(refusals.count - 1) if refusals.count > 1 else 0.0
+            timeout = end - clock.now() - pause
+            if timeout <= 0:
+                raise too_late(error) from error
+        if pause:
+            yield Pause(pause)
+        before, metadata = metadata, identity.known()
+        fresh |= metadata != before
+
+
+def too_late(error: StoreAuthenticationError) -> StoreError:
+    """In place of a refusal that is not final, when there is no time for another try."""
+    return StoreUnavailableError(str(error))
+
+
+def _has_revision(metadata: Metadata) -> bool:
+    """A simple token is a name for what etcd knows; one of JWT says of which revision it is."""
+    return any(name == "token" and value.count(".") == 2 for name, value in metadata)

@@ -1,0 +1,203 @@
+"""What both faces of the manager have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from microlock.core.keys import (
+    Names,
+    check_bool,
+    check_int,
+    check_key,
+    check_node_id,
+    check_prefix,
+    check_seconds,
+    check_ttl,
+)
+from microlock.core.queue import Holder
+from microlock.etcd.lent import client_of
+from microlock.face import Face
+
+L = TypeVar("L", bound=Face)
+
+log = logging.getLogger("microlock")
+
+
+class ManagerFace(Generic[L]):
+    """Locks of one node, with defaults for all of them."""
+
+    _kind: Callable[..., L]  # makes a lock
+
+    def __init__(
+        self,
+        etcd: object,
+        node_id: str,
+        *,
+        prefix: str = "",
+        ttl: float = 1,
+        auto_renew: bool = False,
+        retries: int = 0,
+        interval: float = 1,
+    ) -> None:
+        check_node_id(node_id)
+        check_ttl(ttl)
+        self._client = client_of(etcd)
+        self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
+        self._node_id = node_id
+        self._prefix = check_prefix(prefix)
+        self._ttl = ttl
+        self._auto_renew = check_bool("auto_renew", auto_renew)
+        self._retries = check_int("retries", retries, 0)
+        self._interval = check_seconds("interval", interval)
+
+    def __repr__(self) -> str:
+        return f"<LockManager of {self._node_id!r} under {self._prefix!r}>"
+
+    def create(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> L:
+        """A lock that is not taken yet: for `with`, or for listeners. Nothing is sent.
+
+        The arguments are those of `Microlock`. Raises KeyRequiredError and what `Microlock` does.
+        """
+        key = self._names(name).key
+        return self._kind(
+            self._etcd,
+            key,
+            self._node_id,
+            self._ttl if ttl is None else ttl,
+            auto_renew=self._auto_renew if auto_renew is None else auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = 0,
+        retries: int | None = None,
+        interval: float | None = None,
+    ) -> Any:
+        """Takes a lock, and returns it: to be given back with its `unlock()`.
+
+        For a block use `with manager.create(name):`.
+
+        Args:
+            name: the key, after the prefix.
+            ttl, auto_renew: if not those of the manager.
+            max_hold, min_hold: as for `Microlock`.
+            timeout, retries, interval: as for `Microlock.lock()`; a `timeout` other than 0 takes
+                the place of the manager's retries.
+
+        Raises: as `Microlock.lock()`.
+        """
+        raise NotImplementedError
+
+    def holder(self, name: str) -> Any:
+        """Who holds this lock, read from etcd; None if it is free.
+
+        Raises:
+            StoreError: etcd refused or can't be reached.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+        """
+        raise NotImplementedError
+
+    def locks(self) -> Any:
+        """Who holds what under the prefix, by name. Raises as `holder()`.
+
+        What changes meanwhile may be told as it was or as it is by then, lock by lock.
+        """
+        raise NotImplementedError
+
+    def release(self, name: str, token: int) -> Any:
+        """Gives back the hold with this token, whoever took it.
+
+        The object that took it loses it, and is told so.
+
+        Args:
+            name: the key, after the prefix.
+            token: the fencing token of the hold.
+
+        Raises:
+            LockNotOwnedError: the lock is not held with this token (any more). Nothing was changed.
+            StoreError: etcd refused or can't be reached; see `may_have_happened`. Try again.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            KeyRequiredError, InvalidArgumentError: an argument is wrong.
+        """
+        raise NotImplementedError
+
+    def extend(self, name: str, token: int, ttl: float) -> Any:
+        """Gives the hold with this token another ttl, whoever took it.
+
+        Whoever calls this answers for the hold from now on: the object that took it no longer
+        renews it, and holds it until its own deadline at the most. The token stays.
+
+        Args:
+            name: the key, after the prefix.
+            token: the fencing token of the hold.
+            ttl: seconds from now.
+
+        Returns:
+            Seconds left.
+
+        Raises:
+            LockNotOwnedError: the lock is not held with this token (any more). Nothing was changed.
+            LockUncertainError: what is left of the hold can't be ended.
+            StoreError: etcd refused or can't be reached; see `may_have_happened`.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            KeyRequiredError, InvalidTtlError, InvalidArgumentError: an argument is wrong.
+        """
+        raise NotImplementedError
+
+    def break_lock(self, name: str) -> Any:
+        """Ends the hold that a lock is under, whoever has it: for operators.
+
+        Whoever holds it loses it, and is told so if it is a `Microlock`; but it may be at work
+        still. The next in the queue gets the lock.
+
+        Returns:
+            Whose hold was broken; None if the lock was free, or was given back just now.
+
+        Raises:
+            StoreError: etcd refused or can't be reached; see `may_have_happened`.
+            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            KeyRequiredError: `name` is wrong.
+        """
+        raise NotImplementedError
+
+    def _taking(
+        self, timeout: float | None, retries: int | None, interval: float | None
+    ) -> dict[str, Any]:
+        """How to call `lock()`."""
+        if retries is None:
+            retries = self._retries if timeout == 0 else 0
+        return {
+            "timeout": timeout,
+            "retries": retries,
+            "interval": self._interval if interval is None else interval,
+        }
+
+    def _broke(self, names: Names, holder: Holder | None) -> Holder | None:
+        if holder:
+            log.warning(
+                "%r broke %r, locked by %s, token %s", self, names.key, holder, holder.token
+            )
+        return holder
+
+    def _names(self, name: object) -> Names:
+        return Names.of(f"{self._prefix}{check_key(name).decode()}", self._node_id)
