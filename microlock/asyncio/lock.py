@@ -13,6 +13,7 @@ from contextlib import (
     suppress,
 )
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import Any, TypeVar
 from weakref import ref
@@ -34,9 +35,6 @@ from microlock.face import Face
 S = TypeVar("S", bound="Microlock")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
-
-# Seconds at most that a call waits for the watch of a listener that was added before it.
-_HEARD = 1.0
 
 log = logging.getLogger("microlock")
 
@@ -143,7 +141,7 @@ class Microlock(AsyncContextDecorator, Face):
         self, timeout: float | None, retries: int = 0, interval: float = 1
     ) -> HoldState:
         call, steps = self._taking(timeout, retries, interval)
-        return await self._run(call, steps, _HEARD if not timeout else min(_HEARD, timeout / 4))
+        return await self._run(call, steps, timeout / 2 if timeout else inf)
 
     # Giving it back, keeping it.
 
@@ -194,12 +192,13 @@ class Microlock(AsyncContextDecorator, Face):
 
     async def _places(self) -> list[Holder]:
         self._check()
-        await self._begin(_HEARD)
+        await self._begin()
         return await look(self._host.client, elsewhere.places(self._core.names))
 
     async def listening(self) -> None:
         """Waits until the watch runs that the listeners of `locked` and `unlocked` need, so that
-        no change is missed from here on. Other calls wait for it too, for up to 1 s.
+        no change is missed from here on. Other calls wait for it too: as long as the client's
+        timeout, or half of their own.
 
         Raises:
             StorePermissionError, StoreAuthenticationError: etcd refuses to watch the lock.
@@ -207,7 +206,7 @@ class Microlock(AsyncContextDecorator, Face):
         """
         self._check()
         self._runner.bind()
-        await self._hear(self._host.client.timeout)
+        await self._hear()
 
     # `async with`, and as a decorator.
 
@@ -282,21 +281,22 @@ class Microlock(AsyncContextDecorator, Face):
 
     # What they have in common.
 
-    async def _run(self, call: Call, steps: Steps[T], patience: float = _HEARD) -> T:
+    async def _run(self, call: Call, steps: Steps[T], patience: float = inf) -> T:
         await self._begin(patience)
         return await run(self._host, call, steps)
 
-    async def _begin(self, patience: float) -> None:
+    async def _begin(self, patience: float = inf) -> None:
         """Has handlers run here, and waits until their watch runs, so that none misses a change."""
         self._runner.bind()
         if self._unheard:
             with suppress(StoreError):  # told by `error`
                 await self._hear(patience)
 
-    async def _hear(self, patience: float) -> None:
+    async def _hear(self, patience: float = inf) -> None:
         with self._host.listening() as settled:
-            await wait(settled, self._clock.now() + patience, self._clock)
-        self._unheard = False
+            until = self._clock.now() + min(patience, self._host.client.timeout)
+            await wait(settled, until, self._clock)
+            self._unheard = False
 
     def _listens(self, event: str) -> None:
         self._check()

@@ -96,18 +96,22 @@ class TurnedClock:
         for _ in self._turn(self._now + check_seconds("seconds", seconds)):
             await self._settle_async()
 
-    async def wait_async(self, awaited: Awaitable[T]) -> T:
-        """Awaits something, and turns the clock until it is there."""
-        task = asyncio.ensure_future(awaited)
+    async def until(self, awaitable: Awaitable[T]) -> T:
+        """Turns it from one thing that falls due to the next, until this is done."""
+        done, last = asyncio.ensure_future(awaitable), monotonic() + _PATIENCE
         try:
-            while not task.done():
-                for _ in self._turn(math.inf, task.done):
+            while True:
+                for _ in self._turn(math.inf, done.done):
                     await self._settle_async()
-                # Nothing is due: another thread may be at work.
-                await asyncio.wait({task}, timeout=0.01)
-            return task.result()
+                if done.done():
+                    return done.result()
+                if monotonic() > last:
+                    raise TimeoutError(
+                        f"nothing that falls due ends it, at {self._now:g} s: {done!r}"
+                    )
+                await asyncio.wait({done}, timeout=0.01)  # another thread may be at work for it
         finally:
-            task.cancel()
+            done.cancel()
 
     async def _settle_async(self) -> None:
         while True:

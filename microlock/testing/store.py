@@ -19,8 +19,8 @@ from microlock.memory.store import Memory
 from microlock.testing.clock import TurnedClock
 from microlock.testing.faults import Fault, Network
 
-S = TypeVar("S", bound="MemoryStore")
 T = TypeVar("T")
+S = TypeVar("S", bound="MemoryStore")
 
 _numbers = count(1)
 
@@ -100,9 +100,14 @@ class MemoryStore:
         """As `advance()`, for a task: the other tasks of its loop go on meanwhile."""
         await self.clock.advance_async(seconds)
 
-    async def wait_async(self, awaited: Awaitable[T]) -> T:
-        """Awaits something in a task, and lets as much time pass as that takes."""
-        return await self.clock.wait_async(awaited)
+    async def until(self, awaitable: Awaitable[T]) -> T:
+        """Lets time pass until this is done, and returns what it returns: for a call that waits by
+        the clock, which nobody turns while a task awaits it.
+
+        Raises:
+            TimeoutError: nothing that falls due ends it.
+        """
+        return await self.clock.until(awaitable)
 
     # What goes wrong.
 

@@ -58,7 +58,7 @@ class Port:
     """
 
     def __init__(self, client: Client, forget: Callable[[int], object]) -> None:
-        self.store: Store = client._store
+        self.store: Store = client.store
         self.forget = forget
         self.lock = f"test-{uuid4().hex[:8]}/".encode()
 
@@ -130,7 +130,7 @@ def on_etcd(request: pytest.FixtureRequest) -> Iterator[Port]:
 @contextmanager
 def in_memory(request: pytest.FixtureRequest) -> Iterator[Port]:
     with connect("memory://") as client:
-        memory: Any = client._store
+        memory: Any = client.store
         yield Port(client, lambda revision: memory.change(lambda it: it.compact(revision)))
 
 

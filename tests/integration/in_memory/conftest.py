@@ -28,7 +28,7 @@ class MemoryCtl:
     """In place of `Etcdctl`: what the tests of the lock ask it for."""
 
     def __init__(self, endpoint: str) -> None:
-        self._store: Any = connect(endpoint, timeout=5)._store
+        self._store: Any = connect(endpoint, timeout=5).store
 
     def __call__(self, *words: str, timeout: float = 20) -> str:
         match words:
@@ -65,11 +65,23 @@ def etcdctl(etcd_server: InMemory) -> MemoryCtl:
     return MemoryCtl(etcd_server.endpoint)
 
 
+# What these names hold starts a process with a client of its own, or speaks to a port.
+ELSEWHERE = (
+    "etcd3",
+    "pyetcd",
+    "process",
+    "etcdctl",
+    "was_killed",
+    "was_stopped",
+    "slow_link",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves out other clients, other programs and other processes."""
     here = Path(__file__).parent
     for item in [each for each in items if here in each.path.parents]:
         names = getattr(item, "fixturenames", ())
-        other = any(each in item.name for each in ("etcd3", "pyetcd", "process", "etcdctl"))
+        other = any(each in item.name for each in ELSEWHERE)
         if other or any(name in names for name in NEEDS_ETCD):
             items.remove(item)
