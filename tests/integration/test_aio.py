@@ -161,10 +161,10 @@ def test_a_dial_that_fails_when_nobody_waits_for_it_any_more_is_not_complained_o
         proxy.replies.clear()
         with pytest.raises(StoreTimeoutError):
             await read(wire, timeout=0.1)
-        assert wire._dialling
+        assert wire._dialling.task
         proxy.reset()
-        await asyncio.wait({wire._dialling})
-        wire._dialling = None
+        await asyncio.wait({wire._dialling.task})
+        wire._dialling.task = None
         gc.collect()
         assert complaints == []
 

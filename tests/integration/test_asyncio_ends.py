@@ -17,11 +17,12 @@ from watching import DEADLINE, eventually
 from witness import entries
 
 PRELUDE = """
-import asyncio, gc, os, signal, sys, threading, time, warnings
+import asyncio, gc, logging, os, signal, sys, threading, time, warnings
 import microlock
 from microlock import *
 from microlock.asyncio import Microlock
 
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # not what is slow on a busy machine
 endpoint, key = sys.argv[1:]
 etcd = connect(endpoint)
 foo = Microlock(etcd, key, "one", ttl=30, timeout=10)
@@ -65,8 +66,11 @@ def forever():
 """
 # What is left open by a loop that nobody has shut down.
 UNCLOSED = 'warnings.filterwarnings("ignore", "unclosed", ResourceWarning)\n'
-# And what asyncio logs of the tasks that we have begun on it.
-QUIET = UNCLOSED + 'import logging\nlogging.getLogger("asyncio").setLevel(logging.CRITICAL)\n'
+# And what is said of the tasks of ours and of asyncio that are dropped with it.
+QUIET = f"""{UNCLOSED}
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+sys.unraisablehook = lambda _: None
+"""
 
 
 @pytest.fixture
