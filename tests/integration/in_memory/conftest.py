@@ -69,6 +69,7 @@ def etcdctl(etcd_server: InMemory) -> MemoryCtl:
 ELSEWHERE = (
     "etcd3",
     "pyetcd",
+    "grpc-proxy",
     "process",
     "etcdctl",
     "was_killed",
