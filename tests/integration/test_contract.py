@@ -140,7 +140,7 @@ def waited_out(face: str, etcd: Any, second_etcd: EtcdClient) -> Iterator[Callab
             each.result()
 
         def ended() -> bool:
-            list(pool.map(Microlock.renew, renewing))
+            list(pool.map(methodcaller("renew"), renewing))
             return not any(each.holder() for each in (sentinel, *ending))
 
         assert eventually(ended)
