@@ -153,8 +153,11 @@ class HoldState:
         """Why it is lost, if it is."""
         if not self.alive:
             return self._reason
-        if not self._over(now):
-            return None
+        return self._late if self._over(now) else None
+
+    @property
+    def _late(self) -> LossReason:
+        """Why it is lost if its deadline has passed."""
         return LossReason.REFUSED if self.refusal else LossReason.EXPIRED
 
     def state(self, now: float) -> State:
@@ -200,12 +203,13 @@ class HoldState:
         self._suspended |= news
         return news
 
-    def lose(self, reason: LossReason) -> bool:
-        """It is lost. One that was lost or given back already stays so."""
+    def lose(self, reason: LossReason) -> LossReason | None:
+        """It is lost. One that was lost or given back already stays so. Returns why, if that is
+        news."""
         if not self.alive:
-            return False
+            return None
         self.end(reason)
-        return True
+        return self._reason
 
     def give_back(self) -> None:
         """It does not count any more: the request to give it back is about to go."""
@@ -217,6 +221,8 @@ class HoldState:
 
     def end(self, reason: LossReason | None = None) -> None:
         """It was given back, or was found lost on the way."""
+        if reason and self._expired:  # somebody has seen that, and it stays so
+            reason = self._late
         self._reason = self._reason or reason  # first: who sees that it ended may ask why
         self.alive = False
         self.ended.set()

@@ -155,10 +155,10 @@ class Status:
 
     def lose(self, hold: HoldState, reason: LossReason) -> None:
         """Notes that it is lost, and tells so."""
-        if hold.lose(reason):
+        if why := hold.lose(reason):
             self.changed = True
-            error = hold.refusal if reason is LossReason.REFUSED else None
-            self.tell_of(events.lost, hold, reason=reason, error=error)
+            error = hold.refusal if why is LossReason.REFUSED else None
+            self.tell_of(events.lost, hold, reason=why, error=error)
 
     def noticed(self, now: float) -> LossReason | None:
         """Why the last hold is lost, if it is; the loss is told by now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator
 from inspect import GEN_CLOSED, getgeneratorstate
 from threading import RLock
@@ -24,6 +25,7 @@ def drive(
     """
     resume: Callable[[Any], Any] = steps.send
     reply: Any = None
+    before = sys.exc_info()[1]
     try:
         while True:
             try:
@@ -39,19 +41,23 @@ def drive(
                 if getgeneratorstate(steps) != GEN_CLOSED:
                     resume, reply = steps.throw, error
                 elif isinstance(error, MicrolockError):
-                    raise bare(error) from error.__cause__
+                    raise bare(error, before) from error.__cause__
                 else:
                     raise
     finally:
         clock.leave()
-        del reply  # an error would keep itself by its traceback, and with it the lock
+        # An error would keep itself by its traceback, and with it the lock.
+        del reply, before
 
 
-def bare(error: MicrolockError) -> MicrolockError:
+def bare(error: MicrolockError, before: BaseException | None) -> MicrolockError:
     """The error without the steps of the call, also in what it came from: to a user they say
-    nothing that the message does not, and they keep what they were about."""
+    nothing that the message does not, and they keep what they were about.
+
+    `before`: what was being handled when the call began, which is the user's.
+    """
     each: BaseException | None = error
-    while isinstance(each, MicrolockError) and each.__traceback__:
+    while isinstance(each, MicrolockError) and each is not before and each.__traceback__:
         each.__traceback__ = None
         each = each.__cause__ or each.__context__
     return error

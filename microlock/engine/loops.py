@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
@@ -108,6 +109,7 @@ async def drive(
     resume: Callable[[Any], Any] = steps.send
     reply: Any = None
     cancelled = False
+    before = sys.exc_info()[1]
     try:
         while True:
             try:
@@ -130,11 +132,11 @@ async def drive(
                     resume, reply = steps.throw, error
                     cancelled = cancelled or not isinstance(error, Exception)
                 elif isinstance(error, MicrolockError):
-                    raise bare(error) from error.__cause__
+                    raise bare(error, before) from error.__cause__
                 else:
                     raise
     finally:
-        del reply  # an error would keep itself by its traceback, and with it the lock
+        del reply, before  # an error would keep itself by its traceback, and with it the lock
 
 
 class TaskLoss(Loss):
