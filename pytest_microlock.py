@@ -37,6 +37,10 @@ def microlock_etcd_server() -> Iterator[EtcdServer]:
 @pytest.fixture
 def microlock_etcd(microlock_etcd_server: EtcdServer) -> EtcdServer:
     """A real etcd, one for all tests, without a key: `connect(microlock_etcd.endpoint)`."""
+    # An earlier test may have paused or ended it.
+    if microlock_etcd_server.pid is not None:
+        microlock_etcd_server.resume()
+    microlock_etcd_server.start()
     _delete_all_keys(microlock_etcd_server)
     return microlock_etcd_server
 

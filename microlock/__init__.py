@@ -16,6 +16,7 @@ from typing import Any
 from microlock import events
 from microlock.core.hold import Guard, Hold, State
 from microlock.core.queue import Holder
+from microlock.engine.client import Client
 from microlock.errors import (
     AlreadyLockedError,
     ClientRequiredError,
@@ -49,6 +50,7 @@ from microlock.manager import LockManager
 
 __all__ = [
     "AlreadyLockedError",
+    "Client",
     "ClientRequiredError",
     "DestroyedError",
     "EtcdClient",

@@ -201,15 +201,15 @@ class Microlock(ContextDecorator, Face):
             self._host.abandon(self._owner(), hold)
 
     def __call__(self, func: F) -> F:
-        for lazy in (
-            inspect.iscoroutinefunction,
-            inspect.isgeneratorfunction,
-            inspect.isasyncgenfunction,
-        ):
-            if lazy(func):
-                raise InvalidArgumentError(
-                    f"what the lock decorates must do its work when called, unlike {func!r}"
-                )
+        if not callable(func):
+            raise InvalidArgumentError(f"what the lock decorates must be a function, not {func!r}")
+        if inspect.iscoroutinefunction(func):
+            raise InvalidArgumentError(f"{func!r} is a coroutine function: use microlock.asyncio")
+        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+            raise InvalidArgumentError(
+                f"{func!r} is a generator function: it would do its work after the lock is given "
+                "back"
+            )
         return super().__call__(func)
 
     def _listens(self, event: str) -> None:

@@ -1,8 +1,7 @@
 """microlock for asyncio: the same names as in `microlock`, awaited.
 
     from socket import gethostname
-    from microlock import connect
-    from microlock.asyncio import Microlock
+    from microlock.asyncio import AlreadyLockedError, Microlock, connect
 
     foo = Microlock(connect("localhost:2379"), "foo", gethostname(), ttl=5)
     hold = await foo.lock()
@@ -11,7 +10,74 @@ The errors, the events and `connect()` are those of `microlock`: one client serv
 number of loops.
 """
 
+from microlock import events
 from microlock.asyncio.lock import Microlock
 from microlock.asyncio.manager import LockManager
+from microlock.core.hold import Guard, Hold, State
+from microlock.core.queue import Holder
+from microlock.engine.client import Client
+from microlock.errors import (
+    AlreadyLockedError,
+    ClientRequiredError,
+    DestroyedError,
+    ForkedError,
+    InvalidArgumentError,
+    InvalidTtlError,
+    KeyRequiredError,
+    LeaseNotFoundError,
+    LockCancelledError,
+    LockLostError,
+    LockNotOwnedError,
+    LockUncertainError,
+    LossReason,
+    MicrolockError,
+    NodeIdRequiredError,
+    StoreAuthenticationError,
+    StoreError,
+    StoreNoSpaceError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreTlsError,
+    StoreUnavailableError,
+    WrongServerError,
+)
+from microlock.etcd.client import EtcdClient
+from microlock.etcd.connect import connect
+from microlock.events import LockEvent
 
-__all__ = ["LockManager", "Microlock"]
+__all__ = [
+    "AlreadyLockedError",
+    "Client",
+    "ClientRequiredError",
+    "DestroyedError",
+    "EtcdClient",
+    "ForkedError",
+    "Guard",
+    "Hold",
+    "Holder",
+    "InvalidArgumentError",
+    "InvalidTtlError",
+    "KeyRequiredError",
+    "LeaseNotFoundError",
+    "LockCancelledError",
+    "LockEvent",
+    "LockLostError",
+    "LockManager",
+    "LockNotOwnedError",
+    "LockUncertainError",
+    "LossReason",
+    "Microlock",
+    "MicrolockError",
+    "NodeIdRequiredError",
+    "State",
+    "StoreAuthenticationError",
+    "StoreError",
+    "StoreNoSpaceError",
+    "StorePermissionError",
+    "StoreTimeoutError",
+    "StoreTlsError",
+    "StoreUnavailableError",
+    "WrongServerError",
+    "connect",
+    "events",
+]

