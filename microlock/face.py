@@ -54,7 +54,6 @@ class Face(LockEmitter):
             min_hold=check_seconds("min_hold", min_hold),
         )
         self._clock = client.clock
-        self._lock = self._host.mutex  # type: ignore[assignment]  # one is enough
         self._core = self._host.core
         self._status = self._core.status
         self._entered: list[tuple[object, HoldState]] = []  # owner and hold of each `with`

@@ -20,9 +20,8 @@ from weakref import ref
 
 from microlock import events
 from microlock.core import elsewhere
-from microlock.core.call import Call, Steps
 from microlock.core.hold import Hold, HoldState
-from microlock.core.keys import Names, check_ttl
+from microlock.core.keys import Names, check_ttl, check_wait
 from microlock.core.queue import Holder
 from microlock.engine.awaiting import runs, to_its_end, wait
 from microlock.engine.loop_runner import LoopRunner
@@ -35,6 +34,9 @@ from microlock.face import Face
 S = TypeVar("S", bound="Microlock")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+# Seconds at most that a call about a hold waits for the watch of a listener.
+_SOON = 1.0
 
 log = logging.getLogger("microlock")
 
@@ -140,28 +142,36 @@ class Microlock(AsyncContextDecorator, Face):
     async def _acquire(
         self, timeout: float | None, retries: int = 0, interval: float = 1
     ) -> HoldState:
-        call, steps = self._taking(timeout, retries, interval)
-        return await self._run(call, steps, timeout / 2 if timeout else inf)
+        began, seconds = self._clock.now(), check_wait(timeout)
+        await self._begin(seconds / 2 if seconds else inf)
+        if seconds:
+            seconds = max(0.001, seconds - (self._clock.now() - began))
+        call, steps = self._taking(seconds, retries, interval)
+        return await run(self._host, call, steps)
 
     # Giving it back, keeping it.
 
     async def unlock(self) -> None:
-        call = self._call()
-        hold = self._status.hold_of(call.owner)
+        owner = self._owner()
+        hold = self._status.hold_of(owner)
         try:
-            await self._run(call, self._core.unlock(call))
+            await self._begin(_SOON)
+            call = self._call()
+            await run(self._host, call, self._core.unlock(call))
         except asyncio.CancelledError:  # it may have come before anything was sent
-            await self._abandon(call.owner, hold)
+            await self._abandon(owner, hold)
             raise
 
     async def renew(self) -> float:
+        await self._begin(_SOON)
         call = self._call()
-        return await self._run(call, self._core.renew(call))
+        return await run(self._host, call, self._core.renew(call))
 
     async def extend(self, ttl: float) -> float:
         seconds = check_ttl(ttl)
+        await self._begin(_SOON)
         call = self._call()
-        return await self._run(call, self._core.extend(call, seconds))
+        return await run(self._host, call, self._core.extend(call, seconds))
 
     async def destroy(self) -> None:
         status, client = self._status, self._host.client
@@ -197,8 +207,8 @@ class Microlock(AsyncContextDecorator, Face):
 
     async def listening(self) -> None:
         """Waits until the watch runs that the listeners of `locked` and `unlocked` need, so that
-        no change is missed from here on. Other calls wait for it too: as long as the client's
-        timeout, or half of their own.
+        no change is missed from here on. Other calls wait for it too: `lock()` for the client's
+        timeout or half of its own, those about a hold for 1 s.
 
         Raises:
             StorePermissionError, StoreAuthenticationError: etcd refuses to watch the lock.
@@ -227,8 +237,9 @@ class Microlock(AsyncContextDecorator, Face):
                     give_back = partial(self._host.abandon, *entered)
                     self._host.client.one(Timer).post(give_back)
                     return
+                await self._begin(_SOON)
                 call = self._call()
-                await self._run(call, self._core.exit(call, entered[1]))
+                await run(self._host, call, self._core.exit(call, entered[1]))
         except MicrolockError as failure:
             if error is None:
                 raise
@@ -281,12 +292,12 @@ class Microlock(AsyncContextDecorator, Face):
 
     # What they have in common.
 
-    async def _run(self, call: Call, steps: Steps[T], patience: float = inf) -> T:
-        await self._begin(patience)
-        return await run(self._host, call, steps)
-
     async def _begin(self, patience: float = inf) -> None:
-        """Has handlers run here, and waits until their watch runs, so that none misses a change."""
+        """Has handlers run here, and waits until their watch runs, so that none misses a change.
+
+        Before the call begins, whose time is for etcd.
+        """
+        self._check()
         self._runner.bind()
         if self._unheard:
             with suppress(StoreError):  # told by `error`
@@ -305,9 +316,6 @@ class Microlock(AsyncContextDecorator, Face):
         if event in events.OF_THE_KEY:
             self._unheard = True
             self._host.begin_to_listen()
-
-
-_CUT = "the lock was lost"
 
 
 class _Cut:
@@ -339,16 +347,13 @@ class _Cut:
             task.uncancel()
         if kind is not asyncio.CancelledError:
             return False
-        # Somebody else may have cancelled it too. Before Python 3.11 that can't be told of one who
-        # did so before this one was heard of.
-        if hasattr(task, "uncancel"):
-            return task.cancelling() <= self._before
-        return error is not None and error.args == (_CUT,)
+        # Somebody else may have cancelled it too: before Python 3.11 nobody can tell.
+        return not hasattr(task, "uncancel") or task.cancelling() <= self._before
 
     async def _follow(self) -> None:
         if await self._loss.wait() and (task := self._task()):
             self._cut = True
-            task.cancel(_CUT)
+            task.cancel()
 
 
 def _cancelling(task: asyncio.Task[Any]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from copy import copy
@@ -29,7 +28,7 @@ def runs() -> bool:
 class _Waker:
     """One who waits for an event, as `ReentrantEvent` has them."""
 
-    __slots__ = ("_dropped", "_future", "_loop", "_thread")
+    __slots__ = ("_dropped", "_future", "_loop")
 
     def __init__(
         self,
@@ -40,14 +39,11 @@ class _Waker:
         self._loop = loop
         self._future = future
         self._dropped = dropped
-        self._thread = threading.get_ident()
 
     def put(self, item: None) -> None:
         try:
-            if threading.get_ident() == self._thread:
-                self.wake()
-            else:
-                self._loop.call_soon_threadsafe(self.wake)
+            # On the loop's own thread too: the handler of a signal may come while it waits.
+            self._loop.call_soon_threadsafe(self.wake)
         except RuntimeError:  # the loop was closed
             self._dropped()
 
@@ -132,7 +128,10 @@ def heed(task: asyncio.Task[Any]) -> None:
 
 
 async def aside(
-    name: str, act: Callable[[], T], unwanted: Callable[[T], object] = lambda _: None
+    name: str,
+    act: Callable[[], T],
+    unwanted: Callable[[T], object] = lambda _: None,
+    ended: Callable[[], object] = lambda: None,
 ) -> T:
     """What it returns or raises, on a thread of its own: the executor of the loop is the user's.
 
@@ -140,6 +139,7 @@ async def aside(
         name: of the thread.
         act: it must come to an end by itself.
         unwanted: gets what it returns if nobody waits for it any more.
+        ended: called on the loop when the thread has done it, whoever still waits.
 
     Raises:
         RuntimeError: no thread can be started.
@@ -148,6 +148,7 @@ async def aside(
     future: asyncio.Future[T] = loop.create_future()
 
     def settle(result: Any, error: BaseException | None) -> None:
+        ended()
         if future.done():
             if error is None:
                 unwanted(result)

@@ -111,7 +111,12 @@ class LockEmitter(EventEmitter):
         if not self.listeners(event.name):  # pyee raises an `error` that nobody listens to
             return ()
         begun = self._begun = []
-        self.emit(event.name, event)
+        try:
+            self.emit(event.name, event)
+        except BaseException:  # an interrupt: they are not awaited
+            for _, each in begun:
+                getattr(each, "close", bool)()
+            raise
         return [self._finish(*each) for each in begun]
 
     async def _finish(self, event: LockEvent, begun: Awaitable[object]) -> None:

@@ -33,7 +33,7 @@ class LoopRunner:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._jobs: deque[_Job] | None = None  # until there is one
+        self._jobs: list[_Job] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._running: asyncio.Task[Any] | None = None  # the same, in its steps
@@ -49,20 +49,19 @@ class LoopRunner:
 
     def bind(self) -> None:
         """Has them run on the running loop, if they have none."""
-        if self._loop is None or self._loop.is_closed():
-            self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop and (self._loop is None or not self._loop.is_running()):
+            self._loop = loop
             self._task = self._running = None
             self._start()
 
     def submit(self, job: _Job) -> None:
-        if self._jobs is None:
-            self._jobs = deque()
         self._jobs.append(job)
         if self._loop is not None:
             try:
                 self._loop.call_soon_threadsafe(self._start)
             except RuntimeError:  # it has ended, and so have those who wanted to know
-                self._jobs = None
+                self._jobs.clear()
 
     def _start(self) -> None:
         if self._jobs and (self._task is None or self._task.done()):
@@ -81,7 +80,7 @@ class LoopRunner:
         self._running = asyncio.current_task()
         try:
             while self._jobs:
-                begun = deque(self._jobs.popleft()())
+                begun = deque(self._jobs.pop(0)())
                 try:
                     while begun:
                         await self._finish(begun.popleft())

@@ -11,7 +11,7 @@ from microlock.core.port import Request
 from microlock.core.retry import Pause
 from microlock.engine import clock
 from microlock.engine.awaiting import Shared, aside
-from microlock.errors import StoreAuthenticationError, StoreTimeoutError
+from microlock.errors import StoreAuthenticationError, StoreTimeoutError, StoreUnavailableError
 from microlock.etcd import refusals
 from microlock.etcd.calls import attempt_on_loop
 from microlock.etcd.login import Identity
@@ -63,6 +63,8 @@ class EtcdLoopStore:
             return await self._logging_in[member].done(act, clock.now() + timeout)
         except TimeoutError:
             raise StoreTimeoutError(f"no time was left to log in at {member}") from None
+        except RuntimeError as error:  # too many threads, or the interpreter exits
+            raise StoreUnavailableError(f"no thread can log in at {member}") from error
 
     def close(self) -> None:
         for wire in self._wires.values():

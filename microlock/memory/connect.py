@@ -28,11 +28,12 @@ class Named(Store, Protocol):
 
 
 # What was made by `connect()` stays as long as the process, as a server does.
-_made: list[Memory] = []
+_made: dict[str, Named] = {}
 _known: WeakValueDictionary[str, Named] = WeakValueDictionary()
 
 if hasattr(os, "register_at_fork"):  # a child has none of its parent's
     os.register_at_fork(after_in_child=_known.clear)
+    os.register_at_fork(after_in_child=_made.clear)
 
 
 def connect(address: str, *, timeout: float) -> Client:
@@ -53,12 +54,8 @@ def connect(address: str, *, timeout: float) -> Client:
         raise InvalidArgumentError(
             f"endpoints: {address!r} is not memory:// or memory://name, of letters, digits and ._~-"
         )
-    known = _known.get(address)
-    if known is None:
-        made = Memory(address)
-        known = _known.setdefault(address, made)  # the one of another thread, if that was first
-        if known is made:
-            _made.append(made)
+    # In one step: another thread may ask for it at the same time.
+    known = _known.get(address) or _made.setdefault(address, Memory(address))
     return Client(known, timeout=timeout, clock=known.clock)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -95,6 +96,7 @@ class MemoryOnLoop:
     async def attempt(
         self, member: str, request: Request | Transaction, *, timeout: float, repeated: bool
     ) -> Any:
+        await asyncio.sleep(0)  # or a task that locks and unlocks would leave no time to others
         return self._memory.attempt(member, request, timeout=timeout, repeated=repeated)
 
     def close(self) -> None: ...

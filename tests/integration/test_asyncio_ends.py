@@ -80,7 +80,7 @@ def run(etcd_server: Etcd, key: str) -> Callable[..., list[str]]:
     def run(script: str, *, before: str = "", close: bool = True) -> list[str]:
         script = PRELUDE + before + script
         if close:
-            script += "\nbar._host.client.close(); etcd.close(); gc.collect()"
+            script += "\nbar.destroy(); bar._host.client.close(); etcd.close(); gc.collect()"
         done = subprocess.run(
             [sys.executable, "-X", "dev", "-W", "error", "-c", script, etcd_server.endpoint, key],
             capture_output=True,

@@ -334,12 +334,8 @@ class Going(Generic[T]):
                 budget.stop()
             if budget.until(request) <= now:
                 raise StoreTimeoutError("no time was left", may_have_happened=False)
-        try:
-            reply = self.foo.caller.perform(request)
-        except MicrolockError:
-            self.call.tried(request)
-            raise
-        self.call.tried(request)
+        reply = self.foo.caller.perform(request)
+        self.call.answered(request)
         return reply
 
     def throw(self, error: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from functools import partial
+from weakref import WeakSet
 
 from google.protobuf.message import Message
 
@@ -32,7 +33,8 @@ class AioWire:
         self._member = member
         self._dialler = dialler
         self._closed = False
-        self._link: _Link | None = None
+        self._link: _Link | None = None  # the newest
+        self._links: WeakSet[_Link] = WeakSet()
         self._dialling = Shared[_Link]()
 
     async def call(
@@ -65,8 +67,8 @@ class AioWire:
         self._closed = True
         if self._dialling.task is not None:
             self._dialling.task.cancel()
-        if self._link is not None:
-            self._link.close()
+        for link in tuple(self._links):
+            link.close()
 
     def _check(self) -> None:
         if self._closed or self._member.closed:
@@ -80,6 +82,7 @@ class AioWire:
             sock, connection = await aside("microlock-dial", self._opened, _close)
             _, link = await loop.create_connection(partial(_Link, connection, loop), sock=sock)
             self._link = link
+            self._links.add(link)
             await link.greet(_PATIENCE)
         except (OSError, BrokenFramesError) as error:
             raise self._member.not_connected(error) from error
@@ -130,7 +133,11 @@ class _Link(asyncio.Protocol):
         ended = self._loop.create_future()
         rpc = Rpc(partial(_wake, ended))
         now, alone = clock.now(), self._connection.idle
-        self._connection.begin(rpc, headers, message, True, now)
+        try:
+            self._connection.begin(rpc, headers, message, True, now)
+        except Failure:
+            self._settle()
+            raise
         if alone:
             self._flush()
         elif self._flushing is None:  # what other tasks ask for in this turn goes with it

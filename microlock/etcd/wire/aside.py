@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from microlock.engine import clock
 from microlock.engine.awaiting import aside
+from microlock.errors import StoreTimeoutError, StoreUnavailableError
 from microlock.etcd.wire import M, Metadata, Wire
 
 # So many calls of one loop wait at the same time.
@@ -24,14 +25,22 @@ class ThreadsWire:
     async def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
-        end = clock.now() + timeout
+        end, late = clock.now() + timeout, f"no time was left for a call to {self._wire.address}"
 
         def call() -> M:
-            left = end - clock.now()
+            if (left := end - clock.now()) <= 0:
+                raise StoreTimeoutError(late)
             return self._wire.call(method, message, reply, timeout=left, metadata=metadata)
 
-        async with self._turns:
-            return await aside("microlock-calls", call)
+        try:
+            await asyncio.wait_for(self._turns.acquire(), max(0.0, timeout))
+        except asyncio.TimeoutError:
+            raise StoreTimeoutError(late) from None
+        try:  # the turn ends with the thread, not with the task that waits for it
+            return await aside("microlock-calls", call, ended=self._turns.release)
+        except RuntimeError as error:  # too many threads, or the interpreter exits
+            self._turns.release()
+            raise StoreUnavailableError(f"no thread can call {self._wire.address}") from error
 
     def close(self) -> None:
         pass  # the channel is that of the threads
