@@ -126,8 +126,8 @@ class Call:
             self._budget = Budget.of(began, self._timeout, self.stop)
         return self._budget
 
-    def answered(self, request: object) -> None:
-        """A request has its answer."""
+    def tried(self, request: object) -> None:
+        """A request has an answer, or none in time; it was not interrupted."""
         if isinstance(request, Revoke):
             self.leases -= {request.lease_id}
 

@@ -117,8 +117,12 @@ class Host:
             self.client.check()
             assert isinstance(request.on, ReentrantEvent)
             return request.on.wait(max(0.0, request.until - self.clock.now()), self.clock)
-        reply = self.client.perform(request, call.budget(request, self.clock.now()))
-        call.answered(request)
+        try:
+            reply = self.client.perform(request, call.budget(request, self.clock.now()))
+        except MicrolockError:
+            call.tried(request)
+            raise
+        call.tried(request)
         return reply
 
     def step(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -38,8 +38,12 @@ async def run(host: Host, call: Call, steps: Steps[T]) -> T:
             host.client.check()
             assert isinstance(request.on, ReentrantEvent)
             return await wait(request.on, request.until, host.clock, dropped)
-        reply = await client.perform(request, call.budget(request, host.clock.now()))
-        call.answered(request)
+        try:
+            reply = await client.perform(request, call.budget(request, host.clock.now()))
+        except MicrolockError:
+            call.tried(request)
+            raise
+        call.tried(request)
         return reply
 
     goes_on = True

@@ -249,8 +249,8 @@ class Actor:
         resume = partial(task.steps.send, how)
         if isinstance(how, tuple) and isinstance(how[0], type):
             resume = partial(task.steps.throw, _error(*how))
-        if resume.args[0] is how:
-            task.call.answered(task.request)
+        if resume.args[0] is how or isinstance(resume.args[0], MicrolockError):
+            task.call.tried(task.request)
         self._go_on(owner, resume)
 
     def _go_on(self, owner: int, resume: Callable[[], Any]) -> None:

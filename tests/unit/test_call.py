@@ -91,7 +91,7 @@ def test_a_call_counts_what_it_asks_and_notes_the_leases_that_it_may_leave():
     made.budget(Grant(8, 60), START)
     made.budget(REVOKE, START)
     assert made.leases == {7, 8}  # an interrupt may keep it from being sent
-    made.answered(REVOKE)
+    made.tried(REVOKE)
     assert (made.requests, made.leases) == (3, {8})
 
 

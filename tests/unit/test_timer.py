@@ -81,7 +81,7 @@ class Core:
         key = "foo"
 
     def __init__(self, at: float) -> None:
-        self.status = SimpleNamespace(closed=False)
+        self.status = SimpleNamespace(closed=False, present=lambda _: None)
         self.tracker = SimpleNamespace(next_due=at)
 
 

@@ -334,8 +334,12 @@ class Going(Generic[T]):
                 budget.stop()
             if budget.until(request) <= now:
                 raise StoreTimeoutError("no time was left", may_have_happened=False)
-        reply = self.foo.caller.perform(request)
-        self.call.answered(request)
+        try:
+            reply = self.foo.caller.perform(request)
+        except MicrolockError:
+            self.call.tried(request)
+            raise
+        self.call.tried(request)
         return reply
 
     def throw(self, error: BaseException) -> None:
