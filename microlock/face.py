@@ -64,7 +64,7 @@ class Face(LockEmitter):
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"<Microlock {self.key!r} of {self.node_id!r}: {self.state.name}>"
+        return f"<{type(self).__name__} {self.key!r} of {self.node_id!r}: {self.state.name}>"
 
     @property
     def key(self) -> str:
@@ -252,12 +252,16 @@ class Face(LockEmitter):
         raise NotImplementedError
 
     def holder(self) -> Any:
-        """Who holds the lock, read from etcd; None if it is free.
+        """Who holds the lock, read from etcd, of several the first; None if it is free.
 
         Raises:
             StoreError: etcd refused or can't be reached.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
+        raise NotImplementedError
+
+    def holders(self) -> Any:
+        """All who hold the lock, in order, read from etcd. Raises as `holder()`."""
         raise NotImplementedError
 
     def waiters(self) -> Any:

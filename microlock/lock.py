@@ -152,12 +152,17 @@ class Microlock(ContextDecorator, Face):
     # Looking.
 
     def holder(self) -> Holder | None:
-        return next(iter(self._places()), None)
+        return next(iter(self.holders()), None)
+
+    def holders(self) -> list[Holder]:
+        holders, _ = self._places()
+        return holders
 
     def waiters(self) -> list[Holder]:
-        return self._places()[1:]
+        _, waiters = self._places()
+        return waiters
 
-    def _places(self) -> list[Holder]:
+    def _places(self) -> tuple[list[Holder], list[Holder]]:
         self._check()
         return look(self._host.client, elsewhere.places(self._core.names))
 

@@ -45,8 +45,8 @@ class LockManager(ManagerFace[Microlock]):
         return lock
 
     def holder(self, name: str) -> Holder | None:
-        places = look(self._client, elsewhere.places(self._names(name)))
-        return next(iter(places), None)
+        holders, _ = look(self._client, elsewhere.places(self._names(name)))
+        return next(iter(holders), None)
 
     def locks(self) -> dict[str, Holder]:
         return look(self._client, elsewhere.locks(self._prefix.encode()))

@@ -175,12 +175,17 @@ class Microlock(AsyncContextDecorator, Face):
     # Looking.
 
     async def holder(self) -> Holder | None:
-        return next(iter(await self._places()), None)
+        return next(iter(await self.holders()), None)
+
+    async def holders(self) -> list[Holder]:
+        holders, _ = await self._places()
+        return holders
 
     async def waiters(self) -> list[Holder]:
-        return (await self._places())[1:]
+        _, waiters = await self._places()
+        return waiters
 
-    async def _places(self) -> list[Holder]:
+    async def _places(self) -> tuple[list[Holder], list[Holder]]:
         self._check()
         return await look(self._host.client, elsewhere.places(self._core.names))
 

@@ -46,8 +46,8 @@ class LockManager(ManagerFace[Microlock]):
         return lock
 
     async def holder(self, name: str) -> Holder | None:
-        places = await look(self._client, elsewhere.places(self._names(name)))
-        return next(iter(places), None)
+        holders, _ = await look(self._client, elsewhere.places(self._names(name)))
+        return next(iter(holders), None)
 
     async def locks(self) -> dict[str, Holder]:
         return await look(self._client, elsewhere.locks(self._prefix.encode()))

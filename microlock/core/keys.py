@@ -3,6 +3,9 @@
 An entry of the lock `foo` is named `foo/<lease id in lowercase hex, no padding>`, the layout of
 Go's clientv3/concurrency, `etcdctl lock` and jetcd. A nested lock, `foo/bar`, has its entries in
 the same range, `foo/bar/<hex>`; `is_entry` tells them apart.
+
+Readers and writers of `foo` have theirs in `foo/read/` and `foo/write/`, as with Go's RWMutex, which
+names them by the nanoseconds of its clock.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import numbers
 import re
 from dataclasses import dataclass
 
+from microlock.core.admission import MUTEX, Admission, lock_name, rivals_name, split
 from microlock.errors import (
     InvalidArgumentError,
     InvalidTtlError,
@@ -29,6 +33,7 @@ MAX_WAIT = 1_000_000_000
 _NUMBERS = (int, float, numbers.Real)
 
 _LEASE_ID = re.compile(rb"[0-9a-fA-F]{1,16}")
+_NANOSECONDS = re.compile(rb"[0-9]{19}")
 
 
 def check_key(key: object) -> bytes:
@@ -137,8 +142,13 @@ def entries_prefix(key: bytes) -> bytes:
 
 
 def is_prefix(name: bytes) -> bool:
-    """Whether all entries of a lock begin with this, and it is not one of them."""
-    return name.endswith(b"/")
+    """Whether this names a lock, and not an entry."""
+    return name.endswith(b"/") or b"\0" in name
+
+
+def range_of(name: bytes) -> bytes:
+    """What the names of all entries of a lock begin with; an entry itself."""
+    return name.partition(b"\0")[0]
 
 
 def range_end(prefix: bytes) -> bytes:
@@ -164,25 +174,54 @@ def lock_of(name: bytes) -> bytes | None:
     return key + slash if key and is_entry(key + slash, name) else None
 
 
-def is_entry(prefix: bytes, name: bytes) -> bool:
+def is_entry(lock: bytes, name: bytes) -> bool:
     """Whether the name is an entry of this lock, and not of one nested in it."""
-    return name.startswith(prefix) and _LEASE_ID.fullmatch(name, len(prefix)) is not None
+    prefix, admissions = split(lock)
+    return any(_is_in(prefix + each.part, name) for each in admissions)
+
+
+def _is_in(prefix: bytes, name: bytes) -> bool:
+    if not name.startswith(prefix):
+        return False
+    if _LEASE_ID.fullmatch(name, len(prefix)):
+        return True
+    shared = prefix.endswith((b"/read/", b"/write/"))
+    return shared and _NANOSECONDS.fullmatch(name, len(prefix)) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a lock is called, and by whom."""
+    """What a lock is called, by whom it is taken, and who keeps them out.
+
+    Attributes:
+        prefix: what the names of their entries begin with.
+        value: that of their entries.
+        lock: all of the lock; see `core.admission`.
+        rivals: the lock that those are entries of who keep them out.
+    """
 
     key: str
     node_id: str
     prefix: bytes
     value: bytes
+    lock: bytes
+    rivals: bytes
+    admission: Admission
 
     @classmethod
-    def of(cls, key: object, node_id: object) -> Names:
+    def of(cls, key: object, node_id: object, admission: Admission = MUTEX) -> Names:
         """Checks both; raises KeyRequiredError or NodeIdRequiredError."""
         name, value = check_key(key), check_node_id(node_id)
-        return cls(_plain(key, name), _plain(node_id, value), entries_prefix(name), value)
+        prefix = entries_prefix(name)
+        return cls(
+            _plain(key, name),
+            _plain(node_id, value),
+            prefix + admission.part,
+            value,
+            lock_name(prefix, admission),
+            rivals_name(prefix, admission),
+            admission,
+        )
 
 
 def _plain(given: object, encoded: bytes) -> str:

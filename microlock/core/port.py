@@ -1,9 +1,11 @@
 """The port to a store: what the lock asks, and what a store must guarantee.
 
-A **lock** is named by the prefix of its entries' names; `core.keys.lock_of(name)` gives it. An
-**entry** is a place in the queue of a lock: a name, a value, the lease it lives by, and the
-revision it was created at. The oldest entry holds the lock, the others wait in order. etcd is the
-first store; the following is what any other store must keep, one on PostgreSQL for example.
+A **lock** is named by the prefix of its entries' names, and by who is admitted (`core.admission`);
+`core.keys.is_entry` says which names are its entries. An **entry** is a place in the queue of a
+lock: a name, a value, the lease it lives by, and the revision it was created at. The oldest entries
+hold the lock, one or as many as are admitted, the others wait in order. A store knows nothing of
+that: it is asked for older entries, and what follows is decided above it. etcd is the first store;
+the following is what any other store must keep, one on PostgreSQL for example.
 
 **Atomicity.** Each request is one step: no other change falls between what it checks, what it
 writes and what it returns. A reply reflects every change that was answered before the request was
@@ -102,19 +104,26 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class Enter:
-    """Put my entry if the lock has none; one try. Reply: `Entered`."""
+    """Put my entry if the lock has none that was created after the revision `since`; one try.
+
+    The entry may be that of another lock; it is not put if it is there. Reply: `Entered`, with the
+    `limit` oldest entries of the lock at least, if mine is not put.
+    """
 
     lock: bytes
     entry: bytes
     value: bytes
     lease_id: int
+    limit: int = 1
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
     """Put my entry at the end of the queue, unless it is there already, under whichever lease.
 
-    Reply: `Joined`, with the oldest entry and the last `near` before mine, at least.
+    The lock is that of its rivals, as for `Enter`. Reply: `Joined`, with the oldest entry and the
+    last `near` before mine, at least.
     """
 
     lock: bytes
@@ -226,15 +235,17 @@ class Entered:
     Attributes:
         token: of my entry, whether this copy of the request has put it or an earlier one;
             None <=> it is not there.
-        holder: the oldest entry, if mine is not there. None without a token: the store has put
-            nothing and found no entry of this lock (on etcd nested names are in the way); `Join`
-            decides.
+        before: if mine is not there, the entries of the lock, oldest first: all, or `limit` at
+            least. Empty without a token: the store has put nothing and found no entry of this lock
+            (on etcd nested names are in the way); `Join` decides.
+        since: the revision as of which `before` is all; None: there may be more.
     """
 
     token: int | None
-    holder: KeyValue | None
+    before: tuple[KeyValue, ...]
     at: float
     repeated: bool = False
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

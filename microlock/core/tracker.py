@@ -89,11 +89,11 @@ class Tracker:
     @property
     def watches(self) -> dict[bytes, Found | None]:
         """What is to be watched, and what is known of it."""
-        status, prefix = self._status, self._status.names.prefix
+        status, lock = self._status, self._status.names.lock
         if status.closed:
             return {}
         if self.key_watched:
-            return {prefix: None}
+            return {lock: None}
         watches: dict[bytes, Found | None] = {}
         hold, wait = self._guarded, status.wait
         if hold and hold is status.hold and hold.alive:
@@ -126,7 +126,7 @@ class Tracker:
         if not self.views or hold is None or not hold.alive:
             return
         place = hold.place
-        for name in (self._status.names.prefix, place.entry):
+        for name in (self._status.names.lock, place.entry):
             view = self.views.get(name)
             if view and view.look(place.entry, place.token)[0] is Standing.GONE:
                 self._status.lose(hold, LossReason.DELETED)
@@ -136,7 +136,7 @@ class Tracker:
         if self._status.closed:
             return
         self.look()
-        for change in changes if name == self._status.names.prefix else ():
+        for change in changes if name == self._status.names.lock else ():
             self._status.env.tell(
                 events.locked if change.locked else events.unlocked,
                 node_id=change.holder and change.holder.node_id,
@@ -153,7 +153,7 @@ class Tracker:
         if final:
             self._watch_again = now + _REFUSED
             status.changed = True
-            if name == status.names.prefix:
+            if name == status.names.lock:
                 self.key_watched = False
             else:
                 self._guarded = None
@@ -207,7 +207,7 @@ class Tracker:
 
     def hear_the_end(self, hold: HoldState, until: float) -> Steps[None]:
         """Waits until the watch of the lock, if there is one, has told that the hold has ended."""
-        view = self.views.get(self._status.names.prefix)
+        view = self.views.get(self._status.names.lock)
         while (
             view
             and view.look(hold.place.entry, hold.token)[0] is not Standing.GONE

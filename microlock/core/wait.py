@@ -1,7 +1,7 @@
 """One wait in the queue of a lock: when it ends, what is watched meanwhile, how its lease is kept.
 
 Far from its turn it watches one entry before its own, and nothing else. When that is gone it
-watches the lock, as every waiter does whose turn is near.
+watches the lock, as every waiter does whose turn is near, or may come in any order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Wait:
     """The waits of one `lock()`, from the first place in the queue that it has to its last.
 
     Args:
-        prefix: of the entries of the lock.
+        lock: its name.
         until: when to give up; None is never.
         early: see `Lease.due`.
 
@@ -43,12 +43,12 @@ class Wait:
         error: what ends it, if anything has.
     """
 
-    def __init__(self, prefix: bytes, until: float | None, early: float) -> None:
+    def __init__(self, lock: bytes, until: float | None, early: float) -> None:
         self.tokens: set[int] = set()
         self.place: Place | None = None
         self.holder: Holder | None = None
         self.error: MicrolockError | None = None
-        self._prefix = prefix
+        self._lock = lock
         self._until = until
         self._early = early
         self._tried = 0.0  # when a renewal failed last
@@ -75,7 +75,7 @@ class Wait:
     @property
     def watches(self) -> bytes:
         """The name of what is watched."""
-        return self._after[0] if self._after else self._prefix
+        return self._after[0] if self._after else self._lock
 
     @property
     def interest(self) -> bytes:
@@ -104,7 +104,7 @@ class Wait:
         return TurnResult(standing, place.lease, now, self.holder)
 
     def _standing(self, views: Mapping[bytes, Watched], place: Place, now: float) -> Standing:
-        if view := views.get(self._prefix):  # maybe since another object of this client watches it
+        if view := views.get(self._lock):  # maybe since another object of this client watches it
             self._after = None
             standing, holder = view.look(place.entry, place.token)
             self.holder = holder or self.holder

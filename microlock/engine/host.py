@@ -174,12 +174,12 @@ class Host:
                 self.core.tracker.seen()
 
     def _wanted(self) -> dict[bytes, Found | None]:
-        wanted, prefix = self.core.tracker.watches, self.core.names.prefix
-        if not wanted or prefix in wanted:
+        wanted, lock = self.core.tracker.watches, self.core.names.lock
+        if not wanted or lock in wanted:
             return wanted
         # For a waiter far from its turn the watch that is there is the cheapest.
-        there = self.client.one(Reader).watching(prefix, besides=self)
-        return {prefix if there and not kv else name: kv for name, kv in wanted.items()}
+        there = self.client.one(Reader).watching(lock, besides=self)
+        return {lock if there and not kv else name: kv for name, kv in wanted.items()}
 
     def listen(self) -> None:
         """Has the lock watched, and waits until it is, or a first attempt has failed."""
@@ -195,7 +195,7 @@ class Host:
     @contextmanager
     def listening(self) -> Iterator[ReentrantEvent]:
         """As `Reader.settling`."""
-        with self.client.one(Reader).settling(self.core.names.prefix) as settled:
+        with self.client.one(Reader).settling(self.core.names.lock) as settled:
             yield settled
         if self._refusal:
             raise self._refusal

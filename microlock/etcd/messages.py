@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from microlock.core.keys import range_end, range_start
+from microlock.core.keys import range_end, range_of, range_start
 from microlock.core.port import (
     Enter,
     Entered,
@@ -75,7 +75,7 @@ def encode(request: Request | Transaction) -> Asked:
                 {"request_range": _newest(lock, near + 1)},  # ours, and those next before it
             ]
             # A copy that arrives after a move must not put the entry back under this lease.
-            return txn([_created(entry, 0)], join, [{"request_range": _oldest(lock, 0)}])
+            return txn([_created(entry, 0)], join, _reads(lock, entry, 0))
         case Leave(entry, token):
             return txn([_created(entry, token)], [_delete(entry)])
         case Move(entry, value, token, lease_id, next_lease_id):
@@ -90,8 +90,25 @@ def encode(request: Request | Transaction) -> Asked:
 @lru_cache(maxsize=1024)  # an object asks for the same each time, as long as it has its lease
 def _enter(request: Enter) -> tuple[str, Message, type[Any]]:
     put = [_put(request.entry, request.value, request.lease_id)]
-    read = [{"request_range": _oldest(request.lock, OLDEST)}]
-    return txn([_empty(request.lock)], put, read)
+    guards = [_none_since(request.lock, request.since)]
+    if request.since or _beside(request.lock, request.entry):
+        guards.append(_created(request.entry, 0))
+    return txn(guards, put, _reads(request.lock, request.entry, _seen(request)))
+
+
+def _seen(request: Enter) -> int:
+    return max(request.limit, OLDEST)
+
+
+def _reads(lock: bytes, entry: bytes, limit: int) -> list[Part]:
+    """Of the lock, oldest first, and of the entry, if that is not within its range."""
+    read: list[Part] = [{"request_range": _oldest(lock, limit)}]
+    return [*read, get(entry)] if _beside(lock, entry) else read
+
+
+def _beside(lock: bytes, entry: bytes) -> bool:
+    """Whether the entry is not within the range of the lock."""
+    return not entry.startswith(range_of(lock))
 
 
 def decode(
@@ -122,38 +139,41 @@ def decode(
 
 
 def _entered(request: Enter, reply: pb.TxnResponse, at: float, repeated: bool) -> Entered:
+    revision = reply.header.revision
     if reply.succeeded:
-        return Entered(reply.header.revision, None, at, repeated)
-    there = entries(request.lock, _ranges(reply)[0])
-    mine = _named(request.entry, there)
-    if mine:
-        return Entered(mine.create_revision, None, at, repeated)
-    return Entered(None, _first(there), at, repeated)
+        return Entered(revision, (), at, repeated)
+    there, *beside = _ranges(reply)
+    mine = _named(request.entry, there, *beside)
+    if mine and mine.lease_id:
+        return Entered(mine.create_revision, (), at, repeated)
+    all_seen = len(there) < _seen(request)
+    before = entries(request.lock, there)
+    return Entered(None, before, at, repeated, revision if all_seen else None)
 
 
 def _joined(request: Join, reply: pb.TxnResponse, at: float, repeated: bool) -> Joined:
     if reply.succeeded:
-        (first,), newest = _ranges(reply)
-        there = newest if first in newest else (first, *newest)
-        if first not in newest and not entries(request.lock, [first]):
+        token, (oldest, newest) = reply.header.revision, _ranges(reply)
+        there = newest if oldest[-1:] in ((), newest[-1:]) else (*oldest, *newest)
+        if there is not newest and not entries(request.lock, oldest):
             # A nested name is the oldest, and there may be older entries that were not read.
-            return Joined(reply.header.revision, None, at, repeated)
+            return Joined(token, None, at, repeated)
     else:
-        (there,) = _ranges(reply)
-    queue = entries(request.lock, there)
-    mine = _named(request.entry, queue)
-    if mine is None:  # a user's own key is there
-        return Joined(None, (), at, repeated)
-    before = tuple(kv for kv in queue if kv.create_revision < mine.create_revision)
-    return Joined(mine.create_revision, before, at, repeated)
+        there, *beside = _ranges(reply)
+        mine = _named(request.entry, there, *beside)
+        if mine is None or not mine.lease_id:  # a user's own key is there
+            return Joined(None, (), at, repeated)
+        token = mine.create_revision
+    before = tuple(kv for kv in entries(request.lock, there) if kv.create_revision < token)
+    return Joined(token, before, at, repeated)
 
 
 def _first(found: tuple[KeyValue, ...]) -> KeyValue | None:
     return found[0] if found else None
 
 
-def _named(name: bytes, found: tuple[KeyValue, ...]) -> KeyValue | None:
-    return next((kv for kv in found if kv.name == name), None)
+def _named(name: bytes, *found: tuple[KeyValue, ...]) -> KeyValue | None:
+    return next((kv for each in found for kv in each if kv.name == name), None)
 
 
 def _ranges(reply: pb.TxnResponse) -> list[tuple[KeyValue, ...]]:
@@ -197,16 +217,16 @@ def all_of(prefix: bytes) -> Part:
     return {"key": range_start(prefix), "range_end": range_end(prefix)}
 
 
-def _oldest(prefix: bytes, limit: int) -> Part:
-    return all_of(prefix) | {
+def _oldest(lock: bytes, limit: int) -> Part:
+    return all_of(range_of(lock)) | {
         "limit": limit,
         "sort_order": pb.RangeRequest.ASCEND,
         "sort_target": pb.RangeRequest.CREATE,
     }
 
 
-def _newest(prefix: bytes, limit: int) -> Part:
-    return _oldest(prefix, limit) | {"sort_order": pb.RangeRequest.DESCEND}
+def _newest(lock: bytes, limit: int) -> Part:
+    return _oldest(lock, limit) | {"sort_order": pb.RangeRequest.DESCEND}
 
 
 def _put(name: bytes, value: bytes, lease_id: int) -> Part:
@@ -217,9 +237,14 @@ def _delete(name: bytes) -> Part:
     return {"request_delete_range": {"key": name}}
 
 
-def _empty(prefix: bytes) -> Part:
+def _none_since(lock: bytes, revision: int) -> Part:
+    """No key of the range of the lock was created after this revision."""
     # No key is as if created at revision 0; a range is compared key by key.
-    return all_of(prefix) | {"target": pb.Compare.CREATE, "create_revision": 0}
+    return all_of(range_of(lock)) | {
+        "target": pb.Compare.CREATE,
+        "result": pb.Compare.LESS,
+        "create_revision": revision + 1,
+    }
 
 
 def _created(name: bytes, revision: int) -> Part:

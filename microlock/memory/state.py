@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from microlock.core.keys import MAX_TTL, range_end
+from microlock.core.keys import MAX_TTL, range_end, range_of
 from microlock.core.port import (
     Enter,
     Entered,
@@ -285,14 +285,16 @@ class State:
 
     def _enter(self, request: Enter) -> tuple[Entered, Steps]:
         there = self._range(request.lock)
-        if not there:
+        mine = self.keys.get(request.entry)
+        if mine is None and all(kv.create_revision <= request.since for kv in there):
             put = self._changes((request.entry, request.value, request.lease_id))
-            return Entered(self.revision + 1, None, self.now), put
-        queue = entries(request.lock, there[:OLDEST])
-        for kv in queue:
-            if kv.name == request.entry:
-                return Entered(kv.create_revision, None, self.now), []
-        return Entered(None, queue[0] if queue else None, self.now), []
+            return Entered(self.revision + 1, (), self.now), put
+        many = max(request.limit, OLDEST)
+        if mine and mine.lease_id and (mine in there[:many] or mine not in there):
+            return Entered(mine.create_revision, (), self.now), []
+        since = self.revision if len(there) < many else None
+        before = entries(request.lock, there[:many])
+        return Entered(None, before, self.now, since=since), []
 
     def _join(self, request: Join) -> tuple[Joined, Steps]:
         mine, there = self.keys.get(request.entry), self._range(request.lock)
@@ -302,12 +304,14 @@ class State:
             return self._joined(request, mine, there), []
         put = self._changes((request.entry, request.value, request.lease_id))
         mine = KeyValue(request.entry, request.value, self.revision + 1, request.lease_id)
-        there.append(mine)
-        first, newest = there[0], there[-1 - request.near :]
-        if first not in newest and not entries(request.lock, [first]):
+        if request.entry.startswith(range_of(request.lock)):
+            there.append(mine)
+        oldest, newest = there[:1], there[-1 - request.near :]
+        beyond = len(there) > len(newest)
+        if beyond and not entries(request.lock, oldest):
             # A nested name is the oldest, and there may be older entries that were not read.
             return Joined(mine.create_revision, None, self.now), put
-        seen = newest if first in newest else [first, *newest]
+        seen = [*oldest, *newest] if beyond else newest
         return self._joined(request, mine, seen), put
 
     def _joined(self, request: Join, mine: KeyValue, there: Iterable[KeyValue]) -> Joined:
@@ -374,9 +378,9 @@ class State:
     def _at(self, name: bytes) -> list[KeyValue]:
         return [self.keys[name]] if name in self.keys else []
 
-    def _range(self, prefix: bytes) -> list[KeyValue]:
-        """The keys with this prefix, oldest first."""
-        names, keys = self._names, self.keys
+    def _range(self, lock: bytes) -> list[KeyValue]:
+        """The keys with the prefix of this lock, oldest first."""
+        names, keys, prefix = self._names, self.keys, range_of(lock)
         first = bisect_left(names, prefix)
         last = bisect_left(names, range_end(prefix), first) if prefix else len(names)
         found = [keys[name] for name in names[first:last]]

@@ -30,8 +30,8 @@ from hypothesis.stateful import (
 from model import Model, Violation
 
 from microlock.core import flows
+from microlock.core.admission import NEAR
 from microlock.core.flows import keeping, taking
-from microlock.core.flows.taking import NEAR
 from microlock.core.hold import HoldState
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
@@ -280,7 +280,7 @@ def deletes_whatever_is_there(patch: pytest.MonkeyPatch) -> None:
 def puts_whoever_is_there(patch: pytest.MonkeyPatch) -> None:
     def enters(store: State, request: Enter) -> tuple[Entered, Steps]:
         put = store._changes((request.entry, request.value, request.lease_id))
-        return Entered(store.revision + 1, None, store.now), put
+        return Entered(store.revision + 1, (), store.now), put
 
     patch.setattr(State, "_enter", enters)
 

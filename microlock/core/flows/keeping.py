@@ -10,7 +10,7 @@ from microlock.core.keys import Names
 from microlock.core.lease import Lease
 from microlock.core.place import Lost, Place
 from microlock.core.port import Found, Get, KeyValue, Leave, Left, Move, Moved, Read, Revoke
-from microlock.core.queue import Holder
+from microlock.core.queue import Holder, holding
 from microlock.errors import (
     LeaseNotFoundError,
     LockUncertainError,
@@ -136,22 +136,22 @@ def _lost(place: Place, mine: KeyValue | None) -> Lost | None:
 
 def adopt(names: Names, *, now: float) -> Flow[Place | Holder | None]:
     """The hold of our node, whichever object took it; else who holds the lock."""
-    found: Found = yield Read(names.prefix)
-    if not found.keys:
-        return None
-    first = found.keys[0]
-    return _place(first, now) if first.value == names.value else Holder.of(first)
+    found: Found = yield Read(names.lock)
+    held = holding(names.lock, found.keys)
+    for kv in held:
+        if kv.value == names.value and kv.name.startswith(names.prefix):
+            return _place(kv, now)
+    return Holder.of(held[0]) if held else None
 
 
 def seek(names: Names, token: int, *, now: float) -> Flow[tuple[Names, Place] | Holder | None]:
     """The hold with this token, whoever has it; else who holds the lock."""
-    found: Found = yield Read(names.prefix)
-    if not found.keys:
-        return None
-    first = found.keys[0]
-    if first.create_revision != token:
-        return Holder.of(first)
-    return replace(names, value=first.value), _place(first, now)
+    found: Found = yield Read(names.lock)
+    held = holding(names.lock, found.keys)
+    for kv in held:
+        if kv.create_revision == token:
+            return replace(names, value=kv.value), _place(kv, now)
+    return Holder.of(held[0]) if held else None
 
 
 def _place(kv: KeyValue, now: float) -> Place:

@@ -7,17 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from microlock.core.flows.settling import Flow, discard, grant, keep_alive
-from microlock.core.keys import Names, entry_name
+from microlock.core.keys import Names, entry_name, is_entry
 from microlock.core.lease import Lease
 from microlock.core.place import AwaitTurn, Contended, Place, TurnResult
 from microlock.core.port import Enter, Entered, Found, Join, Joined, KeyValue, Read
 from microlock.core.queue import Holder, Standing
 from microlock.errors import LeaseNotFoundError, LockUncertainError, StoreError
 
-# A waiter with at most so many older entries watches the whole lock, not to be late. One farther
-# back watches only the entry so many before its own: in a long queue it would hear of two changes
-# for each holder.
-NEAR = 2
+# So often a try asks again because somebody else came before it. Then it puts its entry, and looks.
+_ATTEMPTS = 8
 
 
 def try_lock(
@@ -44,14 +42,13 @@ def try_lock(
     while True:
         if lease is None or lease.deadline <= now:
             # Look before the grant, so that a try on a held lock writes nothing.
-            found: Found = yield Read(names.prefix, limit=1)
-            holder = Holder.of(found.keys[0]) if found.keys else None
-            if holder and lost and holder.token == lost.token:
+            found: Found = yield Read(names.rivals, limit=names.admission.limit)
+            if lost and any(kv.create_revision == lost.token for kv in found.keys):
                 yield from discard(names, *lost.leases)
                 lost = None
                 continue
-            if holder:
-                return Contended(holder, None)
+            if not names.admission.admits(found.keys):
+                return Contended(Holder.of(found.keys[0]), None)
             lease = yield from grant(names, ttl, lease_ids)
             granted = True
         try:
@@ -116,15 +113,24 @@ def wait(
 
 
 def _put(names: Names, lease: Lease, now: float) -> Flow[Place | Contended]:
-    """Puts our entry if nobody holds the lock."""
-    entry = entry_name(names.prefix, lease.id)
+    """Puts our entry if it is admitted at once."""
+    entry, admission = entry_name(names.prefix, lease.id), names.admission
     if not lease.fresh(now):
         lease = lease.renewed((yield from keep_alive(lease)))
-    entered: Entered = yield Enter(names.prefix, entry, names.value, lease.id)
-    if entered.repeated:
-        lease = replace(lease, doubtful=True)
-    if entered.token is None and entered.holder:
-        return Contended(Holder.of(entered.holder), lease)
+    since = 0
+    for _ in range(_ATTEMPTS):
+        entered: Entered = yield Enter(
+            names.rivals, entry, names.value, lease.id, admission.limit, since
+        )
+        if entered.repeated:
+            lease = replace(lease, doubtful=True)
+        if entered.token is not None or not entered.before:
+            break
+        if not admission.admits(entered.before):
+            return Contended(Holder.of(entered.before[0]), lease)
+        if entered.since is None:
+            break
+        since = entered.since  # nobody is to come between
     try:
         if entered.token is not None:
             return Place(entry, entered.token, (yield from _alive(lease, entered.at)))
@@ -171,36 +177,39 @@ def _queue_up(
 def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Place, AwaitTurn | None, float]]:
     """Puts our entry at the end of the queue. Returns our place, what to wait for if it is not
     the first, and the moment."""
-    joined: Joined = yield Join(names.prefix, entry, names.value, lease.id, NEAR)
+    admission = names.admission
+    joined: Joined = yield Join(names.rivals, entry, names.value, lease.id, admission.near)
     token, before, at = joined.token, joined.before, joined.at
     if joined.repeated:
         lease = replace(lease, doubtful=True)
     if before is None:
         try:
-            found: Found = yield Read(names.prefix)
+            found: Found = yield Read(names.lock)
         except StoreError as error:
             error.may_have_happened = True  # our entry is there
             raise
-        token, before = _older(entry, found.keys)
+        token, before = _older(names, entry, found.keys)
         at = math.inf  # nobody knows how long that took: a keep-alive will tell
     if token is None:
         yield from discard(names, lease)
         raise LeaseNotFoundError(f"the entry {entry!r} is gone, or a user's own key")
     place = Place(entry, token, lease)
-    if not before:
+    if admission.admits(before):
         return place, None, at
-    after = None
-    if len(before) > NEAR:
-        after = before[-NEAR].name, before[-NEAR].create_revision
+    behind = admission.behind(before)
+    after = (behind.name, behind.create_revision) if behind else None
     return place, AwaitTurn(place, Holder.of(before[0]), after), at
 
 
-def _older(entry: bytes, keys: tuple[KeyValue, ...]) -> tuple[int | None, tuple[KeyValue, ...]]:
-    """The token of the entry, and what is older, oldest first."""
+def _older(
+    names: Names, entry: bytes, keys: tuple[KeyValue, ...]
+) -> tuple[int | None, tuple[KeyValue, ...]]:
+    """The token of the entry, and its older rivals, oldest first."""
     for position, kv in enumerate(keys):
         if kv.name == entry:
-            return kv.create_revision, keys[:position]
-    return None, keys
+            older = (each for each in keys[:position] if is_entry(names.rivals, each.name))
+            return kv.create_revision, tuple(older)
+    return None, ()
 
 
 def _whole(lease: Lease, at: float) -> Flow[Lease]:
