@@ -44,6 +44,7 @@ from microlock.errors import (
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.connect import connect
 from microlock.events import LockEvent
+from microlock.kinds import ReadLock, Semaphore, WriteLock
 from microlock.lock import Microlock
 from microlock.manager import LockManager
 
@@ -70,6 +71,8 @@ __all__ = [
     "Microlock",
     "MicrolockError",
     "NodeIdRequiredError",
+    "ReadLock",
+    "Semaphore",
     "State",
     "StoreAuthenticationError",
     "StoreError",
@@ -78,6 +81,7 @@ __all__ = [
     "StoreTimeoutError",
     "StoreTlsError",
     "StoreUnavailableError",
+    "WriteLock",
     "WrongServerError",
     "connect",
     "events",

@@ -6,11 +6,12 @@ from microlock.core import elsewhere
 from microlock.core.keys import check_int, check_ttl
 from microlock.core.queue import Holder
 from microlock.engine.host import LEASE_IDS, look
+from microlock.kinds import ReadLock, Semaphore, WriteLock
 from microlock.lock import Microlock
 from microlock.manager_face import ManagerFace
 
 
-class LockManager(ManagerFace[Microlock]):
+class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock]):
     """Locks of one node, with defaults for all of them.
 
     Args:
@@ -24,7 +25,10 @@ class LockManager(ManagerFace[Microlock]):
             argument is wrong.
     """
 
-    _kind = Microlock
+    _mutex = Microlock
+    _semaphore = Semaphore
+    _reader = ReadLock
+    _writer = WriteLock
 
     def lock(
         self,

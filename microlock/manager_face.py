@@ -21,14 +21,22 @@ from microlock.etcd.lent import client_of
 from microlock.face import Face
 
 L = TypeVar("L", bound=Face)
+S = TypeVar("S", bound=Face)
+R = TypeVar("R", bound=Face)
+W = TypeVar("W", bound=Face)
+T = TypeVar("T", bound=Face)
 
 log = logging.getLogger("microlock")
 
 
-class ManagerFace(Generic[L]):
+class ManagerFace(Generic[L, S, R, W]):
     """Locks of one node, with defaults for all of them."""
 
-    _kind: Callable[..., L]  # makes a lock
+    # What makes a lock of each kind:
+    _mutex: Callable[..., L]
+    _semaphore: Callable[..., S]
+    _reader: Callable[..., R]
+    _writer: Callable[..., W]
 
     def __init__(
         self,
@@ -69,16 +77,98 @@ class ManagerFace(Generic[L]):
 
         The arguments are those of `Microlock`. Raises KeyRequiredError and what `Microlock` does.
         """
-        key = self._names(name).key
-        return self._kind(
-            self._etcd,
-            key,
-            self._node_id,
-            self._ttl if ttl is None else ttl,
-            auto_renew=self._auto_renew if auto_renew is None else auto_renew,
+        return self._made(
+            self._mutex,
+            name,
+            ttl=ttl,
+            auto_renew=auto_renew,
             max_hold=max_hold,
             min_hold=min_hold,
             timeout=timeout,
+        )
+
+    def semaphore(
+        self,
+        name: str,
+        limit: int,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> S:
+        """As `create()`: a `Semaphore`, which `limit` objects may hold at a time."""
+        return self._made(
+            self._semaphore,
+            name,
+            limit,
+            ttl=ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def read(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> R:
+        """As `create()`: a `ReadLock`."""
+        return self._made(
+            self._reader,
+            name,
+            ttl=ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def write(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> W:
+        """As `create()`: a `WriteLock`."""
+        return self._made(
+            self._writer,
+            name,
+            ttl=ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def _made(
+        self,
+        kind: Callable[..., T],
+        name: str,
+        *more: object,
+        ttl: float | None,
+        auto_renew: bool | None,
+        **options: Any,
+    ) -> T:
+        return kind(
+            self._etcd,
+            self._names(name).key,
+            self._node_id,
+            *more,
+            ttl=self._ttl if ttl is None else ttl,
+            auto_renew=self._auto_renew if auto_renew is None else auto_renew,
+            **options,
         )
 
     def lock(
@@ -95,7 +185,8 @@ class ManagerFace(Generic[L]):
     ) -> Any:
         """Takes a lock, and returns it: to be given back with its `unlock()`.
 
-        For a block use `with manager.create(name):`.
+        For a block use `with manager.create(name):`, or `semaphore`, `read` and `write` for another
+        kind of lock.
 
         Args:
             name: the key, after the prefix.

@@ -1,4 +1,4 @@
-"""Microlock: the asyncio face of the lock. What it does is decided in `microlock.core.lock`."""
+"""The asyncio face of a lock, and of the mutex. What it does is decided in `core.lock`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from weakref import ref
 
 from microlock import events
 from microlock.core import elsewhere
+from microlock.core.admission import MUTEX
 from microlock.core.call import Call, Steps
 from microlock.core.hold import Hold, HoldState
 from microlock.core.keys import Names, check_ttl
@@ -29,7 +30,7 @@ from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockErro
 from microlock.etcd.lent import client_of
 from microlock.face import Face
 
-S = TypeVar("S", bound="Microlock")
+S = TypeVar("S", bound="Lock")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
@@ -39,46 +40,10 @@ _HEARD = 1.0
 log = logging.getLogger("microlock")
 
 
-class Microlock(AsyncContextDecorator, Face):
-    """A distributed lock: at most one object, on any machine, holds `key` at a time.
+class Lock(AsyncContextDecorator, Face):
+    """A lock of any kind, for tasks: what `Microlock` is, whoever is admitted."""
 
-    It is `microlock.Microlock` for the tasks of asyncio: the same arguments, results, errors and
-    events. No call blocks the loop, and none needs a thread. The hold is renewed and watched on the
-    client's own threads, so a loop that stands still for longer than the ttl does not lose it.
-
-    Tasks that share an object take turns on it, as threads do on the other one; the loops that they
-    run on may be different ones. A task that is cancelled in a call undoes what the call has begun
-    before it ends: for as long as the undoing may take, at most the client's timeout.
-
-    Handlers run on the loop that the object is first used on, one after the other, and may be
-    coroutine functions. `on("locked", ...)` returns at once: no change after the next awaited call
-    is missed.
-
-    `async with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it
-    was lost meanwhile, leaving the block raises LockLostError, unless the block raises something.
-    `async with foo.bound():` cancels the block at the loss. As a decorator of a coroutine function,
-    `@foo`, it holds the lock for each call.
-
-    Args:
-        etcd: what `microlock.connect()` returns, or a client of python-etcd3 or etcd-sdk-python.
-        key: the name of the lock: str, not empty, no NUL, at most 4 KiB of UTF-8.
-        node_id: who takes the lock, shown to the others; as `key`.
-        ttl: seconds after which a hold that is not renewed ends; 0 < ttl <= 9,000,000,000,
-            rounded up to whole seconds. etcd grants no less than 1.5 of its election timeouts,
-            2 s by default.
-        auto_renew: renew the hold in the background, at a third of the ttl, until it is given
-            back or lost, or this object or its process is gone.
-        max_hold: seconds after which a hold is not renewed in the background any more, so that it
-            ends within another ttl: for work that may hang. None: no such end.
-        min_hold: seconds that nobody else gets the lock after this object got it. Given back
-            earlier, the entry stays in etcd until then, under a lease of its own: for work that
-            must not run again on a machine whose clock is late. Rounded up as a ttl is.
-        timeout: seconds that `async with` waits for its turn. None: as long as it takes.
-
-    Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
-            InvalidArgumentError: an argument is wrong.
-    """
+    _admission = MUTEX
 
     def __init__(
         self,
@@ -98,7 +63,7 @@ class Microlock(AsyncContextDecorator, Face):
         super().__init__(
             client_of(etcd),
             LoopRunner(),
-            Names.of(key, node_id),
+            Names.of(key, node_id, self._admission),
             ttl,
             auto_renew=auto_renew,
             max_hold=max_hold,
@@ -282,6 +247,48 @@ class Microlock(AsyncContextDecorator, Face):
         if event in events.OF_THE_KEY:
             self._unheard = True
             self._host.begin_to_listen()
+
+
+class Microlock(Lock):
+    """A distributed lock: at most one object, on any machine, holds `key` at a time.
+
+    It is `microlock.Microlock` for the tasks of asyncio: the same arguments, results, errors and
+    events. No call blocks the loop, and none needs a thread. The hold is renewed and watched on the
+    client's own threads, so a loop that stands still for longer than the ttl does not lose it.
+
+    Tasks that share an object take turns on it, as threads do on the other one; the loops that they
+    run on may be different ones. A task that is cancelled in a call undoes what the call has begun
+    before it ends: for as long as the undoing may take, at most the client's timeout.
+
+    Handlers run on the loop that the object is first used on, one after the other, and may be
+    coroutine functions. `on("locked", ...)` returns at once: no change after the next awaited call
+    is missed.
+
+    `async with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it
+    was lost meanwhile, leaving the block raises LockLostError, unless the block raises something.
+    `async with foo.bound():` cancels the block at the loss. As a decorator of a coroutine function,
+    `@foo`, it holds the lock for each call.
+
+    Args:
+        etcd: what `microlock.connect()` returns, or a client of python-etcd3 or etcd-sdk-python.
+        key: the name of the lock: str, not empty, no NUL, at most 4 KiB of UTF-8.
+        node_id: who takes the lock, shown to the others; as `key`.
+        ttl: seconds after which a hold that is not renewed ends; 0 < ttl <= 9,000,000,000,
+            rounded up to whole seconds. etcd grants no less than 1.5 of its election timeouts,
+            2 s by default.
+        auto_renew: renew the hold in the background, at a third of the ttl, until it is given
+            back or lost, or this object or its process is gone.
+        max_hold: seconds after which a hold is not renewed in the background any more, so that it
+            ends within another ttl: for work that may hang. None: no such end.
+        min_hold: seconds that nobody else gets the lock after this object got it. Given back
+            earlier, the entry stays in etcd until then, under a lease of its own: for work that
+            must not run again on a machine whose clock is late. Rounded up as a ttl is.
+        timeout: seconds that `async with` waits for its turn. None: as long as it takes.
+
+    Raises:
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
+            InvalidArgumentError: an argument is wrong.
+    """
 
 
 class _Cut:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from microlock.asyncio.kinds import ReadLock, Semaphore, WriteLock
 from microlock.asyncio.lock import Microlock
 from microlock.core import elsewhere
 from microlock.core.keys import check_int, check_ttl
@@ -11,7 +12,7 @@ from microlock.engine.loops import look
 from microlock.manager_face import ManagerFace
 
 
-class LockManager(ManagerFace[Microlock]):
+class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock]):
     """Locks of one node, with defaults for all of them.
 
     Args:
@@ -25,7 +26,10 @@ class LockManager(ManagerFace[Microlock]):
             argument is wrong.
     """
 
-    _kind = Microlock
+    _mutex = Microlock
+    _semaphore = Semaphore
+    _reader = ReadLock
+    _writer = WriteLock
 
     async def lock(
         self,

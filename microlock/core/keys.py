@@ -4,8 +4,8 @@ An entry of the lock `foo` is named `foo/<lease id in lowercase hex, no padding>
 Go's clientv3/concurrency, `etcdctl lock` and jetcd. A nested lock, `foo/bar`, has its entries in
 the same range, `foo/bar/<hex>`; `is_entry` tells them apart.
 
-Readers and writers of `foo` have theirs in `foo/read/` and `foo/write/`, as with Go's RWMutex, which
-names them by the nanoseconds of its clock.
+Readers and writers of `foo` have theirs in `foo/read/` and `foo/write/`, where Go's RWMutex has its
+own too, named by the nanoseconds of its clock.
 """
 
 from __future__ import annotations

@@ -1,0 +1,62 @@
+"""More than a mutex: the asyncio face."""
+
+from __future__ import annotations
+
+from microlock.asyncio.lock import Lock
+from microlock.core.admission import READER, WRITER, semaphore
+from microlock.core.keys import check_int
+
+
+class Semaphore(Lock):
+    """A lock that up to `limit` objects hold at a time, on any machine.
+
+    It is `microlock.Semaphore` for the tasks of asyncio, as `Microlock` here is the other one.
+    """
+
+    def __init__(
+        self,
+        etcd: object,
+        key: str,
+        node_id: str,
+        limit: int,
+        ttl: float = 1,
+        *,
+        auto_renew: bool = False,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> None:
+        self._admission = semaphore(check_int("limit", limit, 1))
+        super().__init__(
+            etcd,
+            key,
+            node_id,
+            ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    @property
+    def limit(self) -> int:
+        """How many may hold it at a time."""
+        return self._admission.limit
+
+
+class ReadLock(Lock):
+    """A lock that readers of `key` hold together, while no writer does.
+
+    It is `microlock.ReadLock` for the tasks of asyncio, as `Microlock` here is the other one.
+    """
+
+    _admission = READER
+
+
+class WriteLock(Lock):
+    """A lock that one writer of `key` holds alone: no reader and no other writer does.
+
+    It is `microlock.WriteLock` for the tasks of asyncio, as `Microlock` here is the other one.
+    """
+
+    _admission = WRITER
