@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 from microlock import events
 from microlock.core import elsewhere
 from microlock.core.admission import MUTEX
+from microlock.core.call import Kind
 from microlock.core.hold import Hold, HoldState
 from microlock.core.keys import Names, check_ttl
 from microlock.core.queue import Holder
+from microlock.engine.blocked_loop import warn_of_waiting
 from microlock.engine.handlers import ThreadRunner
 from microlock.engine.host import look
 from microlock.engine.loss import ThreadLoss
@@ -81,6 +83,8 @@ class Lock(ContextDecorator, Face):
     def _acquire(self, timeout: float | None, retries: int = 0, interval: float = 1) -> HoldState:
         before = self._status.hold
         call, steps = self._taking(timeout, retries, interval)
+        if call.kind is Kind.WAIT or retries:
+            warn_of_waiting()
         try:
             return self._host.run(call, steps)
         except BaseException as error:  # an interrupt may have come on its way out
@@ -167,8 +171,7 @@ class Lock(ContextDecorator, Face):
     def _abandon(self, hold: HoldState | None) -> None:
         """Gives back this hold, of a call of this thread that was interrupted between its steps."""
         if hold:
-            call = self._host.call(self._owner())
-            self._host.run(call, self._core.abandon(call, hold))
+            self._host.abandon(self._owner(), hold)
 
     def __call__(self, func: F) -> F:
         for lazy in (

@@ -12,6 +12,7 @@ from contextlib import (
     asynccontextmanager,
     suppress,
 )
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 from weakref import ref
@@ -23,9 +24,10 @@ from microlock.core.call import Call, Steps
 from microlock.core.hold import Hold, HoldState
 from microlock.core.keys import Names, check_ttl
 from microlock.core.queue import Holder
-from microlock.engine.awaiting import to_its_end, wait
+from microlock.engine.awaiting import runs, to_its_end, wait
 from microlock.engine.loop_runner import LoopRunner
 from microlock.engine.loops import TaskLoss, destroy, look, run
+from microlock.engine.timer import Timer
 from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockError, StoreError
 from microlock.etcd.lent import client_of
 from microlock.face import Face
@@ -78,7 +80,11 @@ class Lock(AsyncContextDecorator, Face):
             task = asyncio.current_task()
         except RuntimeError:  # no loop runs on this thread
             task = None
-        return ref(task) if task else self
+        if task is None:
+            return self
+        owner = ref(task)
+        hash(owner)  # from here on it has one, also when the task is gone
+        return owner
 
     @property
     def lost(self) -> TaskLoss:
@@ -129,13 +135,18 @@ class Lock(AsyncContextDecorator, Face):
             status.destroyed = True
             return
         held, end = self.held, self._clock.now() + client.timeout
+        goes_on = True
         try:
             await destroy(self._host, self._owner())
         except DestroyedError as error:
             if held:
                 raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
+        except GeneratorExit:  # the task is gone: nothing can be waited for
+            goes_on = False
+            raise
         finally:
-            await self._runner.end(self.remove_all_listeners, end - self._clock.now())
+            if goes_on:
+                await self._runner.end(self.remove_all_listeners, end - self._clock.now())
 
     # Looking.
 
@@ -178,9 +189,13 @@ class Lock(AsyncContextDecorator, Face):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        entered = self._innermost()
+        entered = self._innermost() if kind is not GeneratorExit else self._dropped()
         try:
             if entered and not entered[1].returned:
+                if not runs():  # nothing can be waited for
+                    give_back = partial(self._host.abandon, *entered)
+                    self._host.client.one(Timer).post(give_back)
+                    return
                 call = self._call()
                 await self._run(call, self._core.exit(call, entered[1]))
         except MicrolockError as failure:
@@ -194,6 +209,12 @@ class Lock(AsyncContextDecorator, Face):
             if entered in self._entered:
                 self._entered.remove(entered)
 
+    def _dropped(self) -> tuple[object, HoldState] | None:
+        """The block that is left with its task, which may be gone: then any task may run here, in
+        a garbage collection."""
+        gone = [each for each in self._entered if isinstance(each[0], ref) and each[0]() is None]
+        return gone[-1] if gone else self._innermost()
+
     async def _abandon(self, owner: object, hold: HoldState | None) -> None:
         """Gives back this hold, of a call that was cancelled before it could."""
         if hold is None or hold.returned:
@@ -201,8 +222,9 @@ class Lock(AsyncContextDecorator, Face):
         gone = hold
 
         async def abandon() -> None:
-            call = self._host.call(owner)
-            await run(self._host, call, self._core.abandon(call, gone))
+            with self._host.quietly():  # the client may be closed
+                call = self._host.call(owner)
+                await run(self._host, call, self._core.abandon(call, gone))
 
         await to_its_end(abandon)
 
@@ -301,8 +323,8 @@ class _Cut:
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
         assert task
-        self._task = task
-        self._before = self._cancelling()
+        self._task = ref(task)  # what follows a hold must not keep a task that its loop has dropped
+        self._before = _cancelling(task)
         self._following = asyncio.create_task(self._follow())
 
     async def __aexit__(
@@ -311,18 +333,21 @@ class _Cut:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        self._following.cancel()
-        if not self._cut:
+        with suppress(RuntimeError):  # the loop was closed
+            self._following.cancel()
+        task = self._task()
+        if not self._cut or task is None:
             return False
-        if hasattr(self._task, "uncancel"):
-            self._task.uncancel()
+        if hasattr(task, "uncancel"):
+            task.uncancel()
         # Somebody else may have cancelled it too: before Python 3.11 nobody can tell.
-        return kind is asyncio.CancelledError and self._cancelling() <= self._before
+        return kind is asyncio.CancelledError and _cancelling(task) <= self._before
 
     async def _follow(self) -> None:
-        if await self._loss.wait():
+        if await self._loss.wait() and (task := self._task()):
             self._cut = True
-            self._task.cancel()
+            task.cancel()
 
-    def _cancelling(self) -> int:
-        return self._task.cancelling() if hasattr(self._task, "cancelling") else 0
+
+def _cancelling(task: asyncio.Task[Any]) -> int:
+    return task.cancelling() if hasattr(task, "cancelling") else 0

@@ -60,7 +60,7 @@ def _in_turn(
         finally:
             if core.ends_late:  # destroy() was called in the middle of this call
                 core.ends_late = False
-                yield from core._undo(call, core._end())
+                yield from core._undo(call, core._end(call))
             core.turns.give(call)  # `over` does so too: an interrupt can keep one of them from it
 
     return whole
@@ -125,14 +125,22 @@ class LockCore:
         self.turns.give(call)
 
     def orphaned(self, call: Call) -> Steps[None]:
-        """A call was dropped, which nobody waits for. Takes back what a `lock()` has begun."""
-        hold = self.status.hold
-        if call.kind not in (Kind.TRY, Kind.WAIT):
-            return self._undo(call)
-        if hold and hold.place.lease.id in call.leases:  # it was about to return
-            hold.end()
+        """A call was dropped, which nobody waits for. Takes back what a `lock()` has begun, and
+        finishes what gives back. Twice is fine."""
+        hold, leases = self.status.hold, call.leases
+        call.leases = frozenset()
+        taking = call.kind in (Kind.TRY, Kind.WAIT)
+        if taking and hold and hold.alive and hold.place.lease.id in leases:
+            hold.end()  # it was about to return
             self.status.changed = True
-        return self._undo(call, *map(_revoke, call.leases))
+        if hold and hold.alive:  # it stands, maybe under a lease that this call has granted
+            leases -= {each.id for each in hold.leases}
+        return self._undo(call, *map(_revoke, leases))
+
+    def _owes(self, call: Call, hold: HoldState) -> None:
+        """Notes what is to be revoked if this call, which gives back, is dropped."""
+        stays = self._rest(hold, call.now) > 0
+        call.leases = frozenset(() if stays else [each.id for each in hold.leases])
 
     def _undo(self, call: Call, *undoing: Steps[object]) -> Steps[None]:
         """Takes back what was done. Where that fails, it is left to its ttl."""
@@ -307,6 +315,7 @@ class LockCore:
                     self.tracker.look()
             else:  # an interrupt or a doubt: it does not count any more
                 hold.end()
+                self._owes(call, hold)
             raise
         if isinstance(left, Lost):
             status.tell_of(events.lost, hold, reason=left.reason)
@@ -422,16 +431,18 @@ class LockCore:
 
     @_in_turn
     def destroy(self, call: Call) -> Steps[None]:
-        return self._end()
+        return self._end(call)
 
-    def _end(self) -> Steps[None]:
+    def _end(self, call: Call) -> Steps[None]:
         hold, lease = self.status.hold, self._lease
         self._lease = None
         try:
             now = yield NOW
             if hold and hold.remaining(now) and not self._env.forked:
                 hold.give_back()
+                self._owes(call, hold)
                 yield from self._release(hold, 0, now)
+                call.leases = frozenset()
                 hold.end()
                 self.status.tell_of(events.released, hold)
             else:

@@ -16,33 +16,59 @@ from microlock.engine.threads import Daemon
 T = TypeVar("T")
 
 
+def runs() -> bool:
+    """Whether a loop runs on this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 class _Waker:
     """One who waits for an event, as `ReentrantEvent` has them."""
 
-    __slots__ = ("_future", "_loop", "_thread")
+    __slots__ = ("_dropped", "_future", "_loop", "_thread")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[None],
+        dropped: Callable[[], object],
+    ) -> None:
         self._loop = loop
         self._future = future
+        self._dropped = dropped
         self._thread = threading.get_ident()
 
     def put(self, item: None) -> None:
-        if threading.get_ident() == self._thread:
-            self.wake()
-        else:
-            with suppress(RuntimeError):  # the loop has ended
+        try:
+            if threading.get_ident() == self._thread:
+                self.wake()
+            else:
                 self._loop.call_soon_threadsafe(self.wake)
+        except RuntimeError:  # the loop was closed
+            self._dropped()
 
     def wake(self) -> None:
         if not self._future.done():
             self._future.set_result(None)
 
 
-async def wait(event: ReentrantEvent, until: float, clock: Clock = REAL) -> None:
-    """Waits until it is set, or that time comes."""
+async def wait(
+    event: ReentrantEvent,
+    until: float,
+    clock: Clock = REAL,
+    dropped: Callable[[], object] = lambda: None,
+) -> None:
+    """Waits until it is set, or that time comes.
+
+    `dropped`: called, by whoever sets it, if the loop was closed in the middle of this. Takes no
+    lock.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
-    waker = _Waker(loop, future)
+    waker = _Waker(loop, future, dropped)
     event.waiting.append(waker)
     cancel: Callable[[], object] | None = None
     try:

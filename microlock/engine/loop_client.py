@@ -29,7 +29,8 @@ class Loops:
         known = self._known.get(loop)
         if known is None:
             for each in [each for each in list(self._known) if each.is_closed()]:
-                self._known.pop(each, None)
+                if ended := self._known.pop(each, None):
+                    ended.dropped()
             known = self._known[loop] = LoopClient(
                 self._client, partial(self._known.pop, loop, None)
             )
@@ -43,13 +44,21 @@ class Loops:
 
 
 class LoopClient:
-    """A client on one loop, until that ends."""
+    """A client on one loop, until that ends.
+
+    Attributes:
+        calls: those of locks. Each is called, from any thread, if the loop was closed in the middle
+            of it.
+    """
 
     def __init__(self, client: Client, forget: Callable[[], object]) -> None:
         self._client = client
         self._forget = forget
         self._store: AsyncStore = client.store.on_loop()
+        self.calls: dict[Callable[[], object], None] = {}  # a set in order
+        self._requests = 0  # under way
         self._ending: AsyncGenerator[None, None] | None = None
+        self._ends = False  # the loop does
 
     async def perform(self, request: Any, budget: Budget) -> Any:
         """As `Client.perform`."""
@@ -57,6 +66,7 @@ class LoopClient:
             self._ending = self._until_the_loop_ends()
             await anext(self._ending)
         trying = self._client.persist(request, budget)
+        self._requests += 1
         try:
             step = next(trying)
             while True:
@@ -73,6 +83,9 @@ class LoopClient:
             raise verdict.with_traceback(None) from None
         finally:
             trying.close()
+            self._requests -= 1
+            if self._ends:
+                self._disconnect()
 
     async def _attempt(self, request: Any, step: Now | Attempt | Pause) -> Any:
         if isinstance(step, Attempt):
@@ -90,10 +103,25 @@ class LoopClient:
         try:
             yield
         finally:
-            self.close()
+            self._ends = True
+            # Generators of the user's are closed beside this one, and may give locks back.
+            await asyncio.sleep(0)
+            self._disconnect()
             await asyncio.sleep(0)  # in which the transports are closed
+
+    def _disconnect(self) -> None:
+        """Closes the connections; a request that comes yet makes its own."""
+        if not self._requests:
+            with suppress(RuntimeError):  # the loop was closed in the middle of a request
+                self._store.close()
+            self._store = self._client.store.on_loop()
 
     def close(self) -> None:
         """On its loop."""
         self._forget()
         self._store.close()
+
+    def dropped(self) -> None:
+        """The loop was closed without a word."""
+        for each in list(self.calls):
+            each()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
 from functools import partial
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, TypeVar
@@ -21,7 +20,7 @@ from microlock.engine.loop_client import Loops
 from microlock.engine.loss import Loss
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.timer import Timer
-from microlock.errors import DestroyedError, MicrolockError
+from microlock.errors import MicrolockError
 
 T = TypeVar("T")
 
@@ -29,13 +28,15 @@ T = TypeVar("T")
 async def run(host: Host, call: Call, steps: Steps[T]) -> T:
     """Makes a call of a lock to its end: as `Host.run`, on the running loop."""
     client = host.client.one(Loops).here()
+    # Takes no lock: it may be called in a garbage collection.
+    dropped = partial(host.client.one(Timer).post, partial(host.orphaned, call, steps))
 
     async def perform(request: Any) -> Any:
         if isinstance(request, Park):
             host.sync()
             host.client.check()
             assert isinstance(request.on, ReentrantEvent)
-            return await wait(request.on, request.until, host.clock)
+            return await wait(request.on, request.until, host.clock, dropped)
         try:
             reply = await client.perform(request, call.budget(request, host.clock.now()))
         except MicrolockError:
@@ -45,14 +46,15 @@ async def run(host: Host, call: Call, steps: Steps[T]) -> T:
         return reply
 
     goes_on = True
+    client.calls[dropped] = None
     try:
         return await drive(steps, perform, host.mutex, host.clock)
-    except GeneratorExit:  # the loop has ended, and this may run in a garbage collection
+    except GeneratorExit:  # the task is gone, and this may run in a garbage collection
         goes_on = False
-        with suppress(DestroyedError):
-            host.client.one(Timer).post(partial(host.orphaned, call, steps))
+        dropped()
         raise
     finally:
+        client.calls.pop(dropped, None)
         if goes_on:
             host.step(host.core.over, call)
             if host.core.ends_late:  # destroy() came after the call had looked for that
@@ -80,6 +82,9 @@ async def destroy(host: Host, owner: object) -> None:
                 if not host.core.status.closed:  # its turn had not come
                     await to_its_end(partial(_end, host, owner))
                 raise
+    except GeneratorExit:  # as in `run`, which has it ended
+        goes_on = False
+        raise
     finally:
         if goes_on:
             host.step(host.core.close)

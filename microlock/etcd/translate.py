@@ -32,7 +32,12 @@ _BY_TEXT: tuple[tuple[str, type[StoreError]], ...] = (
     ("revision in header is old", StoreAuthenticationError),
     ("permission denied", StorePermissionError),
     ("too many requests", StoreUnavailableError),
+    # Another member may do what this one does not yet, or not any more.
+    ("not supported for learner", StoreUnavailableError),
+    ("etcdserver: not leader", StoreUnavailableError),
 )
+# What a member says, or a proxy, that stops in the middle of a call; by the status UNKNOWN.
+_STOPPING = ("context canceled", "raft: stopped", "raft proposal dropped")
 
 
 class Refusal(enum.Enum):
@@ -54,7 +59,12 @@ _ROOM = 140
 
 
 def translate(
-    status: str, details: str, address: str, *, may_have_happened: bool = True
+    status: str,
+    details: str,
+    address: str,
+    *,
+    answered: bool = False,
+    may_have_happened: bool = True,
 ) -> StoreError:
     """What the failure of a call means that was made on a connection.
 
@@ -62,6 +72,8 @@ def translate(
         status: a name of gRPC's status codes.
         details: the text beside it.
         address: where it was sent, for the message.
+        answered: whether this address ever gave an answer. What stands in its place then, as the
+            page of a balancer whose members are down, will go again.
         may_have_happened: False if the call was never sent, or surely not processed. True says
             nothing: it goes by the status.
     """
@@ -75,9 +87,11 @@ def translate(
             may_have_happened=may_have_happened,
         )
     if status == "UNIMPLEMENTED":
-        return WrongServerError(f"{address} is not etcd's client port ({shown})")
+        kind = StoreUnavailableError if answered else WrongServerError
+        return kind(f"{address} is not etcd's client port ({shown})")
     # INTERNAL, CANCELLED: a stream reset, a frame cut short, a member that stops.
-    if status in ("UNAVAILABLE", "INTERNAL", "CANCELLED"):
+    stopping = status == "UNKNOWN" and any(text in details for text in _STOPPING)
+    if stopping or status in ("UNAVAILABLE", "INTERNAL", "CANCELLED"):
         return StoreUnavailableError(
             f"etcd at {address}: {shown}", may_have_happened=may_have_happened
         )
@@ -96,7 +110,10 @@ def not_connected(error: BaseException, address: str, *, answered: bool) -> Stor
         answered: whether this address ever gave an answer.
     """
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-        return StoreTlsError(f"no TLS connection to {address} ({short(_of_tls(error))})")
+        # What Go says of files that are being replaced, and don't belong together.
+        passing = answered and getattr(error, "reason", None) == "TLSV1_ALERT_INTERNAL_ERROR"
+        kind = StoreUnavailableError if passing else StoreTlsError
+        return kind(f"no TLS connection to {address} ({short(_of_tls(error))})")
     reason = short(getattr(error, "strerror", None) or str(error) or repr(error))
     if isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError) and not answered:
         # What a server with TLS does to a client without, and the other way round; but so does a
@@ -107,7 +124,7 @@ def not_connected(error: BaseException, address: str, *, answered: bool) -> Stor
         return StoreTimeoutError(f"no connection to {address} ({reason})")
     if isinstance(error, OSError):
         return StoreUnavailableError(f"no connection to {address} ({reason})")
-    return WrongServerError(f"{address} does not speak HTTP/2, so is not etcd ({reason})")
+    return not_http2(address, reason, answered=answered)
 
 
 def _of_tls(error: ssl.SSLError) -> str:
@@ -123,6 +140,12 @@ def _of_tls(error: ssl.SSLError) -> str:
     # With TLS 1.3 "bad certificate" is what a server says that got none.
     hint = "; does it want another cert_cert?" if re.search("CERTIFICATE|_CA$", reason) else ""
     return f"the server says: {text}{hint}"
+
+
+def not_http2(address: str, reason: str, *, answered: bool) -> StoreError:
+    if answered:
+        return StoreUnavailableError(f"{address} does not speak HTTP/2 now ({reason})")
+    return WrongServerError(f"{address} does not speak HTTP/2, so is not etcd ({reason})")
 
 
 def closes_at_once(address: str, reason: str) -> StoreError:

@@ -34,7 +34,7 @@ class Expiry:
         """A lease may have come, or a watch. Not under the lock."""
         at = self._memory.state.next_end
         if self._thread:
-            if at < self._sleeps_until:
+            if at < self._sleeps_until or not self._memory.watched:
                 self._inbox.put(None)
         elif at < math.inf and self._memory.watched:
             self._start()

@@ -44,8 +44,8 @@ class Memory:
 
     @property
     def watched(self) -> bool:
-        """Whether anybody watches anything."""
-        return bool(self._watches)
+        """Whether anybody watches."""
+        return bool(self._watches.streams)
 
     def attempt(
         self, member: str, request: Request | Transaction, *, timeout: float, repeated: bool

@@ -39,10 +39,12 @@ class MemoryWatching:
             self._watches.remove(self, watch_id)
 
     def close(self) -> None:
-        with self._memory.lock:
+        def close(_: State) -> None:
             self._watches.remove(self)
             if self in self._watches.streams:
                 self._watches.streams.remove(self)
+
+        self._memory.change(close)
 
 
 # A watch of a stream: its id, and the revision that it begins at.
@@ -64,9 +66,6 @@ class Watches:
         self._state = state
         self._told = state.revision
         self._by_name: dict[bytes, list[_Watch]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._by_name)
 
     def add(self, stream: MemoryWatching, watch_id: int, name: bytes, start: int | None) -> None:
         state = self._state

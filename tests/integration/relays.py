@@ -15,9 +15,9 @@ KINDS = ("grpc-proxy", "gateway")
 
 
 @contextmanager
-def relay(kind: str, *endpoints: str) -> Iterator[str]:
+def relay(kind: str, *endpoints: str, port: int | None = None) -> Iterator[str]:
     """Runs one before these members; where clients connect, `host:port`."""
-    (port,) = free_ports(1)
+    port = port or free_ports(1)[0]
     command = [str(find_binary()), kind, "start", f"--endpoints={','.join(endpoints)}"]
     if kind == "grpc-proxy":  # it ends if it finds nobody there
         command.append(f"--advertise-client-url={HOST}:{port}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import traceback
@@ -26,6 +27,7 @@ from microlock import (
     StoreTlsError,
     connect,
 )
+from microlock.asyncio import Microlock as TaskLock
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.messages import AUTHENTICATE, RANGE
@@ -363,6 +365,20 @@ def test_threads_that_share_an_expired_token_all_get_a_new_one(forgetful: Guarde
             list(pool.map(Microlock.holder, locks))
             forgetful.outlive_the_tokens()
         assert list(pool.map(Microlock.holder, locks)) == [None] * 8
+
+
+def test_tasks_that_share_an_expired_token_all_get_a_new_one(forgetful: Guarded) -> None:
+    async def main() -> None:
+        async with forgetful.client() as etcd:
+            locks = [TaskLock(etcd, f"mine/{each}", "node-a", ttl=60) for each in range(20)]
+            await asyncio.gather(*(each.lock() for each in locks))
+            await asyncio.to_thread(forgetful.outlive_the_tokens)
+            await asyncio.gather(*(each.renew() for each in locks))
+            await asyncio.gather(*(each.unlock() for each in locks))
+            await asyncio.gather(*(each.destroy() for each in locks))
+
+    asyncio.run(main())
+    assert entries(forgetful.ctl, "mine") == []
 
 
 def test_a_watch_lives_on_when_its_token_expires(forgetful: Guarded) -> None:

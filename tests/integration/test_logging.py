@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from test_auth import PASSWORD, Guarded
 from watching import DEADLINE, eventually
 
 from microlock import AlreadyLockedError, LockManager, Microlock, MicrolockError, StoreError
+from microlock.engine import blocked_loop
 
 Logged = Callable[[str], list[logging.LogRecord]]
 
@@ -246,3 +248,22 @@ def test_a_user_that_is_gone_is_logged_without_its_password(
     assert token
     told = everything(caplog.records)
     assert (PASSWORD in told, token in told) == (False, False)
+
+
+def test_a_wait_on_the_thread_of_an_event_loop_is_warned_of(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        foo = make("one")
+        foo.lock()
+        foo.unlock()
+        assert not caplog.records  # it never waits
+        foo.lock(timeout=1)
+        foo.unlock()
+        with foo:
+            pass
+
+    monkeypatch.setattr(blocked_loop, "_first", iter((True,)))
+    asyncio.run(main())
+    (record,) = caplog.records
+    assert (record.levelname, "event loop" in record.message) == ("WARNING", True)

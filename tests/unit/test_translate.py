@@ -138,6 +138,16 @@ TABLE = [
     (StatusCode.CANCELLED, "Channel closed!", DestroyedError, None),
     (StatusCode.INTERNAL, "stream reset", StoreUnavailableError, True),
     (StatusCode.UNKNOWN, "whatever", StoreError, True),
+    (StatusCode.UNKNOWN, "context canceled", StoreUnavailableError, True),
+    (StatusCode.UNKNOWN, "raft: stopped", StoreUnavailableError, True),
+    (StatusCode.UNKNOWN, "raft proposal dropped", StoreUnavailableError, True),
+    (
+        StatusCode.FAILED_PRECONDITION,
+        "etcdserver: rpc not supported for learner",
+        StoreUnavailableError,
+        False,
+    ),
+    (StatusCode.FAILED_PRECONDITION, "etcdserver: not leader", StoreUnavailableError, False),
     (StatusCode.DATA_LOSS, "whatever", StoreError, True),
     (StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision", StoreError, False),
     (StatusCode.INVALID_ARGUMENT, "etcdserver: key is not provided", StoreError, False),
@@ -179,7 +189,32 @@ def test_a_wrong_certificate_is_told_also_by_a_member_that_has_answered_before()
     assert type(translate_rpc(failure, "etcd0:2379", answered=True)) is StoreTlsError
 
 
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (StatusCode.UNIMPLEMENTED, "HTTP status 404, and no gRPC"),
+        (StatusCode.UNAVAILABLE, NO_CONNECTION + "Failed parsing HTTP/2"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_member_that_has_answered_will_go_again(code, details):
+    said = translate_rpc(Failure(code, details), "etcd0:2379", answered=True)
+    assert type(said) is StoreUnavailableError
+    assert "so is not etcd" not in str(said)
+
+
 # No connection
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenFramesError("HTTP/1.1 503 Service Unavailable"),
+        pytest.param(lambda: of_tls("TLSV1_ALERT_INTERNAL_ERROR", "internal error"), id="alert"),
+    ],
+)
+def test_a_member_that_has_answered_and_speaks_otherwise_is_unavailable(error):
+    made = error() if callable(error) else error
+    assert type(not_connected(made, "etcd:1", answered=True)) is StoreUnavailableError
 
 
 def of_tls(reason: str, text: str) -> ssl.SSLError:

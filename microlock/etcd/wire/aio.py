@@ -193,8 +193,11 @@ class _Link(asyncio.Protocol):
         connection = self._connection
         if (connection.ready or connection.broken) and not self._greeted.done():
             self._greeted.set_result(None)
-        over = connection.broken or (connection.retiring and connection.idle)
-        if over and self._transport is not None:
+        if self._transport is None:
+            return
+        if connection.broken:
+            self._transport.abort()  # the peer may take no bytes any more
+        elif connection.retiring and connection.idle:
             self._transport.close()
 
 

@@ -21,11 +21,10 @@ from microlock.errors import (
     StoreTimeoutError,
     StoreTlsError,
     StoreUnavailableError,
-    WrongServerError,
 )
 from microlock.etcd.messages import KEEP_ALIVE
 from microlock.etcd.off_main_thread import NotBackError, OffMainThread
-from microlock.etcd.translate import closes_at_once, short, translate
+from microlock.etcd.translate import closes_at_once, not_http2, short, translate
 from microlock.etcd.wire import Address, M, Metadata, Sink
 from microlock.etcd.wire.tls import Security
 
@@ -250,14 +249,14 @@ def translate_rpc(error: grpc.RpcError, address: str, *, answered: bool) -> Micr
     if code is grpc.StatusCode.CANCELLED and has(_BY_US):
         return DestroyedError(f"the connection to {address} was closed")
     if code is not grpc.StatusCode.UNAVAILABLE or not has(_NOT_SENT):
-        return translate(code.name, details, address)
+        return translate(code.name, details, address, answered=answered)
     reason = short(
         re.sub(r"^failed to connect to all addresses; last error: (\w+: )?", "", details)
     )
     if has(_TLS):
         return StoreTlsError(f"no TLS connection to {address} ({reason})")
     if has(_NOT_ETCD):
-        return WrongServerError(f"{address} does not speak HTTP/2, so is not etcd ({reason})")
+        return not_http2(address, reason, answered=answered)
     if has(_TLS_PERHAPS) and not answered:
         return closes_at_once(address, reason)
     kind = StoreTimeoutError if "timed out" in details else StoreUnavailableError

@@ -83,12 +83,14 @@ class Member:
         """What the failure of a call means."""
         if self.closed or failure is CLOSED:
             return DestroyedError(f"the connection to {self.address.text} was closed")
-        if failure.answer:  # a refusal is one; a fault of the connection is none
-            self.answered.set()
+        answered = self.answered.is_set()
+        if failure.answer and failure.status != "UNIMPLEMENTED":
+            self.answered.set()  # a refusal is one; a fault of the connection is none
         return translate(
             failure.status,
             failure.details,
             self.address.text,
+            answered=answered,
             may_have_happened=failure.may_have_happened,
         )
 
