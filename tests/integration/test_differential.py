@@ -15,6 +15,15 @@ from ctl import Etcdctl
 from watching import DEADLINE, eventually
 
 from microlock import EtcdClient, connect
+from microlock.core.admission import (
+    MUTEX,
+    READER,
+    WRITER,
+    Admission,
+    lock_name,
+    rivals_name,
+    semaphore,
+)
 from microlock.core.keys import entry_name, range_end
 from microlock.core.port import (
     Enter,
@@ -187,7 +196,8 @@ class Asker:
         return Revoke(self._lease())
 
     def _read(self) -> Read:
-        return Read(self._one_of(LOCKS), self._one_of([0, 1, 2, 20]))
+        admission = self._one_of([MUTEX, MUTEX, semaphore(3), READER])
+        return Read(lock_name(self._one_of(LOCKS), admission), self._one_of([0, 1, 2, 20]))
 
     def _get(self) -> Get:
         return Get(self._name())
@@ -196,13 +206,20 @@ class Asker:
         return Holders(self._one_of(PREFIXES))
 
     def _enter(self) -> Enter:
-        lock, lease_id = self._one_of(LOCKS), self._lease()
-        return Enter(lock, entry_name(lock, lease_id), self._value(), lease_id)
+        lock, entry, admission, lease_id = self._asked()
+        since = self._one_of([0, 0, self._store.revision, self._store.revision - 2])
+        return Enter(lock, entry, self._value(), lease_id, admission.limit, max(0, since))
 
     def _join(self) -> Join:
-        lock, lease_id = self._one_of(LOCKS), self._lease()
-        entry = entry_name(lock, lease_id)
-        return Join(lock, entry, self._value(), lease_id, self._one_of([0, 1, 2]))
+        lock, entry, _, lease_id = self._asked()
+        return Join(lock, entry, self._value(), lease_id, self._one_of([0, 1, 2, 4]))
+
+    def _asked(self) -> tuple[bytes, bytes, Admission, int]:
+        """Whose rivals, which entry, how it is admitted, under which lease."""
+        prefix, lease_id = self._one_of(LOCKS), self._lease()
+        admission = self._one_of([MUTEX, MUTEX, semaphore(3), READER, WRITER])
+        entry = entry_name(prefix + admission.part, lease_id)
+        return rivals_name(prefix, admission), entry, admission, lease_id
 
     def _leave(self) -> Leave:
         return Leave(*self._entry()[:2])

@@ -1,0 +1,156 @@
+"""What every kind of lock promises, on a real etcd, and beside other clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from conftest import Etcd
+from ctl import Etcdctl
+from kinds import KINDS, LIMIT, LONG, MUTEX, PATIENCE, READER, SEMAPHORE, WRITER, Kind, begin
+from nodes import queued
+from watching import Recorder, eventually
+
+from microlock import AlreadyLockedError, LockLostError, connect
+
+SHORT = 2
+
+
+class Nodes:
+    """Locks of one key, each with a client of its own."""
+
+    def __init__(self, endpoint: str, key: str, stack: ExitStack) -> None:
+        self._endpoint, self._key, self._stack = endpoint, key, stack
+        self._count = 0
+
+    def __call__(self, kind: Kind | str, node_id: str = "", **options: Any) -> Any:
+        made = KINDS[kind] if isinstance(kind, str) else kind
+        self._count += 1
+        etcd = self._stack.enter_context(connect(self._endpoint))
+        node_id = node_id or f"node-{self._count}"
+        lock = made.make(etcd, node_id, key=self._key, **{"ttl": LONG} | options)
+        self._stack.callback(lock.destroy)
+        return lock
+
+    def rivals(self, kind: Kind, **options: Any) -> list[Any]:
+        locks = [self(kind.rival, **options) for _ in range(kind.rivals)]
+        for lock in locks:
+            lock.lock()
+        return locks
+
+
+@pytest.fixture
+def nodes(etcd_server: Etcd, key: str) -> Iterator[Nodes]:
+    with ExitStack() as stack:
+        yield Nodes(etcd_server.endpoint, key, stack)
+
+
+@pytest.fixture(params=KINDS.values(), ids=str)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
+def test_a_refused_try_writes_nothing(kind: Kind, nodes: Nodes, etcdctl: Etcdctl, key: str) -> None:
+    nodes.rivals(kind)
+    foo, before = nodes(kind), etcdctl("get", "--prefix", key)
+    with pytest.raises(AlreadyLockedError):
+        foo.lock()
+    assert etcdctl("get", "--prefix", key) == before
+
+
+def test_rivals_that_go_let_the_next_in_in_the_order_of_arrival(kind: Kind, nodes: Nodes) -> None:
+    rivals, locks = nodes.rivals(kind), [nodes(kind) for _ in range(4)]
+    waiting = []
+    for number, lock in enumerate(locks, 1):
+        waiting.append(begin(lambda lock=lock: lock.lock(timeout=LONG)))
+        assert queued(lock, number)
+    for lock in rivals:
+        lock.unlock()
+    tokens = []
+    for lock, wait in zip(locks, waiting, strict=True):
+        tokens.append(wait.result(PATIENCE).token)
+        lock.unlock()
+    assert tokens == sorted(tokens)
+
+
+def test_rivals_that_crash_let_the_next_in(kind: Kind, nodes: Nodes) -> None:
+    nodes.rivals(kind, ttl=SHORT)
+    assert nodes(kind).lock(timeout=LONG)
+
+
+def test_a_hold_is_renewed_extended_and_lost(kind: Kind, nodes: Nodes, etcdctl: Etcdctl) -> None:
+    foo = nodes(kind, ttl=SHORT, auto_renew=True)
+    token, lost = foo.lock().token, Recorder(foo, "lost")
+    foo.extend(LONG)
+    assert (foo.token, foo.holder().token) == (token, token)
+    etcdctl("lease", "revoke", f"{foo.holder().lease_id:x}")
+    assert lost.wait_for(1)
+    with pytest.raises(LockLostError):
+        foo.unlock()
+
+
+def test_each_holder_is_told_of(kind: Kind, nodes: Nodes) -> None:
+    listens = nodes(kind)
+    told = Recorder(listens)
+    rivals = nodes.rivals(kind)
+    tokens = [each.token for each in rivals]
+    for lock in rivals:
+        lock.unlock()
+    assert told.told(2 * len(rivals)) == [
+        *(("locked", each) for each in tokens),
+        *(("unlocked", each) for each in tokens),
+    ]
+
+
+@pytest.mark.parametrize("wait", [False, True], ids=["tries", "waits"])
+def test_never_more_than_the_limit_of_processes_are_under_a_semaphore(
+    nodes: Nodes, wait: bool
+) -> None:
+    holding, most = set[int](), [0]
+
+    def work(number: int) -> None:
+        lock = nodes(SEMAPHORE)
+        for _ in range(10):
+            try:
+                lock.lock(timeout=LONG if wait else 0)
+            except AlreadyLockedError:
+                continue
+            holding.add(number)
+            most.append(len(holding))
+            holding.discard(number)
+            lock.unlock()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    assert 0 < max(most) <= LIMIT
+
+
+def test_etcdctl_lock_waits_for_all_holders_of_a_semaphore(nodes: Nodes, etcdctl_lock: Any) -> None:
+    holders = nodes.rivals(SEMAPHORE)
+    process = etcdctl_lock()
+    assert queued(holders[0])
+    for lock in holders:
+        assert process.poll() is None
+        lock.unlock()
+    assert eventually(lambda: nodes(MUTEX).holder() is not None)
+    assert process.stdout.readline()
+
+
+@pytest.mark.parametrize("theirs", ["read", "write"])
+def test_a_reader_or_writer_of_go_is_one_of_ours(
+    nodes: Nodes, etcdctl: Etcdctl, key: str, theirs: str
+) -> None:
+    """Go's RWMutex names its entries by its clock, in nanoseconds, under a lease of its session."""
+    lease = etcdctl("lease", "grant", str(LONG)).split()[1]
+    etcdctl("put", f"{key}/{theirs}/1764409620123456789", "", f"--lease={lease}")
+    reader, writer = nodes(READER), nodes(WRITER)
+    with pytest.raises(AlreadyLockedError):
+        writer.lock()
+    waiting = begin(lambda: writer.lock(timeout=LONG))
+    assert queued(reader)
+    assert len(reader.holders()) == 1
+    etcdctl("lease", "revoke", lease)
+    assert waiting.result(PATIENCE)
