@@ -35,8 +35,11 @@ def try_lock(
     revoke has nothing under it, and ends by itself.
     """
     granted = False
-    if lost and any(each.doubtful for each in lost.leases):
-        # A copy of its put may yet come, and bring back what was deleted.
+    # A copy of its put may yet come, and bring back what was deleted. Or it is not among those that
+    # are read, where it would be in nobody's way but a later writer's.
+    if lost and (
+        any(each.doubtful for each in lost.leases) or not is_entry(names.rivals, lost.entry)
+    ):
         yield from discard(names, *lost.leases)
         lost = None
     while True:
