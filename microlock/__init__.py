@@ -44,7 +44,7 @@ from microlock.errors import (
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.connect import connect
 from microlock.events import LockEvent
-from microlock.kinds import ReadLock, Semaphore, WriteLock
+from microlock.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.lock import Microlock
 from microlock.manager import LockManager
 
@@ -70,6 +70,7 @@ __all__ = [
     "LossReason",
     "Microlock",
     "MicrolockError",
+    "MultiLock",
     "NodeIdRequiredError",
     "ReadLock",
     "Semaphore",

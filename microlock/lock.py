@@ -36,6 +36,9 @@ class Lock(ContextDecorator, Face):
 
     _admission = MUTEX
 
+    def _named(self, key: Any, node_id: str) -> Names:
+        return Names.of(key, node_id, self._admission)
+
     def __init__(
         self,
         etcd: object,
@@ -54,7 +57,7 @@ class Lock(ContextDecorator, Face):
         super().__init__(
             client,
             ThreadRunner(client),
-            Names.of(key, node_id, self._admission),
+            self._named(key, node_id),
             ttl,
             auto_renew=auto_renew,
             max_hold=max_hold,

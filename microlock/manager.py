@@ -6,12 +6,12 @@ from microlock.core import elsewhere
 from microlock.core.keys import check_int, check_ttl
 from microlock.core.queue import Holder
 from microlock.engine.host import LEASE_IDS, look
-from microlock.kinds import ReadLock, Semaphore, WriteLock
+from microlock.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.lock import Microlock
 from microlock.manager_face import ManagerFace
 
 
-class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock]):
+class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLock]):
     """Locks of one node, with defaults for all of them.
 
     Args:
@@ -29,6 +29,7 @@ class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock]):
     _semaphore = Semaphore
     _reader = ReadLock
     _writer = WriteLock
+    _several = MultiLock
 
     def lock(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from microlock.core.keys import (
@@ -11,6 +11,7 @@ from microlock.core.keys import (
     check_bool,
     check_int,
     check_key,
+    check_keys,
     check_node_id,
     check_prefix,
     check_seconds,
@@ -24,12 +25,13 @@ L = TypeVar("L", bound=Face)
 S = TypeVar("S", bound=Face)
 R = TypeVar("R", bound=Face)
 W = TypeVar("W", bound=Face)
+M = TypeVar("M", bound=Face)
 T = TypeVar("T", bound=Face)
 
 log = logging.getLogger("microlock")
 
 
-class ManagerFace(Generic[L, S, R, W]):
+class ManagerFace(Generic[L, S, R, W, M]):
     """Locks of one node, with defaults for all of them."""
 
     # What makes a lock of each kind:
@@ -37,6 +39,7 @@ class ManagerFace(Generic[L, S, R, W]):
     _semaphore: Callable[..., S]
     _reader: Callable[..., R]
     _writer: Callable[..., W]
+    _several: Callable[..., M]
 
     def __init__(
         self,
@@ -79,7 +82,7 @@ class ManagerFace(Generic[L, S, R, W]):
         """
         return self._made(
             self._mutex,
-            name,
+            self._names(name).key,
             ttl=ttl,
             auto_renew=auto_renew,
             max_hold=max_hold,
@@ -101,7 +104,7 @@ class ManagerFace(Generic[L, S, R, W]):
         """As `create()`: a `Semaphore`, which `limit` objects may hold at a time."""
         return self._made(
             self._semaphore,
-            name,
+            self._names(name).key,
             limit,
             ttl=ttl,
             auto_renew=auto_renew,
@@ -123,7 +126,7 @@ class ManagerFace(Generic[L, S, R, W]):
         """As `create()`: a `ReadLock`."""
         return self._made(
             self._reader,
-            name,
+            self._names(name).key,
             ttl=ttl,
             auto_renew=auto_renew,
             max_hold=max_hold,
@@ -144,7 +147,28 @@ class ManagerFace(Generic[L, S, R, W]):
         """As `create()`: a `WriteLock`."""
         return self._made(
             self._writer,
-            name,
+            self._names(name).key,
+            ttl=ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def many(
+        self,
+        names: Iterable[str],
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> M:
+        """As `create()`: a `MultiLock` of these names."""
+        return self._made(
+            self._several,
+            [self._names(name).key for name in check_keys(names)],
             ttl=ttl,
             auto_renew=auto_renew,
             max_hold=max_hold,
@@ -155,7 +179,7 @@ class ManagerFace(Generic[L, S, R, W]):
     def _made(
         self,
         kind: Callable[..., T],
-        name: str,
+        key: object,
         *more: object,
         ttl: float | None,
         auto_renew: bool | None,
@@ -163,7 +187,7 @@ class ManagerFace(Generic[L, S, R, W]):
     ) -> T:
         return kind(
             self._etcd,
-            self._names(name).key,
+            key,
             self._node_id,
             *more,
             ttl=self._ttl if ttl is None else ttl,
@@ -185,8 +209,8 @@ class ManagerFace(Generic[L, S, R, W]):
     ) -> Any:
         """Takes a lock, and returns it: to be given back with its `unlock()`.
 
-        For a block use `with manager.create(name):`, or `semaphore`, `read` and `write` for another
-        kind of lock.
+        For a block use `with manager.create(name):`, or `semaphore`, `read`, `write` or `many` for
+        another kind of lock.
 
         Args:
             name: the key, after the prefix.

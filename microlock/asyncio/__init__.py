@@ -11,8 +11,8 @@ The errors, the events and `connect()` are those of `microlock`: one client serv
 number of loops.
 """
 
-from microlock.asyncio.kinds import ReadLock, Semaphore, WriteLock
+from microlock.asyncio.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.asyncio.lock import Microlock
 from microlock.asyncio.manager import LockManager
 
-__all__ = ["LockManager", "Microlock", "ReadLock", "Semaphore", "WriteLock"]
+__all__ = ["LockManager", "Microlock", "MultiLock", "ReadLock", "Semaphore", "WriteLock"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from microlock.asyncio.lock import Lock
 from microlock.core.admission import READER, WRITER, semaphore
-from microlock.core.keys import check_int
+from microlock.core.keys import Names, check_int
 
 
 class Semaphore(Lock):
@@ -60,3 +63,42 @@ class WriteLock(Lock):
     """
 
     _admission = WRITER
+
+
+class MultiLock(Lock):
+    """Locks of several keys, taken and given back in one: all of them or none.
+
+    It is `microlock.MultiLock` for the tasks of asyncio, as `Microlock` here is the other one.
+    """
+
+    def __init__(
+        self,
+        etcd: object,
+        keys: Iterable[str],
+        node_id: str,
+        ttl: float = 1,
+        *,
+        auto_renew: bool = False,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(
+            etcd,
+            keys,  # type: ignore[arg-type]  # `_named` takes them
+            node_id,
+            ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def _named(self, key: Any, node_id: str) -> Names:
+        return Names.of_all(key, node_id)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of the locks."""
+        names = self._core.names
+        return tuple(map(names.of_lock, names.locks))

@@ -47,6 +47,9 @@ class Lock(AsyncContextDecorator, Face):
 
     _admission = MUTEX
 
+    def _named(self, key: Any, node_id: str) -> Names:
+        return Names.of(key, node_id, self._admission)
+
     def __init__(
         self,
         etcd: object,
@@ -65,7 +68,7 @@ class Lock(AsyncContextDecorator, Face):
         super().__init__(
             client_of(etcd),
             LoopRunner(),
-            Names.of(key, node_id, self._admission),
+            self._named(key, node_id),
             ttl,
             auto_renew=auto_renew,
             max_hold=max_hold,
@@ -258,8 +261,10 @@ class Lock(AsyncContextDecorator, Face):
         return await run(self._host, call, steps)
 
     async def _hear(self, patience: float) -> None:
-        with self._host.listening() as settled:
-            await wait(settled, self._clock.now() + patience, self._clock)
+        end = self._clock.now() + patience
+        for lock in self._core.names.locks:
+            with self._host.listening(lock) as settled:
+                await wait(settled, end, self._clock)
         self._unheard = False
 
     def _listens(self, event: str) -> None:

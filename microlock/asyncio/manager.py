@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microlock.asyncio.kinds import ReadLock, Semaphore, WriteLock
+from microlock.asyncio.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.asyncio.lock import Microlock
 from microlock.core import elsewhere
 from microlock.core.keys import check_int, check_ttl
@@ -12,7 +12,7 @@ from microlock.engine.loops import look
 from microlock.manager_face import ManagerFace
 
 
-class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock]):
+class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLock]):
     """Locks of one node, with defaults for all of them.
 
     Args:
@@ -30,6 +30,7 @@ class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock]):
     _semaphore = Semaphore
     _reader = ReadLock
     _writer = WriteLock
+    _several = MultiLock
 
     async def lock(
         self,

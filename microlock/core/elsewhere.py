@@ -19,10 +19,20 @@ from microlock.errors import LockLostError, LockNotOwnedError, LossReason
 
 def places(names: Names) -> Steps[tuple[list[Holder], list[Holder]]]:
     """Who holds the lock, and who waits for it, each in order."""
-    found: Found = yield Read(names.lock)
-    held = holding(names.lock, found.keys)
-    waits = [kv for kv in found.keys if kv not in held]
-    return [Holder.of(kv) for kv in held], [Holder.of(kv) for kv in waits]
+    holders: list[Holder] = []
+    waiters: list[Holder] = []
+    for lock in names.locks:
+        found: Found = yield Read(lock)
+        held = holding(lock, found.keys)
+        holders += [Holder.of(kv) for kv in held]
+        waiters += [Holder.of(kv) for kv in found.keys if kv not in held]
+    # Who has entries in several queues is one, and waits if it waits in any of them.
+    waiters = _each_once(waiters)
+    return [each for each in _each_once(holders) if each not in waiters], waiters
+
+
+def _each_once(places: list[Holder]) -> list[Holder]:
+    return sorted(dict.fromkeys(places), key=lambda place: place.token)
 
 
 def locks(prefix: bytes) -> Steps[dict[str, Holder]]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from microlock.core.admission import MUTEX, Admission, lock_name, rivals_name, split
 from microlock.errors import (
@@ -24,6 +25,8 @@ from microlock.errors import (
 )
 
 MAX_NAME_BYTES = 4096
+# Each takes three operations of a transaction, of which etcd allows 128 (--max-txn-ops).
+MAX_KEYS = 42
 # etcd refuses more: MaxLeaseTTL in server/lease/lessor.go.
 MAX_TTL = 9_000_000_000
 # Threads can't wait for much longer: threading.TIMEOUT_MAX.
@@ -49,6 +52,19 @@ def check_prefix(prefix: object) -> str:
 def check_node_id(node_id: object) -> bytes:
     """Returns the node id as UTF-8, or raises NodeIdRequiredError."""
     return _name("node_id", node_id, NodeIdRequiredError)
+
+
+def check_keys(keys: object) -> tuple[str, ...]:
+    """Returns the keys without repetition, or raises KeyRequiredError."""
+    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+        raise KeyRequiredError(f"keys must be several str, not {_shown(keys)}")
+    found = tuple(dict.fromkeys(check_key(key).decode() for key in keys))
+    if not 1 <= len(found) <= MAX_KEYS:
+        raise KeyRequiredError(
+            f"keys must be 1 to {MAX_KEYS} different ones, as many as etcd takes in one "
+            f"transaction, not {len(found)}"
+        )
+    return found
 
 
 def _name(argument: str, value: object, error: type[InvalidArgumentError]) -> bytes:
@@ -198,6 +214,7 @@ class Names:
         value: that of their entries.
         lock: all of the lock; see `core.admission`.
         rivals: the lock that those are entries of who keep them out.
+        others: further locks, all mutexes, that are taken in one with it.
     """
 
     key: str
@@ -207,6 +224,7 @@ class Names:
     lock: bytes
     rivals: bytes
     admission: Admission
+    others: tuple[bytes, ...] = ()
 
     @classmethod
     def of(cls, key: object, node_id: object, admission: Admission = MUTEX) -> Names:
@@ -222,6 +240,22 @@ class Names:
             rivals_name(prefix, admission),
             admission,
         )
+
+    @classmethod
+    def of_all(cls, keys: object, node_id: object) -> Names:
+        """Of mutexes that are taken in one."""
+        first, *others = check_keys(keys)
+        key = ", ".join((first, *others))
+        prefixes = (entries_prefix(check_key(each)) for each in others)
+        return replace(cls.of(first, node_id), key=key, others=tuple(prefixes))
+
+    @property
+    def locks(self) -> tuple[bytes, ...]:
+        return (self.lock, *self.others)
+
+    def of_lock(self, lock: bytes) -> str:
+        """The key of one of them."""
+        return range_of(lock)[:-1].decode() if self.others else self.key
 
 
 def _plain(given: object, encoded: bytes) -> str:

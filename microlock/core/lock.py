@@ -188,7 +188,7 @@ class LockCore:
 
     @_in_turn
     def _wait(self, call: Call) -> Steps[HoldState]:
-        wait = self.status.wait = Wait(self.names.lock, call.until, self.tracker.early)
+        wait = self.status.wait = Wait(self.names.locks, call.until, self.tracker.early)
         try:
             taking = partial(flows.wait, await_turn=partial(self.tracker.await_turn, call, wait))
             return (yield from self._take(call, taking, wait.attempts))

@@ -19,6 +19,9 @@ commit after one with a higher number. No revision is used twice, not even after
 to an older state should go on from a higher revision; if it cannot, old tokens are worth nothing
 afterwards.
 
+**Several at once.** Most requests take `others`, entries of other locks: what is asked is asked of
+all of them in the same step, and done to all or to none.
+
 **Leases.** The caller chooses the id of a lease, and never the same twice. A lease ends its ttl (in
 seconds) after its grant or its last keep-alive, by the clock of the store alone, which must not run
 faster than real time. It may end later (after an election etcd starts the whole ttl again), never
@@ -116,6 +119,7 @@ class Enter:
     lease_id: int
     limit: int = 1
     since: int = 0
+    others: tuple[tuple[bytes, bytes], ...] = ()  # locks, and my entries there
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ class Join:
     value: bytes
     lease_id: int
     near: int
+    others: tuple[tuple[bytes, bytes], ...] = ()  # locks, and my entries there
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,7 @@ class Leave:
 
     entry: bytes
     token: int
+    others: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,7 @@ class Move:
     token: int
     lease_id: int
     next_lease_id: int
+    others: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,7 @@ class Get:
     """One entry, as it is. Reply: `Found`."""
 
     entry: bytes
+    others: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +207,7 @@ class Transaction:
     revision: int
     puts: tuple[tuple[bytes, bytes], ...]
     deletes: tuple[bytes, ...]
+    others: tuple[bytes, ...] = ()
 
 
 Request = (
@@ -235,9 +244,9 @@ class Entered:
     Attributes:
         token: of my entry, whether this copy of the request has put it or an earlier one;
             None <=> it is not there.
-        before: if mine is not there, the entries of the lock, oldest first: all, or `limit` at
-            least. Empty without a token: the store has put nothing and found no entry of this lock
-            (on etcd nested names are in the way); `Join` decides.
+        before: if mine is not there, the entries of the locks, oldest first: all, or `limit` of
+            each at least. Empty without a token: the store has put nothing and found no entry of
+            these locks (on etcd nested names are in the way); `Join` decides.
         since: the revision as of which `before` is all; None: there may be more.
     """
 
@@ -254,7 +263,8 @@ class Joined:
 
     Attributes:
         token: of my entry; None <=> it is not there: something without a lease has its name.
-        before: older entries, oldest first: all, or the oldest and the last ones before mine.
+        before: older entries, oldest first: all, or of each lock the oldest and the last ones
+            before mine.
             None: the store did not see the oldest (on etcd behind a nested name); `Read` does.
     """
 
@@ -276,7 +286,7 @@ class Left:
 @dataclass(frozen=True, slots=True)
 class Moved:
     """Whether this copy of the request has moved the entry; if not, `there` is what has its name,
-    if anything has."""
+    if anything has, and something has the names of all others."""
 
     done: bool
     there: KeyValue | None

@@ -134,7 +134,8 @@ class Status:
 
     def guard(self, now: float, owner: object) -> Guard:
         hold = self.check(now, owner)
-        return Guard(hold.place.entry, hold.token, self.names.key, self.names.node_id)
+        place, names = hold.place, self.names
+        return Guard(place.entry, place.token, names.key, names.node_id, place.others)
 
     def check_alive(self) -> None:
         """Raises DestroyedError if it was destroyed."""

@@ -175,8 +175,9 @@ class Host:
                 self.core.tracker.seen()
 
     def _wanted(self) -> dict[bytes, Found | None]:
-        wanted, lock = self.core.tracker.watches, self.core.names.lock
-        if not wanted or lock in wanted:
+        names = self.core.names
+        wanted, lock = self.core.tracker.watches, names.lock
+        if not wanted or names.others or lock in wanted:
             return wanted
         # For a waiter far from its turn the watch that is there is the cheapest.
         there = self.client.one(Reader).watching(lock, besides=self)
@@ -185,8 +186,9 @@ class Host:
     def listen(self) -> None:
         """Has the lock watched, and waits until it is, or a first attempt has failed."""
         self.begin_to_listen()
-        with self.listening() as settled:
-            settled.wait(self.client.timeout, self.clock)
+        for lock in self.core.names.locks:
+            with self.listening(lock) as settled:
+                settled.wait(self.client.timeout, self.clock)
 
     def begin_to_listen(self) -> None:
         self._adopt()
@@ -194,9 +196,9 @@ class Host:
         self.step(self.core.tracker.listen)
 
     @contextmanager
-    def listening(self) -> Iterator[ReentrantEvent]:
+    def listening(self, lock: bytes) -> Iterator[ReentrantEvent]:
         """As `Reader.settling`."""
-        with self.client.one(Reader).settling(self.core.names.lock) as settled:
+        with self.client.one(Reader).settling(lock) as settled:
             yield settled
         if self._refusal:
             raise self._refusal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -46,6 +46,7 @@ AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 OLDEST = 16
 
 
+Others = tuple[tuple[bytes, bytes], ...]
 # The method, the message, and the class of the reply.
 Asked = tuple[str, Message, type[Any]]
 
@@ -64,36 +65,54 @@ def encode(request: Request | Transaction) -> Asked:
         case Read(lock, limit):
             read = _oldest(lock, max(limit, OLDEST) if limit else 0)
             return RANGE, pb.RangeRequest(**read), pb.RangeResponse
-        case Get(entry):
+        case Get(entry, ()):
             return RANGE, pb.RangeRequest(key=entry), pb.RangeResponse
+        case Get(entry, others):
+            return txn((), map(get, (entry, *others)))
         case Enter():
             return _enter(request)
-        case Join(lock, entry, value, lease_id, near):
-            join = [
-                _put(entry, value, lease_id),
-                {"request_range": _oldest(lock, 1)},
-                {"request_range": _newest(lock, near + 1)},  # ours, and those next before it
-            ]
-            # A copy that arrives after a move must not put the entry back under this lease.
-            return txn([_created(entry, 0)], join, _reads(lock, entry, 0))
-        case Leave(entry, token):
-            return txn([_created(entry, token)], [_delete(entry)])
-        case Move(entry, value, token, lease_id, next_lease_id):
-            guards = [_created(entry, token), _under(entry, lease_id)]
-            return txn(guards, [_put(entry, value, next_lease_id)], [get(entry)])
-        case Transaction(entry, revision, puts, deletes):
+        case Join(_, _, value, lease_id, near):
+            join, otherwise, guards = [], [], []
+            for lock, entry in _all(request):
+                join += [
+                    _put(entry, value, lease_id),
+                    {"request_range": _oldest(lock, 1)},
+                    {"request_range": _newest(lock, near + 1)},  # ours, and those next before it
+                ]
+                # A copy that arrives after a move must not put the entry back under this lease.
+                guards.append(_created(entry, 0))
+                otherwise += _reads(lock, entry, 0)
+            return txn(guards, join, otherwise)
+        case Leave(entry, token, others):
+            entries = entry, *others
+            return txn([_created(each, token) for each in entries], map(_delete, entries))
+        case Move(entry, value, token, lease_id, next_lease_id, others):
+            entries = entry, *others
+            guards = [_created(each, token) for each in entries]
+            guards += [_under(each, lease_id) for each in entries]
+            puts = [_put(each, value, next_lease_id) for each in entries]
+            return txn(guards, puts, map(get, entries))
+        case Transaction(entry, revision, puts, deletes, others):
             changes = [*(_put(*put, 0) for put in puts), *map(_delete, deletes)]
-            return txn([_created(entry, revision)], changes)
+            return txn([_created(each, revision) for each in (entry, *others)], changes)
     raise AssertionError(f"{request!r} is more than one call")
 
 
 @lru_cache(maxsize=1024)  # an object asks for the same each time, as long as it has its lease
 def _enter(request: Enter) -> tuple[str, Message, type[Any]]:
-    put = [_put(request.entry, request.value, request.lease_id)]
-    guards = [_none_since(request.lock, request.since)]
-    if request.since or _beside(request.lock, request.entry):
-        guards.append(_created(request.entry, 0))
-    return txn(guards, put, _reads(request.lock, request.entry, _seen(request)))
+    puts, guards, otherwise = [], [], []
+    for lock, entry in _all(request):
+        puts.append(_put(entry, request.value, request.lease_id))
+        guards.append(_none_since(lock, request.since))
+        if request.since or _beside(lock, entry):
+            guards.append(_created(entry, 0))
+        otherwise += _reads(lock, entry, _seen(request))
+    return txn(guards, puts, otherwise)
+
+
+def _all(request: Enter | Join) -> Others:
+    """The locks that it is about, and my entries there."""
+    return (request.lock, request.entry), *request.others
 
 
 def _seen(request: Enter) -> int:
@@ -122,8 +141,10 @@ def decode(
             return {lease_id: Lifetime(reply.TTL, sent, at)}
         case Read(lock, limit):
             return Found(reply.header.revision, entries(lock, keys(reply))[: limit or None])
-        case Get():
+        case Get(_, ()):
             return Found(reply.header.revision, keys(reply))
+        case Get():
+            return Found(reply.header.revision, sum(_ranges(reply), ()))
         case Enter():
             return _entered(request, reply, at, repeated)
         case Join():
@@ -131,7 +152,8 @@ def decode(
         case Leave():
             return Left(reply.succeeded, at, repeated)
         case Move():
-            there = None if reply.succeeded else _first(_ranges(reply)[0])
+            named = () if reply.succeeded else _ranges(reply)
+            there = named[0][0] if named and all(named) else None
             return Moved(reply.succeeded, there, at, repeated)
         case Transaction():
             return reply.header.revision if reply.succeeded else None
@@ -142,34 +164,51 @@ def _entered(request: Enter, reply: pb.TxnResponse, at: float, repeated: bool) -
     revision = reply.header.revision
     if reply.succeeded:
         return Entered(revision, (), at, repeated)
-    there, *beside = _ranges(reply)
-    mine = _named(request.entry, there, *beside)
-    if mine and mine.lease_id:
-        return Entered(mine.create_revision, (), at, repeated)
-    all_seen = len(there) < _seen(request)
-    before = entries(request.lock, there)
-    return Entered(None, before, at, repeated, revision if all_seen else None)
+    before: list[KeyValue] = []
+    all_seen = True
+    for lock, entry, there, beside in _read_of(request, reply):
+        mine = _named(entry, there, beside)
+        if mine and mine.lease_id:
+            return Entered(mine.create_revision, (), at, repeated)
+        all_seen &= len(there) < _seen(request)
+        before += entries(lock, there)
+    since = revision if all_seen else None
+    return Entered(None, _by_age(before), at, repeated, since)
 
 
 def _joined(request: Join, reply: pb.TxnResponse, at: float, repeated: bool) -> Joined:
+    before: list[KeyValue] = []
+    token = reply.header.revision
     if reply.succeeded:
-        token, (oldest, newest) = reply.header.revision, _ranges(reply)
-        there = newest if oldest[-1:] in ((), newest[-1:]) else (*oldest, *newest)
-        if there is not newest and not entries(request.lock, oldest):
-            # A nested name is the oldest, and there may be older entries that were not read.
-            return Joined(token, None, at, repeated)
+        found = iter(_ranges(reply))
+        for (lock, _), oldest, newest in zip(_all(request), found, found, strict=True):
+            there = newest if oldest[-1:] in ((), newest[-1:]) else (*oldest, *newest)
+            if there is not newest and not entries(lock, oldest):
+                # A nested name is the oldest, and there may be older entries that were not read.
+                return Joined(token, None, at, repeated)
+            before += entries(lock, there)
     else:
-        there, *beside = _ranges(reply)
-        mine = _named(request.entry, there, *beside)
-        if mine is None or not mine.lease_id:  # a user's own key is there
-            return Joined(None, (), at, repeated)
-        token = mine.create_revision
-    before = tuple(kv for kv in entries(request.lock, there) if kv.create_revision < token)
-    return Joined(token, before, at, repeated)
+        for lock, entry, there, beside in _read_of(request, reply):
+            mine = _named(entry, there, beside)
+            if mine is None or not mine.lease_id:  # a user's own key is there
+                return Joined(None, (), at, repeated)
+            token = mine.create_revision
+            before += entries(lock, there)
+    older = [kv for kv in before if kv.create_revision < token]
+    return Joined(token, _by_age(older), at, repeated)
 
 
-def _first(found: tuple[KeyValue, ...]) -> KeyValue | None:
-    return found[0] if found else None
+def _read_of(
+    request: Enter | Join, reply: pb.TxnResponse
+) -> Iterator[tuple[bytes, bytes, tuple[KeyValue, ...], tuple[KeyValue, ...]]]:
+    """What `_reads` has found: of each lock, and of my entry if that is not in its range."""
+    found = iter(_ranges(reply))
+    for lock, entry in _all(request):
+        yield lock, entry, next(found), next(found) if _beside(lock, entry) else ()
+
+
+def _by_age(found: list[KeyValue]) -> tuple[KeyValue, ...]:
+    return tuple(sorted(found, key=lambda kv: kv.create_revision))
 
 
 def _named(name: bytes, *found: tuple[KeyValue, ...]) -> KeyValue | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -246,8 +246,9 @@ class State:
             case Read(lock, limit):
                 seen = self._range(lock)[: max(limit, OLDEST) if limit else None]
                 return Found(self.revision, entries(lock, seen)[: limit or None]), []
-            case Get(entry):
-                return Found(self.revision, tuple(self._at(entry))), []
+            case Get(entry, others):
+                there = [kv for name in (entry, *others) for kv in self._at(name)]
+                return Found(self.revision, tuple(there)), []
             case Holders(prefix):
                 first = oldest(self._range(prefix))
                 held = (kv for lock, kv in first.items() if lock[:-1].startswith(prefix))
@@ -284,61 +285,78 @@ class State:
         return [*gone, partial(self.leases.pop, lease_id, None)]
 
     def _enter(self, request: Enter) -> tuple[Entered, Steps]:
-        there = self._range(request.lock)
-        mine = self.keys.get(request.entry)
-        if mine is None and all(kv.create_revision <= request.since for kv in there):
-            put = self._changes((request.entry, request.value, request.lease_id))
-            return Entered(self.revision + 1, (), self.now), put
-        many = max(request.limit, OLDEST)
-        if mine and mine.lease_id and (mine in there[:many] or mine not in there):
-            return Entered(mine.create_revision, (), self.now), []
-        since = self.revision if len(there) < many else None
-        before = entries(request.lock, there[:many])
-        return Entered(None, before, self.now, since=since), []
+        many, all_seen, free = max(request.limit, OLDEST), True, True
+        before: list[KeyValue] = []
+        for lock, entry in _all(request):
+            there, mine = self._range(lock), self.keys.get(entry)
+            if mine and mine.lease_id and (mine in there[:many] or mine not in there):
+                return Entered(mine.create_revision, (), self.now), []
+            free &= mine is None and all(kv.create_revision <= request.since for kv in there)
+            all_seen &= len(there) < many
+            before += entries(lock, there[:many])
+        if free:
+            return Entered(self.revision + 1, (), self.now), self._put_all(request)
+        since = self.revision if all_seen else None
+        return Entered(None, _by_age(before), self.now, since=since), []
 
     def _join(self, request: Join) -> tuple[Joined, Steps]:
-        mine, there = self.keys.get(request.entry), self._range(request.lock)
-        if mine is not None:
-            if not mine.lease_id:
-                return Joined(None, (), self.now), []
-            return self._joined(request, mine, there), []
-        put = self._changes((request.entry, request.value, request.lease_id))
-        mine = KeyValue(request.entry, request.value, self.revision + 1, request.lease_id)
-        if request.entry.startswith(range_of(request.lock)):
-            there.append(mine)
-        oldest, newest = there[:1], there[-1 - request.near :]
-        beyond = len(there) > len(newest)
-        if beyond and not entries(request.lock, oldest):
-            # A nested name is the oldest, and there may be older entries that were not read.
-            return Joined(mine.create_revision, None, self.now), put
-        seen = [*oldest, *newest] if beyond else newest
-        return self._joined(request, mine, seen), put
+        there = [self.keys.get(entry) for _, entry in _all(request)]
+        if any(there):
+            return self._joined_before(request, there), []
+        token, put = self.revision + 1, self._put_all(request)
+        before: list[KeyValue] = []
+        for lock, entry in _all(request):
+            found = self._range(lock)
+            many = request.near + (not entry.startswith(range_of(lock)))
+            beyond, newest = len(found) > many, found[max(0, len(found) - many) :]
+            if beyond and not entries(lock, found[:1]):
+                # A nested name is the oldest, and there may be older entries that were not read.
+                return Joined(token, None, self.now), put
+            before += entries(lock, [*found[:1], *newest] if beyond else newest)
+        return Joined(token, _by_age(before), self.now), put
 
-    def _joined(self, request: Join, mine: KeyValue, there: Iterable[KeyValue]) -> Joined:
-        queue = entries(request.lock, there)
-        before = tuple([kv for kv in queue if kv.create_revision < mine.create_revision])
-        return Joined(mine.create_revision, before, self.now)
+    def _joined_before(self, request: Join, there: Sequence[KeyValue | None]) -> Joined:
+        """What is answered if something has the name of an entry."""
+        before: list[KeyValue] = []
+        token = 0
+        for (lock, _), mine in zip(_all(request), there, strict=True):
+            if mine is None or not mine.lease_id:
+                return Joined(None, (), self.now)
+            token = mine.create_revision
+            before += entries(lock, self._range(lock))
+        older = [kv for kv in before if kv.create_revision < token]
+        return Joined(token, _by_age(older), self.now)
+
+    def _put_all(self, request: Enter | Join) -> Steps:
+        puts = [(entry, request.value, request.lease_id) for _, entry in _all(request)]
+        return self._changes(*puts)
 
     def _leave(self, request: Leave) -> tuple[Left, Steps]:
-        for kv in self._at(request.entry):
-            if kv.create_revision == request.token:
-                return Left(True, self.now), self._changes((kv.name, None, 0))
+        names = request.entry, *request.others
+        there = [self.keys.get(name) for name in names]
+        if all(kv and kv.create_revision == request.token for kv in there):
+            return Left(True, self.now), self._changes(*((name, None, 0) for name in names))
         return Left(False, self.now), []
 
     def _move(self, request: Move) -> tuple[Moved, Steps]:
-        for kv in self._at(request.entry):
-            if (kv.create_revision, kv.lease_id) != (request.token, request.lease_id):
-                return Moved(False, kv, self.now), []
-            put = self._changes((kv.name, request.value, request.next_lease_id))
-            return Moved(True, None, self.now), put
-        return Moved(False, None, self.now), []
+        names = request.entry, *request.others
+        there = [kv for name in names for kv in self._at(name)]
+        if len(there) < len(names):
+            return Moved(False, None, self.now), []
+        if {(kv.create_revision, kv.lease_id) for kv in there} != {
+            (request.token, request.lease_id)
+        }:
+            return Moved(False, there[0], self.now), []
+        puts = [(name, request.value, request.next_lease_id) for name in names]
+        return Moved(True, None, self.now), self._changes(*puts)
 
     def _transaction(self, request: Transaction) -> tuple[int | None, Steps]:
         if len(request.puts) + len(request.deletes) > MAX_OPERATIONS:
             raise StoreError("memory: too many operations in txn request")
         if {name for name, _ in request.puts} & {*request.deletes}:
             raise StoreError("memory: duplicate key given in txn request")
-        if not any(kv.create_revision == request.revision for kv in self._at(request.entry)):
+        guards = [self.keys.get(name) for name in (request.entry, *request.others)]
+        if not all(kv and kv.create_revision == request.revision for kv in guards):
             return None, []
         puts = [(name, value, 0) for name, value in request.puts]
         steps = self._changes(*puts, *((name, None, 0) for name in dict.fromkeys(request.deletes)))
@@ -413,6 +431,15 @@ class _Leases:
 
 def _end(lease: tuple[float, int]) -> float:
     return lease[0]
+
+
+def _all(request: Enter | Join) -> tuple[tuple[bytes, bytes], ...]:
+    """The locks that it is about, and the entries there."""
+    return (request.lock, request.entry), *request.others
+
+
+def _by_age(found: list[KeyValue]) -> tuple[KeyValue, ...]:
+    return tuple(sorted(found, key=lambda kv: kv.create_revision))
 
 
 def _age(kv: KeyValue) -> tuple[int, bytes]:

@@ -14,7 +14,8 @@ from kinds import KINDS, LIMIT, LONG, MUTEX, PATIENCE, READER, SEMAPHORE, WRITER
 from nodes import queued
 from watching import Recorder, eventually
 
-from microlock import AlreadyLockedError, LockLostError, connect
+from microlock import AlreadyLockedError, LockLostError, MultiLock, connect
+from microlock.core.keys import MAX_KEYS
 
 SHORT = 2
 
@@ -92,14 +93,16 @@ def test_a_hold_is_renewed_extended_and_lost(kind: Kind, nodes: Nodes, etcdctl: 
         foo.unlock()
 
 
-def test_each_holder_is_told_of(kind: Kind, nodes: Nodes) -> None:
+def test_each_holder_is_told_of(kind: Kind, nodes: Nodes, key: str) -> None:
     listens = nodes(kind)
     told = Recorder(listens)
     rivals = nodes.rivals(kind)
     tokens = [each.token for each in rivals]
     for lock in rivals:
         lock.unlock()
-    assert told.told(2 * len(rivals)) == [
+    told.wait_for(2 * len(rivals) * kind.entries)
+    of_the_first = [(each.name, each.token) for each in told.events if each.key == key]
+    assert of_the_first == [
         *(("locked", each) for each in tokens),
         *(("unlocked", each) for each in tokens),
     ]
@@ -154,3 +157,39 @@ def test_a_reader_or_writer_of_go_is_one_of_ours(
     assert len(reader.holders()) == 1
     etcdctl("lease", "revoke", lease)
     assert waiting.result(PATIENCE)
+
+
+def test_as_many_keys_as_are_allowed_are_within_what_etcd_takes(
+    etcd_server: Etcd, prefix: str
+) -> None:
+    keys = [f"{prefix}{number}" for number in range(MAX_KEYS)]
+    with connect(etcd_server.endpoint) as etcd:
+        foo, bar = (MultiLock(etcd, keys, node_id, LONG) for node_id in ("a", "b"))
+        foo.lock()
+        waiting = begin(lambda: bar.lock(timeout=LONG))
+        assert queued(bar)
+        foo.extend(LONG)
+        foo.renew()
+        etcd.transaction(foo.guard(), put={f"{prefix}done": "1"})
+        foo.unlock()
+        assert waiting.result(PATIENCE)
+        bar.destroy()
+
+
+def test_etcdctl_lock_and_several_keys_exclude_each_other(
+    etcd_server: Etcd, key: str, etcdctl_lock: Any
+) -> None:
+    with connect(etcd_server.endpoint) as etcd:
+        foo = MultiLock(etcd, [f"{key}-2", key], "many", LONG)
+        foo.lock()
+        process = etcdctl_lock()
+        assert queued(foo)
+        foo.unlock()
+        assert process.stdout.readline()
+        with pytest.raises(AlreadyLockedError):
+            foo.lock()
+        waiting = begin(lambda: foo.lock(timeout=LONG))
+        assert queued(foo)
+        process.terminate()
+        assert waiting.result(PATIENCE)
+        foo.destroy()

@@ -60,7 +60,7 @@ class Caller:
         self.late: list[Request] = []
         self._faults = {} if faults is None else faults
         self._course: Iterator[Happening] = iter(())
-        self._wait = Wait(self.store.names.lock, None, EARLY)
+        self._wait = Wait(self.store.names.locks, None, EARLY)
 
     def run(self, flow: Flow[T]) -> T:
         resume = partial(next, flow)
@@ -92,7 +92,7 @@ class Caller:
     ) -> Any:
         """`course`: what happens while the flow waits. After that the time is over."""
         self._course = iter(course)
-        self._wait = Wait(self.store.names.lock, None, EARLY)
+        self._wait = Wait(self.store.names.locks, None, EARLY)
         ids = self.store.lease_ids
         now = self.store.now
         return self.run(flows.wait(self.store.names, TTL, lease, lost=lost, now=now, lease_ids=ids))

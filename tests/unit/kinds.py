@@ -30,27 +30,37 @@ class Kind:
         name: of its class, in each face.
         rival: the kind of those who keep it out;
         rivals: how many of them do.
-        arguments: of its class, beside what all have.
+        arguments: of its class, beside what all have;
+        more: how the names of its keys go on, if it has several.
     """
 
     name: str
     rival: str
     rivals: int = 1
     arguments: tuple[int, ...] = ()
+    more: tuple[str, ...] = ()
 
     def make(
         self, etcd: Any, node_id: str, *, key: str = "foo", ttl: float = TTL, **options: Any
     ) -> Any:
         """One of threads."""
         kind = getattr(microlock, self.name)
-        return kind(etcd, key, node_id, *self.arguments, ttl=ttl, **options)
+        return kind(etcd, self._keys(key), node_id, *self.arguments, ttl=ttl, **options)
 
     def make_async(
         self, etcd: Any, node_id: str, *, key: str = "foo", ttl: float = TTL, **options: Any
     ) -> Any:
         """One of tasks."""
         kind = getattr(microlock.asyncio, self.name)
-        return kind(etcd, key, node_id, *self.arguments, ttl=ttl, **options)
+        return kind(etcd, self._keys(key), node_id, *self.arguments, ttl=ttl, **options)
+
+    def _keys(self, key: str) -> str | list[str]:
+        return [key, *(key + each for each in self.more)] if self.more else key
+
+    @property
+    def entries(self) -> int:
+        """How many a hold has."""
+        return 1 + len(self.more)
 
     def __str__(self) -> str:
         return self.name
@@ -60,7 +70,8 @@ MUTEX = Kind("Microlock", "Microlock")
 SEMAPHORE = Kind("Semaphore", "Semaphore", LIMIT, (LIMIT,))
 READER = Kind("ReadLock", "WriteLock")
 WRITER = Kind("WriteLock", "ReadLock")
-KINDS = {kind.name: kind for kind in (MUTEX, SEMAPHORE, READER, WRITER)}
+SEVERAL = Kind("MultiLock", "MultiLock", more=("-2", "/3"))
+KINDS = {kind.name: kind for kind in (MUTEX, SEMAPHORE, READER, WRITER, SEVERAL)}
 
 
 class Nodes:

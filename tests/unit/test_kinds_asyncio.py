@@ -142,7 +142,8 @@ def test_every_holder_that_comes_and_goes_is_told(kind: Kind) -> None:
         told: list[tuple[str, int | None]] = []
 
         def note(event: LockEvent) -> None:
-            told.append((event.name, event.token))
+            if event.key == "foo":
+                told.append((event.name, event.token))
 
         listens = tasks.make(kind)
         for name in ("locked", "unlocked"):
@@ -184,6 +185,7 @@ def of_manager(manager: Any) -> dict[str, Any]:
         "Semaphore": manager.semaphore("foo", 3),
         "ReadLock": manager.read("foo"),
         "WriteLock": manager.write("foo"),
+        "MultiLock": manager.many(["foo", "bar"]),
     }
 
 
@@ -195,6 +197,7 @@ def test_a_manager_makes_every_kind(face: Any) -> None:
         assert made.keys() == KINDS.keys()
         for name, lock in made.items():
             assert type(lock) is getattr(face, name)
-            assert (lock.key, lock.node_id, lock.ttl) == ("jobs/foo", "me", 9)
+            assert (lock.node_id, lock.ttl) == ("me", 9)
+            assert lock.key == "jobs/foo" + ", jobs/bar" * (name == "MultiLock")
         assert made["Semaphore"].limit == 3
         assert manager.semaphore("foo", 3, ttl=4).ttl == 4
