@@ -81,7 +81,14 @@ class ReadLock(Lock):
 class WriteLock(Lock):
     """A lock that one writer of `key` holds alone: no reader and no other writer does.
 
-    See `ReadLock`, with which it shares its queue, its arguments and its errors.
+    See `ReadLock`, with which it shares its queue.
+
+    Args:
+        etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
+
+    Raises:
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
+            InvalidArgumentError: an argument is wrong.
     """
 
     _admission = WRITER

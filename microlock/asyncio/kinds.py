@@ -14,6 +14,14 @@ class Semaphore(Lock):
     """A lock that up to `limit` objects hold at a time, on any machine.
 
     It is `microlock.Semaphore` for the tasks of asyncio, as `Microlock` here is the other one.
+
+    Args:
+        etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
+        limit: how many may hold it, 1 or more.
+
+    Raises:
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
+            InvalidArgumentError: an argument is wrong.
     """
 
     def __init__(
@@ -51,6 +59,13 @@ class ReadLock(Lock):
     """A lock that readers of `key` hold together, while no writer does.
 
     It is `microlock.ReadLock` for the tasks of asyncio, as `Microlock` here is the other one.
+
+    Args:
+        etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
+
+    Raises:
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
+            InvalidArgumentError: an argument is wrong.
     """
 
     _admission = READER
@@ -60,6 +75,13 @@ class WriteLock(Lock):
     """A lock that one writer of `key` holds alone: no reader and no other writer does.
 
     It is `microlock.WriteLock` for the tasks of asyncio, as `Microlock` here is the other one.
+
+    Args:
+        etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
+
+    Raises:
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
+            InvalidArgumentError: an argument is wrong.
     """
 
     _admission = WRITER
@@ -69,6 +91,15 @@ class MultiLock(Lock):
     """Locks of several keys, taken and given back in one: all of them or none.
 
     It is `microlock.MultiLock` for the tasks of asyncio, as `Microlock` here is the other one.
+
+    Args:
+        etcd, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
+        keys: 1 to 42 different names of locks, each as for `Microlock`; repeated ones count once.
+            etcd takes no more in one transaction, unless it was told to (`--max-txn-ops`).
+
+    Raises:
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
+            InvalidArgumentError: an argument is wrong.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from contextlib import (
     suppress,
 )
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import Any, TypeVar
 from weakref import ref
@@ -35,9 +36,6 @@ from microlock.face import Face
 S = TypeVar("S", bound="Lock")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
-
-# Seconds at most that a call waits for the watch of a listener that was added before it.
-_HEARD = 1.0
 
 log = logging.getLogger("microlock")
 
@@ -62,12 +60,13 @@ class Lock(AsyncContextDecorator, Face):
         min_hold: float = 0,
         timeout: float | None = None,
     ) -> None:
+        client = client_of(etcd)
         self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
         self._runner: LoopRunner
         self._unheard = False  # a listener was added, and its watch may not run yet
         super().__init__(
-            client_of(etcd),
-            LoopRunner(),
+            client,
+            LoopRunner(client),
             self._named(key, node_id),
             ttl,
             auto_renew=auto_renew,
@@ -110,7 +109,7 @@ class Lock(AsyncContextDecorator, Face):
         self, timeout: float | None, retries: int = 0, interval: float = 1
     ) -> HoldState:
         call, steps = self._taking(timeout, retries, interval)
-        return await self._run(call, steps, _HEARD if not timeout else min(_HEARD, timeout / 4))
+        return await self._run(call, steps, timeout / 2 if timeout else inf)
 
     # Giving it back, keeping it.
 
@@ -166,11 +165,13 @@ class Lock(AsyncContextDecorator, Face):
 
     async def _places(self) -> tuple[list[Holder], list[Holder]]:
         self._check()
+        await self._begin()
         return await look(self._host.client, elsewhere.places(self._core.names))
 
     async def listening(self) -> None:
         """Waits until the watch runs that the listeners of `locked` and `unlocked` need, so that
-        no change is missed from here on. Other calls wait for it too, for up to 1 s.
+        no change is missed from here on. Other calls wait for it too: as long as the client's
+        timeout, or half of their own.
 
         Raises:
             StorePermissionError, StoreAuthenticationError: etcd refuses to watch the lock.
@@ -178,7 +179,7 @@ class Lock(AsyncContextDecorator, Face):
         """
         self._check()
         self._runner.bind()
-        await self._hear(self._host.client.timeout)
+        await self._hear()
 
     # `async with`, and as a decorator.
 
@@ -253,18 +254,22 @@ class Lock(AsyncContextDecorator, Face):
 
     # What they have in common.
 
-    async def _run(self, call: Call, steps: Steps[T], patience: float = _HEARD) -> T:
+    async def _run(self, call: Call, steps: Steps[T], patience: float = inf) -> T:
+        await self._begin(patience)
+        return await run(self._host, call, steps)
+
+    async def _begin(self, patience: float = inf) -> None:
+        """Has handlers run here, and waits until their watch runs, so that none misses a change."""
         self._runner.bind()
         if self._unheard:
             with suppress(StoreError):  # told by `error`
                 await self._hear(patience)
-        return await run(self._host, call, steps)
 
-    async def _hear(self, patience: float) -> None:
-        end = self._clock.now() + patience
+    async def _hear(self, patience: float = inf) -> None:
+        until = self._clock.now() + min(patience, self._host.client.timeout)
         for lock in self._core.names.locks:
             with self._host.listening(lock) as settled:
-                await wait(settled, end, self._clock)
+                await wait(settled, until, self._clock)
         self._unheard = False
 
     def _listens(self, event: str) -> None:
@@ -318,6 +323,9 @@ class Microlock(Lock):
     """
 
 
+_CUT = "the lock was lost"
+
+
 class _Cut:
     """Cancels the task in a block when a hold is lost, and ends the cancellation with the block."""
 
@@ -345,13 +353,18 @@ class _Cut:
             return False
         if hasattr(task, "uncancel"):
             task.uncancel()
-        # Somebody else may have cancelled it too: before Python 3.11 nobody can tell.
-        return kind is asyncio.CancelledError and _cancelling(task) <= self._before
+        if kind is not asyncio.CancelledError:
+            return False
+        # Somebody else may have cancelled it too. Before Python 3.11 that can't be told of one who
+        # did so before this one was heard of.
+        if hasattr(task, "uncancel"):
+            return task.cancelling() <= self._before
+        return error is not None and error.args == (_CUT,)
 
     async def _follow(self) -> None:
         if await self._loss.wait() and (task := self._task()):
             self._cut = True
-            task.cancel()
+            task.cancel(_CUT)
 
 
 def _cancelling(task: asyncio.Task[Any]) -> int:

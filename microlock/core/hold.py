@@ -12,8 +12,16 @@ from typing import Protocol
 from microlock.core.lease import Lease
 from microlock.core.place import Place
 from microlock.core.port import Lifetime
-from microlock.core.renewals import is_refusal
-from microlock.errors import LossReason, MicrolockError
+from microlock.errors import (
+    LossReason,
+    MicrolockError,
+    StoreError,
+    StoreTlsError,
+    StoreUnavailableError,
+    WrongServerError,
+)
+
+_NO_ANSWER = (StoreUnavailableError, StoreTlsError, WrongServerError)
 
 
 class State(enum.Enum):
@@ -188,7 +196,8 @@ class HoldState:
     def suspend(self, error: MicrolockError) -> bool:
         """etcd did not renew it."""
         if not self._expired:  # after that it is too late to be a reason
-            self.refusal = error if is_refusal(error) else None
+            answer = isinstance(error, StoreError) and not isinstance(error, _NO_ANSWER)
+            self.refusal = error if answer else None
         news = self.alive and not self._suspended
         self._suspended |= news
         return news

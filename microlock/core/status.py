@@ -176,9 +176,12 @@ class Status:
 
     def lost(self, reason: LossReason) -> LockLostError:
         ttl = self.hold.place.lease.ttl if self.hold else None
-        return LockLostError(
+        error = LockLostError(
             self.names.key, self.names.node_id, reason, ttl=ttl, auto_renew=self.auto_renew
         )
+        if self.hold and reason is LossReason.REFUSED:
+            error.__cause__ = self.hold.refusal
+        return error
 
     def not_owned(self, holder: Holder | None, why: str) -> LockNotOwnedError:
         return LockNotOwnedError(self.names.key, self.names.node_id, holder, why=why)

@@ -421,7 +421,10 @@ class WatchStream:
             watch.odd += 1
             if reply.created or watch.odd > _PATIENCE:
                 return self._end(watch, StoreError(f"etcd ended the watch: {reply.reason}"))
-        return self._want(watch)
+        if self._ours:
+            return self._want(watch)
+        # `etcd grpc-proxy` has others follow one that has ended, as long as nobody cancels it.
+        return [Cancel(reply.watch_id), *self._want(watch)]
 
     def _leave(self, watch: _Watch) -> list[Command]:
         """Takes it off the stream; if its creation has no reply yet, when that comes."""

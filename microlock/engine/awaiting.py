@@ -6,8 +6,9 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from copy import copy
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from microlock.engine.clock import REAL, Clock
 from microlock.engine.reentrant_event import ReentrantEvent
@@ -95,6 +96,39 @@ async def to_its_end(act: Callable[[], Coroutine[Any, Any, T]]) -> T:
                 await asyncio.wait({task})
         if not task.cancelled():
             return task.result()
+
+
+class Shared(Generic[T]):
+    """What one task does for all that wait for it, though some of them be cancelled.
+
+    Attributes:
+        task: the last one.
+    """
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[T] | None = None
+
+    async def done(self, act: Callable[[], Coroutine[Any, Any, T]], until: float) -> T:
+        """What it returns or raises; it is begun if it is not under way. Raises TimeoutError."""
+        while True:
+            if self.task is None or self.task.done():
+                self.task = asyncio.get_running_loop().create_task(act())
+                self.task.add_done_callback(heed)
+            task = self.task
+            await asyncio.wait({task}, timeout=max(0.0, until - REAL.now()))
+            if not task.done():
+                raise TimeoutError
+            if not task.cancelled():  # as `asyncio.run()` does to all tasks when it ends
+                break
+        if error := task.exception():
+            raise copy(error)
+        return task.result()
+
+
+def heed(task: asyncio.Task[Any]) -> None:
+    """Has asyncio not log an error that nobody has waited for."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def aside(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 
 log = logging.getLogger("microlock")
 
@@ -23,6 +22,7 @@ def warn_of_waiting() -> None:
 
 
 def _running() -> bool:
-    with suppress(AttributeError, RuntimeError):  # it is being imported; no loop runs
-        return "asyncio" in sys.modules and bool(sys.modules["asyncio"].get_running_loop())
-    return False
+    # Of asyncio's __all__. Unlike get_running_loop it raises nothing, which an interrupt could hit
+    # while it is handled.
+    get = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    return get is not None and get() is not None

@@ -162,7 +162,9 @@ class LockEmitter(EventEmitter):
         event = args[0]
         try:
             outcome = f(event) if _accepts(f, event) else f()
-        except BaseException as error:  # noqa: BLE001  sys.exit() ends no events
+        except BaseException as error:  # sys.exit() ends no events
+            if self._runner.awaits and isinstance(error, KeyboardInterrupt):
+                raise  # on a loop, which may be that of the main thread, it is no handler's
             self._failed(event, error)
             return
         if self._runner.awaits and inspect.isawaitable(outcome):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,7 @@ class LoopClient:
         self._requests = 0  # under way
         self._ending: AsyncGenerator[None, None] | None = None
         self._ends = False  # the loop does
+        self._last: set[asyncio.Task[None]] = set()
 
     async def perform(self, request: Any, budget: Budget) -> Any:
         """As `Client.perform`."""
@@ -104,10 +105,22 @@ class LoopClient:
             yield
         finally:
             self._ends = True
+            for each in self._last:
+                each.cancel()
             # Generators of the user's are closed beside this one, and may give locks back.
             await asyncio.sleep(0)
             self._disconnect()
             await asyncio.sleep(0)  # in which the transports are closed
+
+    def start(self, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None] | None:
+        """A task that ends with the loop: of one that `asyncio.run()` has begun to end as well.
+        None: it is too late."""
+        if self._ends:
+            return None
+        task = asyncio.get_running_loop().create_task(run())
+        self._last.add(task)
+        task.add_done_callback(self._last.discard)
+        return task
 
     def _disconnect(self) -> None:
         """Closes the connections; a request that comes yet makes its own."""

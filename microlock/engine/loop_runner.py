@@ -6,12 +6,17 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from microlock.engine.awaiting import wait
+from microlock.engine.awaiting import heed, wait
 from microlock.engine.clock import now
 from microlock.engine.handlers import PATIENCE
+from microlock.engine.loop_client import Loops
 from microlock.engine.reentrant_event import ReentrantEvent
+from microlock.errors import DestroyedError
+
+if TYPE_CHECKING:
+    from microlock.engine.client import Client
 
 _Job = Callable[[], Sequence[Coroutine[Any, Any, None]]]
 
@@ -22,11 +27,12 @@ class LoopRunner:
     They run on the first loop that the lock is used on, until that ends.
     """
 
-    __slots__ = ("_jobs", "_loop", "_running", "_task")
+    __slots__ = ("_client", "_jobs", "_loop", "_running", "_task")
 
     awaits = True
 
-    def __init__(self) -> None:
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._jobs: deque[_Job] | None = None  # until there is one
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -44,7 +50,8 @@ class LoopRunner:
     def bind(self) -> None:
         """Has them run on the running loop, if they have none."""
         if self._loop is None or self._loop.is_closed():
-            self._loop, self._running = asyncio.get_running_loop(), None
+            self._loop = asyncio.get_running_loop()
+            self._task = self._running = None
             self._start()
 
     def submit(self, job: _Job) -> None:
@@ -58,8 +65,17 @@ class LoopRunner:
                 self._jobs = None
 
     def _start(self) -> None:
-        if self._loop and self._jobs and (self._task is None or self._task.done()):
-            self._task = self._loop.create_task(self._run())
+        if self._jobs and (self._task is None or self._task.done()):
+            try:
+                self._task = self._client.one(Loops).here().start(self._run)
+            except DestroyedError:  # the client is closed: what it told before is told
+                self._task = asyncio.get_running_loop().create_task(self._run())
+            if self._task:
+                self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        heed(task)  # of an interrupt, which `asyncio.run()` raises
+        self._start()  # before Python 3.11 a handler that is cancelled may end it early
 
     async def _run(self) -> None:
         self._running = asyncio.current_task()

@@ -57,8 +57,6 @@ async def run(host: Host, call: Call, steps: Steps[T]) -> T:
         client.calls.pop(dropped, None)
         if goes_on:
             host.step(host.core.over, call)
-            if host.core.ends_late:  # destroy() came after the call had looked for that
-                await to_its_end(partial(_end_quietly, host, call.owner))
 
 
 async def look(client: Client, steps: Steps[T]) -> T:
@@ -94,11 +92,6 @@ async def _end(host: Host, owner: object) -> None:
     with host.quietly():
         call = host.call(owner, Kind.END)
         await run(host, call, host.core.destroy(call))
-
-
-async def _end_quietly(host: Host, owner: object) -> None:
-    with host.quietly():
-        await destroy(host, owner)
 
 
 async def drive(

@@ -21,7 +21,7 @@ from microlock.core import agenda
 from microlock.core.agenda import Agenda
 from microlock.core.lease import Lease
 from microlock.core.port import KeepAlives
-from microlock.core.renewals import Answer, Ask, Renewals
+from microlock.core.renewals import Answer, Ask, Renewals, is_refusal
 from microlock.core.retry import Budget
 from microlock.engine import clock
 from microlock.engine.client import Client
@@ -248,9 +248,11 @@ class Timer:
         except StopIteration as done:
             failed: dict[int, MicrolockError] = done.value
         for lease_id, error in failed.items():
-            _do(partial(left.pop(lease_id).silent, sent=now), lease_id, error)
+            if host := left.pop(lease_id, None):
+                _do(partial(host.silent, sent=now), lease_id, error)
         # One silence for all: nobody's loss is to be told late because others were asked first.
-        self._at_once = agenda.BATCH if answered or left else math.inf
+        heard = answered or left or all(map(is_refusal, failed.values()))
+        self._at_once = agenda.BATCH if heard else math.inf
         return set(left.values())
 
     def _ask(self, ask: Ask) -> Answer:

@@ -14,6 +14,10 @@ from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.holders import holders
 from microlock.etcd.wire import HAS_LEADER, LoopWire, Metadata, Wire
 
+# Seconds that each answer after the first is waited for: one that never comes is not to make the
+# others late.
+_SILENCE = 0.7
+
 
 def attempt(
     request: Request | Transaction,
@@ -103,8 +107,10 @@ def _keep_alives(
     lifetimes: dict[int, Lifetime] = {}
     try:
         stream.send(*map(messages.keep_alive, lease_ids))
+        until = end = sent + timeout
         for _ in lease_ids:
-            reply = _next(replies, sent + timeout)
+            reply = _next(replies, until)
+            until = min(end, clock.now() + _SILENCE)
             lifetimes[reply.ID] = Lifetime(reply.TTL, sent, clock.now())
         stream.finish()
     except StoreError:

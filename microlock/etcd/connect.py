@@ -61,7 +61,7 @@ def connect(
     if not isinstance(endpoints, str) and isinstance(endpoints, Iterable):
         endpoints = list(endpoints)
     if address := _in_memory(endpoints):
-        from microlock import memory  # who uses etcd has no need of it
+        from microlock.memory import connect as memory  # who uses etcd has no need of it
 
         given = {"ca_cert": ca_cert, "cert_key": cert_key, "cert_cert": cert_cert}
         given |= {"user": user, "password": password, "server_name": server_name}

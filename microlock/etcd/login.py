@@ -78,7 +78,7 @@ class Login:
         return self._known
 
     def log_in(self, wire: Wire, timeout: float) -> Metadata:
-        outcome = self._off_main_thread.run(partial(self._begin, wire))
+        outcome = self._off_main_thread.run(partial(self._begin, wire, timeout))
         if not outcome.there.wait(max(0.0, timeout)):
             raise StoreTimeoutError(f"no time was left to log in at {wire.address}")
         if outcome.error:
@@ -91,26 +91,26 @@ class Login:
             self._known = None
         return True
 
-    def _begin(self, wire: Wire) -> _Outcome:
+    def _begin(self, wire: Wire, timeout: float) -> _Outcome:
         """The login that is under way at this member, or a new one, or what has come meanwhile."""
+        outcome = _Outcome()
         with self._lock:
             if under_way := self._under_way.get(wire.address):
                 return under_way
-            outcome = _Outcome()
             if self._known is not None:
                 outcome.metadata = self._known
                 outcome.there.set()
                 return outcome
-            try:
-                Daemon("microlock-login", self._run, wire, outcome).start()
-            except RuntimeError as error:  # too many threads, or the interpreter exits
-                raise StoreUnavailableError(f"no thread can log in: {error}") from error
             self._under_way[wire.address] = outcome
-            return outcome
-
-    def _run(self, wire: Wire, outcome: _Outcome) -> None:
         try:
-            outcome.metadata = self._ask(wire)
+            Daemon("microlock-login", self._run, wire, outcome, _PATIENCE).start()
+        except RuntimeError:  # too many threads, or the interpreter exits
+            self._run(wire, outcome, timeout)
+        return outcome
+
+    def _run(self, wire: Wire, outcome: _Outcome, timeout: float) -> None:
+        try:
+            outcome.metadata = self._ask(wire, timeout)
         except MicrolockError as error:
             outcome.error = error
         except Exception as error:  # noqa: BLE001  whoever waits learns of it
@@ -121,11 +121,11 @@ class Login:
             self._under_way.pop(wire.address, None)
         outcome.there.set()
 
-    def _ask(self, wire: Wire) -> Metadata:
+    def _ask(self, wire: Wire, timeout: float) -> Metadata:
         request = pb.AuthenticateRequest(name=self._user, password=self._password)
         try:
             reply = wire.call(
-                AUTHENTICATE, request, pb.AuthenticateResponse, timeout=_PATIENCE, metadata=()
+                AUTHENTICATE, request, pb.AuthenticateResponse, timeout=timeout, metadata=()
             )
         except StoreAuthenticationError as error:
             if refusal(error) is Refusal.OFF:  # as etcdctl, which does not say who calls then

@@ -9,13 +9,14 @@ from typing import Any
 
 from microlock.core.port import Request
 from microlock.core.retry import Pause
-from microlock.engine.awaiting import aside
-from microlock.errors import StoreAuthenticationError
+from microlock.engine import clock
+from microlock.engine.awaiting import Shared, aside
+from microlock.errors import StoreAuthenticationError, StoreTimeoutError
 from microlock.etcd import refusals
 from microlock.etcd.calls import attempt_on_loop
 from microlock.etcd.login import Identity
 from microlock.etcd.refusals import LogIn, Send
-from microlock.etcd.wire import LoopWire, Wire
+from microlock.etcd.wire import LoopWire, Metadata, Wire
 
 
 class EtcdLoopStore:
@@ -27,6 +28,7 @@ class EtcdLoopStore:
         self._wires = wires
         self._blocking = blocking  # to log in
         self._identity = identity
+        self._logging_in = {member: Shared[Metadata]() for member in blocking}
 
     async def attempt(
         self, member: str, request: Request, *, timeout: float, repeated: bool
@@ -42,8 +44,7 @@ class EtcdLoopStore:
                                 request, wire, timeout=left, metadata=metadata, repeated=repeated
                             )
                         case LogIn(left):
-                            log_in = partial(self._identity.log_in, self._blocking[member], left)
-                            reply = await aside("microlock-login", log_in)
+                            reply = await self._log_in(member, left)
                         case Pause(seconds):
                             await asyncio.sleep(seconds)
                             reply = None
@@ -53,6 +54,15 @@ class EtcdLoopStore:
                     step = trying.send(reply)
         except StopIteration as answered:
             return answered.value
+
+    async def _log_in(self, member: str, timeout: float) -> Metadata:
+        """One thread is enough for all tasks that wait for the same login."""
+        log_in = partial(self._identity.log_in, self._blocking[member], timeout)
+        act = partial(aside, "microlock-login", log_in)
+        try:
+            return await self._logging_in[member].done(act, clock.now() + timeout)
+        except TimeoutError:
+            raise StoreTimeoutError(f"no time was left to log in at {member}") from None
 
     def close(self) -> None:
         for wire in self._wires.values():

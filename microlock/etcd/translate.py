@@ -32,9 +32,7 @@ _BY_TEXT: tuple[tuple[str, type[StoreError]], ...] = (
     ("revision in header is old", StoreAuthenticationError),
     ("permission denied", StorePermissionError),
     ("too many requests", StoreUnavailableError),
-    # Another member may do what this one does not yet, or not any more.
-    ("not supported for learner", StoreUnavailableError),
-    ("etcdserver: not leader", StoreUnavailableError),
+    ("not supported for learner", StoreUnavailableError),  # another member does it
 )
 # What a member says, or a proxy, that stops in the middle of a call; by the status UNKNOWN.
 _STOPPING = ("context canceled", "raft: stopped", "raft proposal dropped")

@@ -26,6 +26,8 @@ from weakref import WeakSet
 
 from microlock.core.keys import check_seconds
 
+T = TypeVar("T")
+
 # Seconds, by the clock of the system, that one thread may take for what it has to do.
 _PATIENCE = 10.0
 # Seconds after which the others no longer wait for it: it may wait for one of them.
@@ -34,9 +36,6 @@ _TURN = 1.0
 _NAP = 0.5
 # So many rounds of a loop are enough for what an alarm has woken.
 _ROUNDS = 10
-
-
-T = TypeVar("T")
 
 
 class _Alarm:
@@ -99,13 +98,18 @@ class TurnedClock:
 
     async def until(self, awaitable: Awaitable[T]) -> T:
         """Turns it from one thing that falls due to the next, until this is done."""
-        done = asyncio.ensure_future(awaitable)
+        done, last = asyncio.ensure_future(awaitable), monotonic() + _PATIENCE
         try:
-            for _ in self._turn(math.inf, done.done):
-                await self._settle_async()
-            if not done.done():
-                raise TimeoutError(f"nothing that falls due ends it, at {self._now:g} s: {done!r}")
-            return done.result()
+            while True:
+                for _ in self._turn(math.inf, done.done):
+                    await self._settle_async()
+                if done.done():
+                    return done.result()
+                if monotonic() > last:
+                    raise TimeoutError(
+                        f"nothing that falls due ends it, at {self._now:g} s: {done!r}"
+                    )
+                await asyncio.wait({done}, timeout=0.01)  # another thread may be at work for it
         finally:
             done.cancel()
 
@@ -188,6 +192,7 @@ class TurnedClock:
         thread = threading.current_thread()
         if thread is self._turner:
             self._waits_since = 0.0
+            self.settled(_TURN)
         if thread not in self._workers:
             self._rest(thread)
 

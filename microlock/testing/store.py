@@ -19,8 +19,8 @@ from microlock.memory.store import Memory
 from microlock.testing.clock import TurnedClock
 from microlock.testing.faults import Fault, Network
 
-S = TypeVar("S", bound="MemoryStore")
 T = TypeVar("T")
+S = TypeVar("S", bound="MemoryStore")
 
 _numbers = count(1)
 

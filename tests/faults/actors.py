@@ -14,11 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from faces import Microlock
 from fenced import Fenced
 from history import Called, Claimed, Ended, Fault, History, Listens, Returned, Told, now
 from recorder import Recorder
 
-from microlock import Hold, LockEvent, Microlock, MicrolockError, connect, events
+from microlock import Hold, LockEvent, MicrolockError, connect, events
 from microlock.server import find_binary
 
 LONG = 60  # seconds; no scenario takes so long

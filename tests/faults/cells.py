@@ -126,6 +126,7 @@ class Looking:
         foo.on("lost", self._note)
         self._ends = False
         self._looked = begin(self._look)
+        assert eventually(lambda: self.held_at)
 
     def _note(self) -> None:
         self.lost_at = monotonic()

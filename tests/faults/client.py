@@ -1,10 +1,11 @@
 """A client in a run under faults: works on locks at random, and writes down all that it sees.
 
     python client.py '{"run": ..., "name": ..., "endpoints": [...], "keys": [...], "seed": ...,
-                       "seconds": ...}'
+                       "seconds": ..., "tasks": ...}'
 
 A process of its own, which may be paused and killed. Each of its workers does what users do: it
 takes a lock, says that it holds it, writes to the fenced store, renews, gives back, forgets to.
+Its locks are those of threads, or of tasks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -23,6 +25,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import loop_face
 from fenced import Fenced
 from history import Called, Claimed, Deaf, Ended, History, Listens, Returned, Stalled, Told, now
 
@@ -60,6 +63,7 @@ class Client:
 
     name: str
     etcd: EtcdClient
+    lock: Callable[..., Microlock]  # makes one
     history: History
     store: Fenced
     keys: list[str]
@@ -75,7 +79,7 @@ class Seen:
         self.node = node
         self._client = client
         self.token: int | None = None  # of the last hold
-        self.lock = Microlock(client.etcd, key, node, TTL, **options)
+        self.lock = client.lock(client.etcd, key, node, TTL, **options)
         for name in OWN:
             self.lock.on(name, self._told)
 
@@ -216,10 +220,14 @@ def main() -> None:
     clock = threading.Thread(target=watch_the_clock, args=(history, ended), daemon=True)
     clock.start()
     endpoints = rng.sample(settings["endpoints"], len(settings["endpoints"]))
-    with connect(endpoints, timeout=TIMEOUT) as etcd:
-        client = Client(
-            name, etcd, history, Fenced(run / "store.db"), keys, now() + settings["seconds"]
-        )
+    tasks = settings["tasks"]
+    with (
+        loop_face.running() if tasks else nullcontext(),
+        connect(endpoints, timeout=TIMEOUT) as etcd,
+    ):
+        lock = loop_face.lock if tasks else Microlock
+        store, end = Fenced(run / "store.db"), now() + settings["seconds"]
+        client = Client(name, etcd, lock, history, store, keys, end)
         listeners = [Seen(client, key, f"{name}-listener") for key in rng.sample(keys, LISTENERS)]
         for each in listeners:
             each.listen()

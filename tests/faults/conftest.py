@@ -14,8 +14,10 @@ from cluster import keep_logs
 from conftest import (  # noqa: F401  fixtures and hooks of the integration tests
     FAILED,
     etcd_choice,
+    face,
     pytest_runtest_makereport,
     pytest_terminal_summary,
+    task_loop,
 )
 from nemesis import Ground
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from time import monotonic, sleep
 
+import faces
 import pytest
 import requests
 from nemesis import Ground
@@ -29,8 +30,8 @@ class Scene:
     """The actors of one cell.
 
     Attributes:
-        foo: the lock that the fault happens to.
-        theirs: the same lock, of another node, whose client goes to etcd straight.
+        foo: the lock that the fault happens to, of the face under test.
+        theirs: the same lock, of another node, whose client goes to etcd straight; of threads.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Scene:
             )
         )
         other = self._clients.enter_context(connect(straight[::-1], timeout=STEADY, **user))
-        self.foo = Microlock(etcd, KEY, NODE, situation.ttl, auto_renew=call == "auto_renew")
+        self.foo = faces.Microlock(etcd, KEY, NODE, situation.ttl, auto_renew=call == "auto_renew")
         self.theirs = Microlock(other, KEY, "another", 60)
         self.foo.holder()  # the client has had an answer
 

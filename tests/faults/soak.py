@@ -3,6 +3,7 @@
     make soak SECONDS=300 [SEED=7]
     PYTHONPATH=tests/integration python tests/faults/soak.py --help
 
+Every second client locks with tasks, the others with threads.
 Prints the seed, each fault, and a report of one page; exits with 1 if the checker found anything,
 with 2 if etcd itself lost its consistency, as 3.5.0 to 3.5.2 may in a crash.
 The same seed gives the same plan of faults and of work; what the machine makes of it varies.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -96,10 +98,14 @@ class Clients:
             "keys": [f"{PREFIX}{i}" for i in range(KEYS)],
             "seed": self._seed,
             "seconds": self._end - now(),
+            "tasks": int(name[1:].partition("-")[0]) % 2 == 1,  # else threads
         }
+        theirs = os.environ | {"PYTHONPATH": str(HERE.parent / "integration")}
         with self._said(name).open("wb") as said:
             self._running[name] = subprocess.Popen(
-                [sys.executable, str(HERE / "client.py"), json.dumps(settings)], stderr=said
+                [sys.executable, str(HERE / "client.py"), json.dumps(settings)],
+                stderr=said,
+                env=theirs,
             )
 
     @contextmanager

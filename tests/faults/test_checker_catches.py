@@ -14,6 +14,7 @@ import pytest
 from actors import Stage
 from checker import Report, check
 from cluster import Cluster
+from faces import BOTH_FACES
 from fenced import Fenced
 from history import Changed, read
 from recorder import Recorder
@@ -51,6 +52,7 @@ def play(endpoint: str, tmp_path: Path) -> Play:
     return play
 
 
+@BOTH_FACES
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_the_library_as_it_is_passes(play: Play, scenario: Callable[[Stage], None]) -> None:
     report = play(scenario)

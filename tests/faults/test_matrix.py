@@ -1,4 +1,5 @@
-"""Each fault with each call, on a cluster: what docs/faults.md says of it is what happens."""
+"""Each fault with each call, on a cluster: what docs/faults.md says of it is what happens, by
+either face, while a client of threads is there too."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from contextlib import closing
 import matrix
 import pytest
 from cells import CELLS
+from faces import BOTH_FACES
 from nemesis import Ground
 from scene import Scene
 from situations import SITUATIONS
@@ -15,6 +17,7 @@ from situations import SITUATIONS
 NAMES = [(fault, call) for fault in matrix.FAULTS for call in matrix.CALLS]
 
 
+@BOTH_FACES
 @pytest.mark.parametrize(("fault", "call"), NAMES, ids=["-".join(each) for each in NAMES])
 def test_a_caller_gets_what_the_table_says(
     fault: str,

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import docker_etcd
 import etcds
+import faces
+import loop_face
 import pytest
 from cluster import Cluster, keep_logs
 from ctl import Etcdctl
@@ -151,6 +153,22 @@ def prefix() -> str:
 @pytest.fixture
 def key(prefix: str) -> str:
     return f"{prefix}foo"
+
+
+@pytest.fixture(scope="session")
+def task_loop() -> Iterator[None]:
+    """On which the tasks are that the asyncio face is tested with."""
+    with loop_face.running():
+        yield
+
+
+@pytest.fixture(scope="module", params=faces.FACES)
+def face(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The face under test: `faces.Microlock` makes its locks."""
+    if request.param == faces.TASKS:
+        request.getfixturevalue("task_loop")
+    with faces.under_test(request.param) as face:
+        yield face
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from microlock import EtcdClient, Holder, Microlock
 from microlock.core.port import Read, Request
+from microlock.engine.loops import LoopClient
 
 Keep = Callable[[Microlock], Microlock]
 
@@ -31,14 +33,27 @@ def kept() -> Iterator[Keep]:
 def noted(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """What is asked of etcd over this client from now on."""
     requests: list[Request] = []
-    perform = etcd.perform
+    before_each(etcd, monkeypatch, requests.append)
+    return requests
 
-    def noting(request: Request, budget: Any) -> Any:
-        requests.append(request)
+
+def before_each(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch, act: Callable[[Request], object]
+) -> None:
+    """Does this before each request over this client, of threads and of tasks."""
+    perform, perform_on_loop = etcd.perform, LoopClient.perform
+
+    def after_it(request: Request, budget: Any) -> Any:
+        act(request)
         return perform(request, budget)
 
-    monkeypatch.setattr(etcd, "perform", noting)
-    return requests
+    async def after_it_on_loop(client: LoopClient, request: Request, budget: Any) -> Any:
+        if client._client is etcd:
+            await asyncio.to_thread(act, request)
+        return await perform_on_loop(client, request, budget)
+
+    monkeypatch.setattr(etcd, "perform", after_it)
+    monkeypatch.setattr(LoopClient, "perform", after_it_on_loop)
 
 
 def tries(asked: Iterable[Request]) -> int:

@@ -8,9 +8,10 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
+from faces import Microlock
 from watching import eventually
 
-from microlock import EtcdClient, Microlock, MicrolockError, connect
+from microlock import EtcdClient, MicrolockError, connect
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 from watching import eventually
 
@@ -15,10 +16,15 @@ KINDS = ("grpc-proxy", "gateway")
 
 
 @contextmanager
-def relay(kind: str, *endpoints: str, port: int | None = None) -> Iterator[str]:
-    """Runs one before these members; where clients connect, `host:port`."""
+def relay(
+    kind: str, *endpoints: str, binary: Path | None = None, port: int | None = None
+) -> Iterator[str]:
+    """Runs one before these members; where clients connect, `host:port`.
+
+    `binary`: of etcd; None for the one that EtcdServer finds.
+    """
     port = port or free_ports(1)[0]
-    command = [str(find_binary()), kind, "start", f"--endpoints={','.join(endpoints)}"]
+    command = [str(binary or find_binary()), kind, "start", f"--endpoints={','.join(endpoints)}"]
     if kind == "grpc-proxy":  # it ends if it finds nobody there
         command.append(f"--advertise-client-url={HOST}:{port}")
     process = subprocess.Popen(

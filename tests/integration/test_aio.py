@@ -8,7 +8,7 @@ import socket
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.wire import Address
 from microlock.etcd.wire.aio import AioWire
+from microlock.etcd.wire.connection import Connection
 from microlock.etcd.wire.dial import Dialler
 from microlock.etcd.wire.member import Member
 from microlock.etcd.wire.tls import Security
@@ -126,6 +127,17 @@ def test_a_call_ends_by_its_deadline_and_the_loop_goes_on_meanwhile(proxy: Proxy
     with_wire(proxy.endpoint, use)
 
 
+def test_a_call_takes_any_timeout_and_without_one_is_not_sent(proxy: Proxy) -> None:
+    async def use(wire: AioWire) -> None:
+        await read(wire, timeout=1e12)
+        for none in (0.0, -1.5):
+            with pytest.raises(StoreTimeoutError) as error:
+                await read(wire, timeout=none)
+            assert not error.value.may_have_happened
+
+    with_wire(proxy.endpoint, use)
+
+
 def test_a_dial_ends_by_the_deadline_of_each_call(proxy: Proxy) -> None:
     async def use(wire: AioWire) -> None:
         proxy.swallow()
@@ -136,6 +148,25 @@ def test_a_dial_ends_by_the_deadline_of_each_call(proxy: Proxy) -> None:
         assert time.monotonic() - began < 0.3 + SLACK
         proxy.let_through()
         await read(wire)
+
+    with_wire(proxy.endpoint, use)
+
+
+def test_a_dial_that_fails_when_nobody_waits_for_it_any_more_is_not_complained_of(
+    proxy: Proxy,
+) -> None:
+    async def use(wire: AioWire) -> None:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        proxy.replies.clear()
+        with pytest.raises(StoreTimeoutError):
+            await read(wire, timeout=0.1)
+        assert wire._dialling.task
+        proxy.reset()
+        await asyncio.wait({wire._dialling.task})
+        wire._dialling.task = None
+        gc.collect()
+        assert complaints == []
 
     with_wire(proxy.endpoint, use)
 
@@ -171,6 +202,70 @@ def test_a_task_that_is_cancelled_in_a_dial_leaves_it_to_the_others(proxy: Proxy
 
     with_wire(proxy.endpoint, use)
     assert proxy.accepted == 1
+
+
+def test_a_dial_that_fails_when_nobody_waits_for_it_any_more_is_not_logged() -> None:
+    complaints: list[object] = []
+
+    async def use(wire: AioWire) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        waiting = asyncio.ensure_future(read(wire))
+        while wire._dialling.task is None:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting, wire._dialling.task})
+        with pytest.raises(StoreUnavailableError):
+            await read(wire)
+        gc.collect()
+        assert complaints == []
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with_wire(f"127.0.0.1:{nobody.getsockname()[1]}", use)
+
+
+def test_a_dial_that_the_end_of_the_loop_cancels_leaves_no_connection(proxy: Proxy) -> None:
+    async def use(wire: AioWire) -> None:
+        proxy.replies.clear()
+        waiting = asyncio.ensure_future(read(wire))
+        while wire._link is None:  # it connects, and nobody greets
+            await asyncio.sleep(0.01)
+        assert wire._dialling.task
+        wire._dialling.task.cancel()  # as `asyncio.run()` does to all tasks
+        await asyncio.sleep(0.05)
+        proxy.let_through()
+        await waiting
+        assert proxy.accepted == 2
+
+    with_wire(proxy.endpoint, use)
+    gc.collect()  # or a transport that is not closed would be found elsewhere
+
+
+@pytest.mark.parametrize("where", ["receive", "take"])
+def test_an_interrupt_in_the_middle_of_what_comes_and_goes_ends_the_connection(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def interrupted(*_: object) -> bytes:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    where_ = address(proxy.endpoint)
+    wire = AioWire(Member(where_, None, None, ReentrantEvent()), Dialler(where_))
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(read(wire))
+        reading = loop.create_task(read(wire))
+        monkeypatch.setattr(Connection, where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(reading)
+        loop.run_until_complete(read(wire))
+        assert proxy.accepted == 2
+        with suppress(StoreUnavailableError, KeyboardInterrupt):
+            reading.result()
+    finally:
+        wire.close()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
 
 
 def test_a_broken_connection_is_made_anew(proxy: Proxy) -> None:

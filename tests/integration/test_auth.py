@@ -20,6 +20,7 @@ from watching import DEADLINE, eventually
 from witness import AT_ONCE, Witness, assert_works, at_most, entries, leases
 
 from microlock import (
+    LossReason,
     Microlock,
     StoreAuthenticationError,
     StoreError,
@@ -252,6 +253,33 @@ def test_a_permission_revoked_while_a_lock_is_held_is_named_and_the_hold_stands(
         assert foo.renew() > 50
         foo.unlock()
         assert witness.saw("locked", "unlocked")
+
+
+def test_one_lease_that_may_not_be_renewed_any_more_ends_its_own_hold_alone(
+    own_etcd: OwnEtcd,
+) -> None:
+    server = own_etcd(flags=["--bcrypt-cost=4"])
+    version = tuple(map(int, server.version.split(".")))
+    if version < (3, 5, 28) or (3, 6) <= version < (3, 6, 9):
+        pytest.skip("this etcd renews leases whatever is under them")
+    guarded = Guarded(server)
+    guarded.ctl("role", "grant-permission", "--prefix=true", "worker", "readwrite", "also/")
+    with guarded.client() as etcd:
+        bad = Microlock(etcd, "also", "node-a", ttl=3, auto_renew=True)
+        good = [Microlock(etcd, f"mine/{n}", "node-a", ttl=3, auto_renew=True) for n in range(10)]
+        told = Witness(bad, "suspended", "lost")
+        others = [Witness(each, "suspended", "lost") for each in good]
+        for each in (bad, *good):
+            each.lock()
+        guarded.ctl("role", "revoke-permission", "--prefix=true", "worker", "also/")
+        assert bad.lost.wait(DEADLINE)
+        assert bad.lost_reason is LossReason.REFUSED
+        assert told.saw("suspended", "lost")
+        assert all(isinstance(each, StorePermissionError) for each in told.errors())
+        assert len(told.errors()) == 2
+        assert not good[0].lost.wait(4)
+        assert all(each.held for each in good)
+        assert [each.names for each in others] == [[]] * 10
 
 
 def test_a_watch_whose_permission_is_gone_when_it_resumes_says_so_and_ends_alone(

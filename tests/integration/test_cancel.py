@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import Etcd
 from ctl import Etcdctl
+from faces import BOTH_FACES, ONLY_THREADS, Microlock
 from nodes import Make, begin, nodes, queued
 from test_sharing import on_signal, signal_main, waits_for_its_turn
 from watching import DEADLINE, Recorder, eventually
@@ -22,11 +23,12 @@ from microlock import (
     Hold,
     LockCancelledError,
     LockUncertainError,
-    Microlock,
     State,
 )
 from microlock.core.call import Call
 from microlock.core.turns import Turns
+
+pytestmark = BOTH_FACES
 
 STAGES = ["in etcd's queue", "for a turn on the object", "between two tries"]
 
@@ -89,6 +91,7 @@ def test_a_handler_of_waiting_may_cancel(make: Make, etcdctl: Etcdctl, key: str)
     assert len(entries(etcdctl, key)) == 1
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_signals_handler_may_cancel_the_wait_that_it_interrupts(make: Make, stage: str) -> None:
     foo, two = make("one"), make("two")
@@ -237,6 +240,7 @@ def test_a_cancelled_wait_of_one_object_leaves_those_of_others(make: Make) -> No
         foo.lock()
 
 
+@ONLY_THREADS
 def test_cancel_in_a_signals_handler_between_calls_does_nothing(make: Make) -> None:
     foo = make()
     with on_signal(foo.cancel) as came:
@@ -255,6 +259,7 @@ def test_cancel_ends_tries_whenever_it_comes(make: Make) -> None:
         cancelled(waiting)
 
 
+@ONLY_THREADS
 def test_destroy_in_the_last_lines_of_another_call_ends_the_object(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

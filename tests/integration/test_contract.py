@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from operator import methodcaller
 from time import monotonic
 from typing import Any
 
@@ -21,6 +22,8 @@ import relays
 from clients import CLIENTS
 from conftest import Etcd
 from ctl import Etcdctl
+from etcds import Choice
+from faces import BOTH_FACES, Microlock
 from proxy import Proxy
 from watching import Recorder, eventually
 
@@ -32,11 +35,12 @@ from microlock import (
     LockLostError,
     LockNotOwnedError,
     LossReason,
-    Microlock,
     State,
     connect,
     events,
 )
+
+pytestmark = BOTH_FACES
 
 LONG = 60  # no test takes so long
 SHORT = 2  # to be waited out, and to be renewed in time on a machine that stalls
@@ -45,11 +49,12 @@ Make = Callable[..., Microlock]
 
 
 @pytest.fixture(scope="module", params=[*CLIENTS, "grpc-proxy"])
-def etcd(request: pytest.FixtureRequest, etcd_server: Etcd) -> Iterator[Any]:
+def etcd(request: pytest.FixtureRequest, etcd_server: Etcd, etcd_choice: Choice) -> Iterator[Any]:
     with ExitStack() as stack:
         endpoint = etcd_server.endpoint
         if request.param in relays.KINDS:
-            endpoint = stack.enter_context(relays.relay(request.param, endpoint))
+            between = relays.relay(request.param, endpoint, binary=etcd_choice.binary)
+            endpoint = stack.enter_context(between)
         make = CLIENTS.get(request.param, connect)
         yield stack.enter_context(closing(make(endpoint)))
 
@@ -90,7 +95,7 @@ class Case:
 
 # What became of the holds: the ttl each began with, how it went on, and whether that is repeated.
 FATES: dict[str, tuple[float, Callable[[Microlock], object], bool]] = {
-    "renewed": (SHORT, Microlock.renew, True),
+    "renewed": (SHORT, methodcaller("renew"), True),
     "extended": (SHORT, lambda lock: lock.extend(LONG), False),
     "shortened": (LONG, lambda lock: lock.extend(SHORT), False),
     "expired": (SHORT, lambda _: None, False),
@@ -98,7 +103,7 @@ FATES: dict[str, tuple[float, Callable[[Microlock], object], bool]] = {
 
 
 @pytest.fixture(scope="module")
-def waited_out(etcd: Any, second_etcd: EtcdClient) -> Iterator[Callable[..., Case]]:
+def waited_out(face: str, etcd: Any, second_etcd: EtcdClient) -> Iterator[Callable[..., Case]]:
     """Holds of every fate, once all that are to end have ended: waits once for all the tests.
 
     `waited_out("extended", by="a fresh object", test="...")`; each test has its own.
@@ -355,7 +360,9 @@ def deposed(make: Make, etcdctl: Etcdctl, key: str) -> tuple[Microlock, Microloc
     return first, second
 
 
-@pytest.mark.parametrize("call", [Microlock.unlock, Microlock.renew, lambda it: it.extend(LONG)])
+@pytest.mark.parametrize(
+    "call", [methodcaller("unlock"), methodcaller("renew"), lambda it: it.extend(LONG)]
+)
 def test_the_loss_is_raised_when_another_object_of_the_node_took_it(
     deposed: tuple[Microlock, Microlock], call: Callable[[Microlock], object]
 ) -> None:
@@ -367,8 +374,8 @@ def test_the_loss_is_raised_when_another_object_of_the_node_took_it(
 @pytest.mark.parametrize(
     "call",
     [
-        Microlock.unlock,
-        Microlock.renew,
+        methodcaller("unlock"),
+        methodcaller("renew"),
         lambda it: it.extend(LONG),
         lambda it: it.lock(),
         lambda it: it.destroy(),
@@ -537,8 +544,8 @@ def test_a_hold_that_is_not_renewed_is_lost(waited_out: Callable[..., Case]) -> 
 
 
 CALLS: dict[str, Callable[[Microlock], object]] = {
-    "unlock": Microlock.unlock,
-    "renew": Microlock.renew,
+    "unlock": methodcaller("unlock"),
+    "renew": methodcaller("renew"),
     "extend": lambda lock: lock.extend(LONG),
 }
 
@@ -766,12 +773,12 @@ def test_destroy_leaves_another_nodes_hold(make: Make) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        Microlock.lock,
-        Microlock.unlock,
-        Microlock.renew,
+        methodcaller("lock"),
+        methodcaller("unlock"),
+        methodcaller("renew"),
         lambda it: it.extend(LONG),
-        Microlock.holder,
-        Microlock.waiters,
+        methodcaller("holder"),
+        methodcaller("waiters"),
         lambda it: it.on("locked", print),
         lambda it: it.once("acquired", print),
     ],

@@ -62,6 +62,18 @@ def test_the_examples_of_a_page_run_one_after_another(etcd_server: Any, page: st
         signal.signal(signal.SIGTERM, on_sigterm)
 
 
+def test_the_examples_of_testing_are_tests_that_pass(tmp_path: Path) -> None:
+    """With the plugin as an application has it, and warnings as errors."""
+    page = (ROOT / "docs/testing.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for number, block in enumerate(blocks):
+        (tmp_path / f"test_{number}.py").write_text(block)
+    run = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "."]
+    ran = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stdout
+    assert f"{sum(block.count('def test_') for block in blocks)} passed" in ran.stdout
+
+
 def test_the_readmes_first_example_runs(etcd_server: Any, capsys: Any) -> None:
     fences: list[int] = []
     names: dict[str, Any] = {"work": lambda fence: fences.append(fence)}

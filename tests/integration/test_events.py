@@ -15,6 +15,7 @@ from time import monotonic, sleep
 import pytest
 from conftest import Etcd
 from ctl import Etcdctl
+from faces import BOTH_FACES, ONLY_THREADS, TASKS, Microlock
 from nodes import Make, begin, nodes, queued
 from proxy import Proxy
 from watching import DEADLINE, Recorder, eventually, threads_of_microlock
@@ -25,10 +26,11 @@ from microlock import (
     DestroyedError,
     EtcdClient,
     LockEvent,
-    Microlock,
     StoreUnavailableError,
     connect,
 )
+
+pytestmark = BOTH_FACES
 
 LONG = 60  # no test takes so long
 
@@ -336,6 +338,7 @@ def test_what_changed_while_the_watch_was_cut_is_told_afterwards(
     assert not any(event.synthesised for event in seen.events)
 
 
+@ONLY_THREADS
 def test_a_watch_that_is_cut_again_and_again_loses_and_doubles_nothing(
     watcher: Microlock, proxy: Proxy, make: Make
 ) -> None:
@@ -652,6 +655,7 @@ def test_destroy_does_not_wait_long_for_a_handler_that_is_stuck(make: Make) -> N
     assert took < 3
 
 
+@ONLY_THREADS
 def test_handlers_run_on_one_thread_of_their_own(make: Make) -> None:
     one = make("one")
     seen = Recorder(one, "locked", "unlocked", "acquired", "released")
@@ -691,6 +695,7 @@ def test_events_behind_a_slow_handler_are_told_in_order(make: Make) -> None:
 # Threads
 
 
+@ONLY_THREADS
 def test_200_locks_share_one_thread_and_one_stream(own_etcd: Callable[..., Etcd]) -> None:
     etcd = own_etcd()
     with nodes(etcd.endpoint, "foo") as make:
@@ -740,6 +745,7 @@ def test_the_thread_that_looks_after_locks_ends_with_the_last_of_them(make: Make
     assert eventually(lambda: not threads_of_microlock())
 
 
+@ONLY_THREADS
 @pytest.mark.usefixtures("no_threads")
 def test_the_watch_ends_with_the_last_lock_that_is_destroyed(make: Make, prefix: str) -> None:
     made = [make("one", key=f"{prefix}{number}") for number in range(3)]
@@ -798,7 +804,8 @@ def test_a_watch_starts_again_after_it_ended(make: Make) -> None:
 
 
 @pytest.mark.usefixtures("no_threads")
-def test_closing_the_client_ends_its_threads(etcd_server: Etcd, key: str) -> None:
+def test_closing_the_client_ends_its_threads(face: str, etcd_server: Etcd, key: str) -> None:
+    on_loop = {"microlock-handlers"} if face == TASKS else set()
     with connect(etcd_server.endpoint) as client:
         one = Microlock(client, key, "one")
         seen = Recorder(one)
@@ -809,7 +816,7 @@ def test_closing_the_client_ends_its_threads(etcd_server: Etcd, key: str) -> Non
             "microlock-watch",
             "microlock-handlers",
             "microlock-renewal",
-        }
+        } - on_loop
     assert eventually(lambda: not threads_of_microlock())
 
 

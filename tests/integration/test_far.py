@@ -16,6 +16,8 @@ from weakref import ref
 import pytest
 from conftest import Etcd
 from ctl import Etcdctl, taken
+from faces import BOTH_FACES, ONLY_THREADS, Microlock
+from managers import noted
 from nodes import LONG, Make, begin, nodes
 from proxy import Proxy
 from test_auth import Guarded
@@ -32,7 +34,6 @@ from microlock import (
     Hold,
     LockLostError,
     LockUncertainError,
-    Microlock,
     StorePermissionError,
     StoreTimeoutError,
     connect,
@@ -43,6 +44,8 @@ from microlock.core.queue import Holder
 from microlock.engine.clock import REAL, Clock
 from microlock.engine.reader import Reader
 from microlock.engine.reentrant_event import ReentrantEvent
+
+pytestmark = BOTH_FACES
 
 SLACK = 1.0  # what a busy machine adds to a time that is promised
 OwnEtcd = Callable[..., Etcd]
@@ -279,6 +282,7 @@ def test_one_that_gives_up_after_its_time_lets_those_behind_it_wait_on(make: Mak
     assert waiting.result(DEADLINE).attempts == 1
 
 
+@ONLY_THREADS
 def test_one_that_died_is_not_waited_for_beyond_its_ttl(
     etcd_server: Etcd, key: str, make: Make
 ) -> None:
@@ -322,7 +326,7 @@ def test_an_entry_that_goes_as_its_watch_begins_is_not_waited_for(
     row: Row, key: str, etcdctl: Etcdctl, moment: str, gone: str
 ) -> None:
     far = row.far()
-    watching = reader(far)
+    watching, others = reader(far), entries(etcdctl, key)
     watch = watching.watch
     done: list[bytes] = []
 
@@ -333,9 +337,8 @@ def test_an_entry_that_goes_as_its_watch_begins_is_not_waited_for(
         if gone == "one":
             etcdctl("del", name.decode())
         else:
-            for place in (far.holder(), *far.waiters()[:-1]):
-                assert place
-                etcdctl("del", entry(place, key))
+            for other in others:
+                etcdctl("del", other)
 
     def first_delete(name: bytes, *args: Any, **kwargs: Any) -> Any:
         if moment == "before the watch" and not is_prefix(name):
@@ -406,6 +409,7 @@ def test_who_is_far_and_whose_lease_was_revoked_joins_again_within_its_ttl(
     assert row.holder.waiters()[-1].token > place.token
 
 
+@ONLY_THREADS
 def test_who_is_far_and_renews_its_lease_keeps_its_place_for_longer_than_its_ttl(
     row: Row,
 ) -> None:
@@ -588,6 +592,7 @@ def test_a_watch_that_is_refused_ends_the_wait_and_says_why(guarded: Guarded, wh
         assert isinstance(cause, StorePermissionError)
 
 
+@ONLY_THREADS
 def test_who_is_far_and_whose_token_has_expired_has_its_turn(own_etcd: OwnEtcd) -> None:
     guarded = Guarded(own_etcd(flags=["--auth-token-ttl=1"]))
     with ExitStack() as stack:
@@ -625,6 +630,7 @@ def in_turn(waits: Sequence[Future[Hold]], locks: Sequence[Microlock]) -> bool:
     return tokens == sorted(set(tokens))
 
 
+@ONLY_THREADS
 def test_threads_of_a_client_share_the_watch_of_the_lock_that_one_near_its_turn_has(
     own_etcd: OwnEtcd,
 ) -> None:
@@ -638,6 +644,7 @@ def test_threads_of_a_client_share_the_watch_of_the_lock_that_one_near_its_turn_
         assert in_turn(waits, locks)
 
 
+@ONLY_THREADS
 def test_threads_of_a_client_that_are_all_far_have_their_turns_and_share_a_watch_then(
     own_etcd: OwnEtcd,
 ) -> None:
@@ -756,6 +763,7 @@ foo = Microlock(etcd, key, "far", ttl=5)
 """
 
 
+@ONLY_THREADS
 def test_ctrl_c_ends_the_wait_of_one_that_is_far_and_nothing_is_left_of_it(
     etcd_server: Etcd, key: str, row: Row, etcdctl: Etcdctl
 ) -> None:
@@ -784,6 +792,7 @@ print(hold.attempts, flush=True)
     assert eventually(lambda: not set(entries(etcdctl, key)) & set(before))
 
 
+@ONLY_THREADS
 def test_a_program_that_ends_while_it_is_far_leaves_nothing(
     etcd_server: Etcd, key: str, row: Row, etcdctl: Etcdctl
 ) -> None:
@@ -800,6 +809,7 @@ time.sleep(0.2)  # by now the thread knows that it stands there
     assert entries(etcdctl, key) == before
 
 
+@ONLY_THREADS
 def test_a_fork_of_one_that_is_far_waits_for_nothing_and_the_parent_has_its_turn(
     etcd_server: Etcd, key: str, row: Row
 ) -> None:
@@ -839,6 +849,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, owner: type, call_name: str
     monkeypatch.setattr(owner, call_name, then_interrupted)
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("call_name", ["watch", "unwatch"])
 def test_an_interrupt_as_a_wait_begins_leaves_a_lock_that_has_its_turn(
     row: Row, monkeypatch: pytest.MonkeyPatch, call_name: str
@@ -857,6 +868,7 @@ def test_an_interrupt_as_a_wait_begins_leaves_a_lock_that_has_its_turn(
     assert waiting.result(AT_ONCE).attempts == 1
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("which", ["of the entry", "of the lock"])
 @pytest.mark.parametrize("moment", ["before it is noted", "when it is noted"])
 def test_an_interrupt_before_a_watch_is_asked_for_leaves_a_lock_that_has_its_turn(
@@ -887,6 +899,7 @@ def test_an_interrupt_before_a_watch_is_asked_for_leaves_a_lock_that_has_its_tur
     assert waiting.result(AT_ONCE).attempts == 1
 
 
+@ONLY_THREADS
 def test_an_interrupt_as_a_wait_begins_leaves_a_lock_whose_loss_is_noticed(
     make: Make, key: str, etcdctl: Etcdctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -912,6 +925,7 @@ def test_an_interrupt_as_a_wait_begins_leaves_a_lock_whose_loss_is_noticed(
 # The stream
 
 
+@ONLY_THREADS
 def test_the_stream_stays_open_between_the_waits_of_one_object(
     own_etcd: OwnEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -934,6 +948,7 @@ def test_the_stream_stays_open_between_the_waits_of_one_object(
         assert len(opened) == 1
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("timeout", [0.3, 1.6])
 @pytest.mark.parametrize("how", ["destroyed", "dropped"])
 def test_the_thread_that_watches_ends_with_an_object_that_waited_far(
@@ -951,6 +966,7 @@ def test_the_thread_that_watches_ends_with_an_object_that_waited_far(
         assert eventually(lambda: gc.collect() >= 0 and watching._thread is None)
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("how", ["destroyed", "dropped"])
 def test_the_thread_that_watches_ends_with_an_object_whose_wait_was_cut_far_from_its_turn(
     row: Row, etcd_server: Etcd, key: str, how: str
@@ -986,6 +1002,7 @@ def cut_far_from_its_turn(far: Microlock, row: Row) -> None:
     assert eventually(lambda: heard.count)  # that nothing is watched any more
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("how", ["destroyed", "dropped"])
 def test_the_thread_that_watches_ends_with_an_object_whose_hold_was_watched(
     etcd_server: Etcd, key: str, how: str
@@ -1025,6 +1042,7 @@ def test_each_of_many_holds_notices_soon_that_its_entry_was_deleted(
     assert noticed == [True] * 3
 
 
+@ONLY_THREADS
 def test_many_waits_leave_no_watch_behind(own_etcd: OwnEtcd) -> None:
     server = own_etcd()
     with nodes(server.endpoint, "foo") as make:
@@ -1038,6 +1056,7 @@ def test_many_waits_leave_no_watch_behind(own_etcd: OwnEtcd) -> None:
         assert reader(far).names == []
 
 
+@ONLY_THREADS
 def test_two_hundred_turns_in_a_long_queue_leave_no_watch_behind(own_etcd: OwnEtcd) -> None:
     server = own_etcd()
     with nodes(server.endpoint, "foo") as make:
@@ -1107,16 +1126,11 @@ def test_an_etcdctl_that_gives_up_does_not_let_who_waits_behind_it_in(
     assert waiting.result(DEADLINE).attempts == 1
 
 
-def test_what_a_watch_reads_is_one_key_far_from_the_turn(row: Row) -> None:
+def test_what_a_watch_reads_is_one_key_far_from_the_turn(
+    row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
     far = row.far()
-    client, asked = far._host.client, []
-    perform = client.perform
-
-    def noting(request: Any, budget: Any) -> Any:
-        asked.append(request)
-        return perform(request, budget)
-
-    client.perform = noting  # type: ignore[method-assign]
+    asked = noted(far._host.client, monkeypatch)
     in_line(far, row.holder)
     assert behind(far, row.place(1))
     reads = [each for each in asked if isinstance(each, Read | Get) and each != Get(b"health")]

@@ -11,6 +11,7 @@ import pytest
 from clients import CLIENTS, python_etcd3
 from conftest import Etcd
 from ctl import Etcdctl
+from faces import BOTH_FACES, ONLY_THREADS, Microlock
 from proxy import Proxy
 from watching import DEADLINE, eventually
 from witness import AT_ONCE, at_most
@@ -24,10 +25,11 @@ from microlock import (
     LockLostError,
     LockNotOwnedError,
     LossReason,
-    Microlock,
     StoreError,
     connect,
 )
+
+pytestmark = BOTH_FACES
 
 LONG = 60  # no test takes so long
 TIMEOUT = 3.0  # of a client whose replies are lost
@@ -275,6 +277,7 @@ def test_guard_raises_why_the_hold_was_lost(
 # EtcdClient.transaction()
 
 
+@ONLY_THREADS
 def test_transaction_returns_the_revision_of_the_change(
     foo: Microlock, etcd: EtcdClient, reader: Any, data: str
 ) -> None:
@@ -284,6 +287,7 @@ def test_transaction_returns_the_revision_of_the_change(
     assert about.mod_revision == revision
 
 
+@ONLY_THREADS
 def test_transaction_says_whose_hold_has_ended(foo: Microlock, etcd: EtcdClient, key: str) -> None:
     foo.lock()
     guard = foo.guard()
@@ -294,6 +298,7 @@ def test_transaction_says_whose_hold_has_ended(foo: Microlock, etcd: EtcdClient,
     assert caught.value.reason is LossReason.DELETED
 
 
+@ONLY_THREADS
 def test_transaction_without_a_change_asks_whether_the_hold_stands(
     foo: Microlock, etcd: EtcdClient
 ) -> None:
@@ -305,6 +310,7 @@ def test_transaction_without_a_change_asks_whether_the_hold_stands(
         etcd.transaction(guard)
 
 
+@ONLY_THREADS
 def test_transaction_takes_str_and_bytes(
     foo: Microlock, etcd: EtcdClient, reader: Any, data: str
 ) -> None:
@@ -317,6 +323,7 @@ def test_transaction_takes_str_and_bytes(
     assert reader.get(text)[0] is reader.get(raw)[0] is None
 
 
+@ONLY_THREADS
 def test_a_key_of_the_user_may_have_a_nul(
     foo: Microlock, etcd: EtcdClient, stored: Stored, data: str
 ) -> None:
@@ -327,6 +334,7 @@ def test_a_key_of_the_user_may_have_a_nul(
     assert stored() == {"a": "1", "a\0b": "3"}
 
 
+@ONLY_THREADS
 def test_deleting_a_key_that_is_not_there_is_done(
     foo: Microlock, etcd: EtcdClient, stored: Stored, data: str
 ) -> None:
@@ -335,6 +343,7 @@ def test_deleting_a_key_that_is_not_there_is_done(
     assert stored() == {"a": "1"}
 
 
+@ONLY_THREADS
 def test_one_key_can_not_be_put_and_deleted_at_once(
     foo: Microlock, etcd: EtcdClient, stored: Stored, data: str
 ) -> None:
@@ -345,6 +354,7 @@ def test_one_key_can_not_be_put_and_deleted_at_once(
     assert stored() == {}
 
 
+@ONLY_THREADS
 def test_a_hold_of_one_client_guards_the_writes_of_another(
     foo: Microlock, etcd_server: Etcd, stored: Stored, data: str
 ) -> None:
@@ -354,6 +364,7 @@ def test_a_hold_of_one_client_guards_the_writes_of_another(
     assert stored() == {"a": "1"}
 
 
+@ONLY_THREADS
 def test_transaction_of_a_closed_client_raises(foo: Microlock, etcd_server: Etcd) -> None:
     foo.lock()
     with connect(etcd_server.endpoint) as other_etcd:
@@ -362,18 +373,21 @@ def test_transaction_of_a_closed_client_raises(foo: Microlock, etcd_server: Etcd
         other_etcd.transaction(foo.guard())
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("guard", [None, "foo", (b"foo/1", 1), 5])
 def test_a_bad_guard_is_refused_by_name(etcd: EtcdClient, guard: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=r"^guard"):
         etcd.transaction(guard)
 
 
+@ONLY_THREADS
 def test_a_hold_is_not_a_guard(foo: Microlock, etcd: EtcdClient) -> None:
     hold: Any = foo.lock()
     with pytest.raises(InvalidArgumentError, match=r"^guard"):
         etcd.transaction(hold)
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -403,6 +417,7 @@ def test_bad_puts_and_deletes_are_refused_by_name(
         etcd.transaction(foo.guard(), **arguments)
 
 
+@ONLY_THREADS
 def test_a_str_is_not_taken_for_keys_of_one_letter(foo: Microlock, etcd: EtcdClient) -> None:
     """`delete="ab"` for `delete=["ab"]`: the keys "a" and "b" would be gone."""
     foo.lock()
@@ -425,6 +440,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield workers
 
 
+@ONLY_THREADS
 def test_a_transaction_without_an_answer_may_have_happened(
     foo: Microlock, proxy: Proxy, stored: Stored, data: str
 ) -> None:
@@ -437,6 +453,7 @@ def test_a_transaction_without_an_answer_may_have_happened(
     assert stored() == {"a": MARK}
 
 
+@ONLY_THREADS
 def test_a_transaction_without_an_answer_is_not_repeated(
     foo: Microlock, proxy: Proxy, reader: Any, data: str
 ) -> None:
@@ -454,6 +471,7 @@ def test_a_transaction_without_an_answer_is_not_repeated(
     assert writes() == 1
 
 
+@ONLY_THREADS
 def test_a_transaction_whose_connection_broke_is_not_repeated(
     foo: Microlock, proxy: Proxy, reader: Any, data: str, pool: ThreadPoolExecutor
 ) -> None:
@@ -484,6 +502,7 @@ def unreachable(etcd_server: Etcd) -> Iterator[tuple[Proxy, EtcdClient]]:
         yield proxy, etcd
 
 
+@ONLY_THREADS
 def test_a_transaction_that_was_not_sent_did_not_happen(
     foo: Microlock, unreachable: tuple[Proxy, EtcdClient], stored: Stored, data: str
 ) -> None:
@@ -495,6 +514,7 @@ def test_a_transaction_that_was_not_sent_did_not_happen(
     assert stored() == {}
 
 
+@ONLY_THREADS
 def test_a_transaction_that_was_not_sent_is_tried_again(
     foo: Microlock,
     unreachable: tuple[Proxy, EtcdClient],

@@ -7,12 +7,14 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from time import sleep
 
 import pytest
 from cluster import hang
 from conftest import Etcd
 from ctl import Etcdctl
+from faces import BOTH_FACES, FACES, THREADS, Microlock
 from nodes import Make, begin, nodes, queued
 from watching import DEADLINE, Recorder, eventually
 from witness import AT_ONCE, at_most, entries
@@ -23,12 +25,13 @@ from microlock import (
     Hold,
     LockEvent,
     LossReason,
-    Microlock,
     MicrolockError,
     State,
     connect,
 )
 from microlock.engine import clock
+
+pytestmark = BOTH_FACES
 
 SLOW = 2.0  # seconds that a handler takes which is slow
 SHORT = 2  # a ttl
@@ -253,7 +256,12 @@ def test_two_nodes_whose_handlers_lock_and_unlock_take_turns(make: Make) -> None
 EVENTS = ("waiting", "acquired", "renewed", "released", "failed", "locked", "unlocked")
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+# On a loop Ctrl-C ends all of it, in a handler as anywhere.
+@pytest.mark.parametrize(
+    ("face", "error"),
+    [*product(FACES, [RuntimeError, SystemExit]), (THREADS, KeyboardInterrupt)],
+    indirect=["face"],
+)
 def test_handlers_that_raise_lose_no_event(
     make: Make, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import methodcaller
 from time import sleep
 from typing import Any
 from weakref import ref
@@ -18,15 +19,18 @@ import pytest
 from cluster import Cluster, hang
 from conftest import Etcd
 from ctl import Etcdctl
+from faces import BOTH_FACES, ONLY_THREADS, Microlock
 from nodes import LONG, Make, nodes
 from test_auth import TOKEN_TTL, Guarded
 from test_processes import started
 from watching import DEADLINE, Recorder, eventually, threads_of_microlock
 
-from microlock import EtcdClient, Holder, LossReason, Microlock, State, connect
+from microlock import EtcdClient, Holder, LossReason, State, connect
 from microlock.core.port import KeepAlives, Request
 from microlock.core.retry import Budget
 from microlock.engine import clock
+
+pytestmark = BOTH_FACES
 
 SHORT = 2  # a ttl to be waited out, and to be renewed in time on a machine that stalls
 
@@ -139,7 +143,7 @@ class Kept:
 
 
 @pytest.fixture(scope="module")
-def kept(etcd_server: Etcd) -> Iterator[dict[str, Kept]]:
+def kept(face: str, etcd_server: Etcd) -> Iterator[dict[str, Kept]]:
     """Holds of every beginning: waits once for all the tests."""
     with nodes(etcd_server.endpoint, f"test-{uuid.uuid4().hex[:8]}") as make:
         holds = {}
@@ -199,7 +203,7 @@ class Crowd:
 
 
 @pytest.fixture(scope="module")
-def crowd(etcd_server: Etcd) -> Iterator[Crowd]:
+def crowd(face: str, etcd_server: Etcd) -> Iterator[Crowd]:
     name = f"test-{uuid.uuid4().hex[:8]}/"
     with (
         connect(etcd_server.endpoint) as client,
@@ -208,21 +212,24 @@ def crowd(etcd_server: Etcd) -> Iterator[Crowd]:
     ):
         renewals, before = Renewals(client, monkeypatch), threads_of_microlock()
         locks = [Microlock(client, f"{name}{i}", "one", 6, auto_renew=True) for i in range(200)]
-        leases = [hold.lease_id for hold in pool.map(Microlock.lock, locks)]
+        leases = [hold.lease_id for hold in pool.map(methodcaller("lock"), locks)]
         assert renewals.run_through(3, *leases)
         threads = [thread.name for thread in threads_of_microlock() - before]
         yield Crowd(locks, threads, renewals.batches)
-        list(pool.map(Microlock.destroy, locks))
+        list(pool.map(methodcaller("destroy"), locks))
 
 
+@ONLY_THREADS
 def test_200_holds_of_a_client_are_all_kept(crowd: Crowd) -> None:
     assert [lock.held for lock in crowd.locks] == [True] * 200
 
 
+@ONLY_THREADS
 def test_200_holds_of_a_client_are_kept_by_one_thread(crowd: Crowd) -> None:
     assert sorted(crowd.threads) == ["microlock-renewal", "microlock-watch"]
 
 
+@ONLY_THREADS
 def test_holds_that_are_due_together_are_renewed_together(crowd: Crowd) -> None:
     assert len(crowd.batches) < 300  # for 600 renewals
 
@@ -276,6 +283,7 @@ def test_a_dropped_hold_ends_with_its_ttl(client: EtcdClient, make: Make, key: s
     assert ended_with_its_ttl(other, SHORT)
 
 
+@ONLY_THREADS
 def test_the_thread_ends_with_the_last_hold(client: EtcdClient, prefix: str) -> None:
     before = threads_of_microlock()
     foo = Microlock(client, prefix, "one", 3, auto_renew=True)
@@ -286,6 +294,7 @@ def test_the_thread_ends_with_the_last_hold(client: EtcdClient, prefix: str) -> 
     assert not thread.is_alive()
 
 
+@ONLY_THREADS
 def test_a_closed_client_renews_nothing(etcd_server: Etcd, make: Make, key: str) -> None:
     other = make("two")
     with connect(etcd_server.endpoint) as client:
@@ -297,6 +306,7 @@ def test_a_closed_client_renews_nothing(etcd_server: Etcd, make: Make, key: str)
     assert not foo.held
 
 
+@ONLY_THREADS
 def test_max_hold_ends_the_renewals(make: Make) -> None:
     foo, other = make(ttl=SHORT, auto_renew=True, max_hold=3), make("two")
     foo.lock()
@@ -308,6 +318,7 @@ def test_max_hold_ends_the_renewals(make: Make) -> None:
     assert ended_with_its_ttl(other, 1)
 
 
+@ONLY_THREADS
 def test_a_late_reply_to_a_renewal_does_not_touch_the_next_hold(
     client: EtcdClient, renewals: Renewals, key: str
 ) -> None:
@@ -337,6 +348,7 @@ foo.lock()
 """
 
 
+@ONLY_THREADS
 def test_a_killed_process_renews_nothing(etcd_server: Etcd, make: Make, key: str) -> None:
     other = make("two")
     script = f"{HOLDER}\nprint(flush=True)\nsys.stdin.readline()"
@@ -351,6 +363,7 @@ def test_a_killed_process_renews_nothing(etcd_server: Etcd, make: Make, key: str
         assert ended_with_its_ttl(other, SHORT)
 
 
+@ONLY_THREADS
 def test_a_forked_child_renews_nothing(etcd_server: Etcd, make: Make, key: str) -> None:
     other = make("two")
     script = f"""{HOLDER}
@@ -380,6 +393,7 @@ else:
 # Faults
 
 
+@ONLY_THREADS
 def test_a_restart_of_etcd_is_survived(own_etcd: Callable[..., Etcd]) -> None:
     etcd = own_etcd()
     with nodes(etcd.endpoint, "foo") as make:
@@ -396,6 +410,7 @@ def test_a_restart_of_etcd_is_survived(own_etcd: Callable[..., Etcd]) -> None:
         assert lost.events == []
 
 
+@ONLY_THREADS
 def test_a_pause_of_etcd_within_the_ttl_suspends_the_hold_once(
     own_etcd: Callable[..., Etcd],
 ) -> None:
@@ -416,6 +431,7 @@ def test_a_pause_of_etcd_within_the_ttl_suspends_the_hold_once(
         assert foo.remaining > 3
 
 
+@ONLY_THREADS
 def test_each_pause_of_etcd_suspends_the_hold_anew(own_etcd: Callable[..., Etcd]) -> None:
     etcd = own_etcd()
     with nodes(etcd.endpoint, "foo", timeout=0.5) as make:
@@ -430,6 +446,7 @@ def test_each_pause_of_etcd_suspends_the_hold_anew(own_etcd: Callable[..., Etcd]
         assert [event.name for event in seen.events] == ["suspended"] * 2
 
 
+@ONLY_THREADS
 def test_a_pause_of_etcd_beyond_the_deadline_is_a_loss_told_once(
     own_etcd: Callable[..., Etcd],
 ) -> None:
@@ -451,6 +468,7 @@ def test_a_pause_of_etcd_beyond_the_deadline_is_a_loss_told_once(
         assert foo.state is State.LOST
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("role", ["leader", "follower"])
 @pytest.mark.parametrize("fault", ["kill", "pause"])
 def test_a_hold_is_kept_though_the_connected_member_fails(
@@ -478,6 +496,7 @@ def test_a_hold_is_kept_though_the_connected_member_fails(
 # Users
 
 
+@ONLY_THREADS
 def test_renewals_go_on_when_the_token_of_the_user_has_expired(
     own_etcd: Callable[..., Etcd],
 ) -> None:

@@ -12,12 +12,14 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from operator import methodcaller
 from time import sleep
 
 import pytest
 from cluster import hang
 from conftest import Etcd
 from ctl import Etcdctl
+from faces import BOTH_FACES, ONLY_THREADS, TASKS, THREADS, LockManager, Microlock
 from nodes import LONG, Make, begin, nodes
 from test_processes import started
 from watching import DEADLINE, Recorder, eventually
@@ -27,14 +29,14 @@ from microlock import (
     Hold,
     LockEvent,
     LockLostError,
-    LockManager,
     LockNotOwnedError,
     LossReason,
-    Microlock,
     MicrolockError,
     State,
 )
 from microlock.engine import clock
+
+pytestmark = BOTH_FACES
 
 
 @dataclass(frozen=True)
@@ -186,11 +188,11 @@ def test_waiting_for_the_loss_ends_with_its_own_time(taken: Taken) -> None:
 
 
 CALLS: dict[str, Callable[[Microlock], object]] = {
-    "check": Microlock.check,
-    "guard": Microlock.guard,
-    "renew": Microlock.renew,
+    "check": methodcaller("check"),
+    "guard": methodcaller("guard"),
+    "renew": methodcaller("renew"),
     "extend": lambda foo: foo.extend(LONG),
-    "unlock": Microlock.unlock,
+    "unlock": methodcaller("unlock"),
 }
 
 
@@ -284,7 +286,9 @@ def test_a_loss_that_a_call_finds_first_is_told_once(
 
 
 @pytest.mark.parametrize("fault", ["kill", "hang"])
-@pytest.mark.parametrize("auto_renew", [False, True])
+@pytest.mark.parametrize(
+    ("face", "auto_renew"), [(THREADS, False), (THREADS, True), (TASKS, True)], indirect=["face"]
+)
 def test_the_deadline_needs_no_network(
     own_etcd: Callable[..., Etcd], auto_renew: bool, fault: str
 ) -> None:
@@ -303,6 +307,7 @@ def test_the_deadline_needs_no_network(
         ]
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("looks", range(5))
 @pytest.mark.parametrize("call", ["check", "guard"])
 def test_a_deadline_that_passes_during_a_check_is_a_loss(
@@ -398,6 +403,7 @@ def pressure() -> Iterator[None]:
         each.result(DEADLINE)
 
 
+@ONLY_THREADS
 @pytest.mark.usefixtures("pressure")
 def test_nothing_is_held_past_the_deadline_whoever_looks_while_etcd_is_frozen(
     own_etcd: Callable[..., Etcd],
@@ -469,6 +475,7 @@ for last, later in found:
 """
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("auto_renew", [False, True])
 def test_nothing_is_held_by_a_process_that_was_stopped_while_another_took_the_lock(
     etcd_server: Etcd, make: Make, key: str, auto_renew: bool

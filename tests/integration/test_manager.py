@@ -19,7 +19,8 @@ import pytest
 from clients import python_etcd3
 from conftest import Etcd
 from ctl import Etcdctl
-from managers import Keep, kept, noted, standing, tries
+from faces import BOTH_FACES, LockManager, Microlock
+from managers import Keep, before_each, kept, noted, standing, tries
 from nodes import LONG, begin, queued
 from proxy import Proxy
 from watching import DEADLINE, Recorder, eventually
@@ -34,10 +35,8 @@ from microlock import (
     InvalidTtlError,
     KeyRequiredError,
     LockLostError,
-    LockManager,
     LockNotOwnedError,
     LossReason,
-    Microlock,
     NodeIdRequiredError,
     State,
     StoreError,
@@ -46,6 +45,8 @@ from microlock import (
 )
 from microlock.core.port import Holders, Read, Request
 from microlock.etcd.holders import MAX_OPERATIONS
+
+pytestmark = BOTH_FACES
 
 SHORT = 2  # a ttl to be waited out, and to be renewed in time on a machine that stalls
 LONGER = 600
@@ -1060,16 +1061,15 @@ def test_n_retries_are_n_plus_1_tries(one: Microlock, asked: list[Request], retr
 def test_attempts_counts_the_tries(
     etcd: EtcdClient, one: Microlock, held: Microlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    perform, reads = etcd.perform, 0
+    reads = 0
 
-    def freed_before_the_third_try(request: Request, budget: Any) -> Any:
+    def freed_before_the_third_try(request: Request) -> None:
         nonlocal reads
         reads += isinstance(request, Read)
         if reads == 3 and held.held:
             held.unlock()
-        return perform(request, budget)
 
-    monkeypatch.setattr(etcd, "perform", freed_before_the_third_try)
+    before_each(etcd, monkeypatch, freed_before_the_third_try)
     assert one.lock(retries=9, interval=0.01).attempts == 3
 
 
@@ -1090,13 +1090,8 @@ def test_all_tries_together_fail_once(one: Microlock) -> None:
 def test_the_intervals_between_tries_differ(
     etcd: EtcdClient, one: Microlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    perform, times = etcd.perform, []
-
-    def timed(request: Request, budget: Any) -> Any:
-        times.append(monotonic())
-        return perform(request, budget)
-
-    monkeypatch.setattr(etcd, "perform", timed)
+    times: list[float] = []
+    before_each(etcd, monkeypatch, lambda _: times.append(monotonic()))
     with pytest.raises(AlreadyLockedError):
         one.lock(retries=10, interval=0.2)
     gaps = [later - earlier for earlier, later in pairwise(times)]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from itertools import product
 from time import monotonic, sleep
 
 import pytest
 from conftest import Etcd
 from ctl import Etcdctl
-from nodes import Make, begin
+from faces import BOTH_FACES, ONLY_THREADS, LockManager, Microlock
+from nodes import Make, begin, nodes
 from test_processes import started
 from watching import DEADLINE, Recorder, eventually
 from witness import AT_ONCE, at_most, entries
@@ -18,12 +23,12 @@ from witness import AT_ONCE, at_most, entries
 from microlock import (
     AlreadyLockedError,
     InvalidArgumentError,
-    LockManager,
     LockNotOwnedError,
-    Microlock,
     State,
     connect,
 )
+
+pytestmark = BOTH_FACES
 
 MIN_HOLD = 3
 SOON = 3.5  # for etcd to notice the end of a lease, rounded up to a second, on a busy machine
@@ -50,20 +55,38 @@ WAYS: dict[str, Callable[[Microlock], object]] = {
 }
 
 
+TTLS = [2, 60]
+
+
+@pytest.fixture(scope="module")
+def given_back(face: str, etcd_server: Etcd) -> Iterator[dict[tuple[str, int], Future[None]]]:
+    """Locks that are given back early in every way: waits once for all the tests."""
+
+    def give_back(way: str, foo: Microlock, two: Microlock) -> None:
+        started = monotonic()
+        with at_most(AT_ONCE):
+            WAYS[way](foo)
+        assert not foo.held
+        with pytest.raises(AlreadyLockedError):
+            two.lock()
+        two.lock(timeout=DEADLINE)
+        assert in_time(started)
+
+    with nodes(etcd_server.endpoint, f"test-{uuid.uuid4().hex[:8]}") as make:
+        given = {}
+        for way, ttl in product(WAYS, TTLS):
+            key = f"test-{uuid.uuid4().hex[:8]}/{way}/{ttl}"
+            foo = make(key=key, ttl=ttl, auto_renew=True, min_hold=MIN_HOLD)
+            given[way, ttl] = begin(partial(give_back, way, foo, make("two", key=key)))
+        yield given
+
+
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("ttl", [2, 60])
+@pytest.mark.parametrize("ttl", TTLS)
 def test_nobody_else_gets_it_before_and_somebody_does_soon_after(
-    make: Make, way: str, ttl: int
+    given_back: dict[tuple[str, int], Future[None]], way: str, ttl: int
 ) -> None:
-    foo, two = make(ttl=ttl, auto_renew=True, min_hold=MIN_HOLD), make("two")
-    started = monotonic()
-    with at_most(AT_ONCE):
-        WAYS[way](foo)
-    assert not foo.held
-    with pytest.raises(AlreadyLockedError):
-        two.lock()
-    two.lock(timeout=DEADLINE)
-    assert in_time(started)
+    given_back[way, ttl].result(DEADLINE)
 
 
 def test_a_dropped_lock_stays_taken_until_then(make: Make, etcd_server: Etcd, key: str) -> None:
@@ -94,6 +117,7 @@ ENDS = {
 }
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("way", ENDS)
 @pytest.mark.parametrize("ttl", [2, 60])
 def test_a_process_that_ends_leaves_it_taken_until_then(
@@ -138,6 +162,7 @@ def test_it_does_not_delay_who_gives_back(make: Make) -> None:
         foo.destroy()
 
 
+@ONLY_THREADS
 def test_what_is_left_is_not_renewed_and_not_held(make: Make) -> None:
     foo, two = make(ttl=2, auto_renew=True, min_hold=MIN_HOLD), make("two")
     seen = Recorder(foo, "released", "unlocked")
@@ -167,6 +192,7 @@ def test_the_object_itself_gets_it_no_sooner(make: Make) -> None:
     assert in_time(begun)
 
 
+@ONLY_THREADS
 def test_an_interrupted_unlock_can_be_tried_again(make: Make, etcdctl: Etcdctl, key: str) -> None:
     foo = make(min_hold=MIN_HOLD)
     foo.lock()
@@ -177,6 +203,7 @@ def test_an_interrupted_unlock_can_be_tried_again(make: Make, etcdctl: Etcdctl, 
     assert eventually(lambda: entries(etcdctl, key) == [], MIN_HOLD + SOON)
 
 
+@ONLY_THREADS
 def test_a_manager_makes_such_locks(make: Make, etcd_server: Etcd, key: str) -> None:
     two = make("two")
     with connect(etcd_server.endpoint) as etcd:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -92,7 +93,8 @@ class Member:
                 f"--initial-advertise-peer-urls=http://{HOST}:{peer}",
                 "--initial-cluster-state=existing",
             ],
-            env={**os.environ, **environment},
+            env={name: each for name, each in os.environ.items() if name[:4] != "ETCD"}
+            | environment,
             stdout=self._log,
             stderr=self._log,
         )
@@ -129,7 +131,7 @@ def reconfigured(cluster: Cluster, *arguments: str) -> str:
     def reconfigure() -> bool:
         with suppress(subprocess.CalledProcessError):
             done.append(Etcdctl(cluster.endpoints[1])("member", *arguments))
-        return bool(done)
+        return bool(done) or sleep(0.5) is not None
 
     assert eventually(reconfigure)
     return done[0]

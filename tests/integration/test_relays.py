@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from cluster import Cluster
 from conftest import Etcd
+from ctl import Etcdctl
+from etcds import Choice
 from relays import KINDS, relay
 from witness import Witness, assert_works
 
 from microlock import EtcdClient, Microlock, connect
+from microlock.server import free_ports
 
 
 @pytest.fixture(params=KINDS)
-def behind(request: pytest.FixtureRequest, etcd_server: Etcd) -> Iterator[EtcdClient]:
+def behind(
+    request: pytest.FixtureRequest, etcd_server: Etcd, etcd_choice: Choice
+) -> Iterator[EtcdClient]:
     """A client of etcd with one of them in between."""
-    with relay(request.param, etcd_server.endpoint) as endpoint, connect(endpoint) as etcd:
+    between = relay(request.param, etcd_server.endpoint, binary=etcd_choice.binary)
+    with between as endpoint, connect(endpoint) as etcd:
         yield etcd
 
 
@@ -67,6 +74,31 @@ def test_each_of_many_waiters_has_its_turn(
     with ThreadPoolExecutor(8) as pool:
         tokens = list(pool.map(work, nodes))
     assert len(set(tokens)) == 8
+
+
+def test_after_a_restart_of_the_proxy_and_a_compaction_its_listeners_are_told_again(
+    own_etcd: Callable[..., Etcd], etcd_choice: Choice, key: str
+) -> None:
+    server = own_etcd()
+    (port,) = free_ports(1)
+    binary = etcd_choice.binary
+    proxy = partial(relay, "grpc-proxy", server.endpoint, binary=binary, port=port)
+    with connect(server.endpoint) as direct, ExitStack() as stack:
+        other = Microlock(direct, key, "two", ttl=60)
+        with proxy() as endpoint:
+            foo = Microlock(stack.enter_context(connect(endpoint)), key, "one", ttl=60)
+            witness = Witness(foo, "locked", "unlocked")
+        other.lock()
+        other.unlock()
+        hold = other.lock()
+        Etcdctl(server.endpoint)("compact", str(hold.token))
+        with proxy():
+            assert witness.saw("locked")
+            assert witness.events[0].synthesised
+            other.unlock()
+            other.lock()
+            assert witness.saw("locked", "unlocked", "locked")
+        other.destroy()
 
 
 def test_a_gateway_with_a_dead_member_behind_it_costs_time_and_nothing_else(

@@ -1,4 +1,4 @@
-"""Threads that share one object take turns on it, as on a `threading.Lock`."""
+"""Threads, or tasks, that share one object take turns on it, as on a `threading.Lock`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from time import monotonic, sleep
 
 import pytest
 from ctl import Etcdctl
+from faces import BOTH_FACES, ONLY_THREADS, Microlock
 from nodes import Make, begin, queued
 from watching import DEADLINE, eventually
 from witness import AT_ONCE, at_most, entries
@@ -21,10 +22,11 @@ from microlock import (
     Hold,
     LockCancelledError,
     LockLostError,
-    Microlock,
     MicrolockError,
     State,
 )
+
+pytestmark = BOTH_FACES
 
 
 def waits_for_its_turn(foo: Microlock, count: int = 1) -> bool:
@@ -202,6 +204,7 @@ def test_the_thread_that_holds_does_not_wait_for_itself(make: Make, way: str) ->
     assert foo.held
 
 
+@ONLY_THREADS
 def test_a_signals_handler_does_not_wait_for_the_thread_that_it_interrupts(make: Make) -> None:
     foo = make()
     foo.lock()
@@ -211,6 +214,7 @@ def test_a_signals_handler_does_not_wait_for_the_thread_that_it_interrupts(make:
     assert foo.held
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("stage", ["for etcd", "for its turn"])
 def test_a_signals_handler_does_not_wait_for_the_wait_that_it_interrupts(
     make: Make, stage: str
@@ -234,6 +238,7 @@ def test_a_signals_handler_does_not_wait_for_the_wait_that_it_interrupts(
     assert foo.held
 
 
+@ONLY_THREADS
 def test_a_signals_handler_may_unlock_what_the_thread_that_it_interrupts_waits_for(
     make: Make,
 ) -> None:
@@ -246,6 +251,7 @@ def test_a_signals_handler_may_unlock_what_the_thread_that_it_interrupts_waits_f
     assert came.result(0) is None
 
 
+@ONLY_THREADS
 def test_a_signals_handler_may_destroy_while_its_thread_waits_for_a_turn(
     make: Make, etcdctl: Etcdctl, key: str
 ) -> None:

@@ -15,6 +15,7 @@ from clients import CLIENTS
 from cluster import Cluster, hang
 from conftest import Etcd
 from ctl import Etcdctl
+from faces import BOTH_FACES, ONLY_THREADS, TASKS, THREADS, Microlock
 from nodes import LONG, Make, begin, nodes, queued
 from proxy import Proxy
 from test_processes import started
@@ -26,12 +27,13 @@ from microlock import (
     DestroyedError,
     Hold,
     LockUncertainError,
-    Microlock,
     StoreTimeoutError,
     StoreUnavailableError,
     connect,
 )
 from microlock.server import HOST, free_ports
+
+pytestmark = BOTH_FACES
 
 SHORT = 2  # a ttl to be waited out, and to be renewed in time on a machine that stalls
 SLACK = 1.0  # what a busy machine adds to a time that is promised
@@ -80,6 +82,7 @@ def test_a_waiter_has_its_whole_ttl_ahead_though_it_waited_for_longer(make: Make
     assert remaining > 0.8 * SHORT
 
 
+@ONLY_THREADS
 def test_a_waiter_is_told_how_long_it_waited_and_that_it_joined_once(make: Make) -> None:
     one, two = make("one"), make("two", ttl=SHORT)
     one.lock()
@@ -256,8 +259,10 @@ def test_a_wait_for_an_etcd_that_is_down_ends_in_time(
         etcd.close()
 
 
-@pytest.mark.parametrize("ttl", [1, LONG])
 @pytest.mark.parametrize("fail", [kill, hang])
+@pytest.mark.parametrize(
+    ("face", "ttl"), [(THREADS, 1), (THREADS, LONG), (TASKS, LONG)], indirect=["face"]
+)
 def test_a_wait_during_which_etcd_goes_down_ends_in_time(
     own_etcd: OwnEtcd, fail: Callable[[Etcd], None], ttl: int
 ) -> None:
@@ -279,7 +284,9 @@ def test_a_wait_during_which_etcd_goes_down_ends_in_time(
             server.resume()
 
 
-@pytest.mark.parametrize("fail", [kill, hang])
+@pytest.mark.parametrize(
+    ("face", "fail"), [(THREADS, kill), (THREADS, hang), (TASKS, hang)], indirect=["face"]
+)
 def test_a_wait_without_an_end_ends_when_etcd_is_gone_for_longer_than_the_ttl(
     own_etcd: OwnEtcd, fail: Callable[[Etcd], None]
 ) -> None:
@@ -359,6 +366,7 @@ def test_a_hand_over_while_the_waiter_is_cut_off_is_seen(own_etcd: OwnEtcd, past
         assert line(one) == ["three"]
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("how", ["dies", "hangs", "steps down"])
 def test_a_hand_over_after_the_leader_has_changed_is_seen(cluster: Cluster, how: str) -> None:
     leader = cluster.leader()
@@ -443,6 +451,7 @@ def test_a_waiter_that_lost_its_place_gives_up_when_its_time_is_over_and_leaves_
     assert place.lease_id not in [int(lease, 16) for lease in leases(etcdctl)]
 
 
+@ONLY_THREADS
 def test_nobody_passes_a_waiter_that_waits_for_longer_than_its_ttl(make: Make) -> None:
     one, two, three = make("one"), make("two", ttl=1), make("three")
     one.lock()
@@ -489,6 +498,7 @@ sys.stdin.readline()
 """
 
 
+@ONLY_THREADS
 def test_a_holder_that_was_killed_is_followed_by_the_next_in_line_after_its_ttl(
     etcd_server: Etcd, key: str, make: Make
 ) -> None:
@@ -513,6 +523,7 @@ sys.stdin.readline()
 """
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("turn", ["does not come", "comes and goes"])
 def test_a_waiter_that_was_stopped_beyond_its_ttl_joins_again(
     etcd_server: Etcd, key: str, make: Make, turn: str
@@ -545,6 +556,7 @@ def test_a_waiter_that_was_stopped_beyond_its_ttl_joins_again(
         assert printed.result(AT_ONCE).split() == [str(place.token), "2", "True"]
 
 
+@ONLY_THREADS
 def test_a_waiter_that_was_stopped_beyond_its_time_leaves_no_place(
     etcd_server: Etcd, key: str, make: Make, etcdctl: Etcdctl
 ) -> None:

@@ -366,6 +366,31 @@ def test_certificates_that_are_replaced_are_used_by_the_next_connection(
             assert proxy.accepted > 1
 
 
+def test_a_server_whose_key_and_certificate_do_not_belong_together_yet_is_waited_for(
+    own_etcd: OwnEtcd, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path, "ca")
+    issued = [authority.issue(name, "127.0.0.1") for name in ("first", "second")]
+    current = Certificate(str(tmp_path / "server.crt"), str(tmp_path / "server.key"))
+    replace(current.key, issued[0].key)
+    replace(current.cert, issued[0].cert)
+    server = own_etcd(flags=tls(current))
+    with (
+        closing(Proxy(server.endpoint)) as proxy,
+        connect(proxy.endpoint, ca_cert=authority.cert, timeout=DEADLINE) as etcd,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        foo = Microlock(etcd, "foo", "node-a", ttl=60)
+        foo.lock()
+        replace(current.key, issued[1].key)
+        before = proxy.accepted
+        proxy.reset()
+        renewing = pool.submit(foo.renew)
+        assert eventually(lambda: proxy.accepted > before + 2)
+        replace(current.cert, issued[1].cert)
+        assert renewing.result(DEADLINE) > 0
+
+
 def test_a_clients_certificate_that_is_replaced_is_used_by_the_next_connection(
     own_etcd: OwnEtcd, pki: Pki, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from cluster import hang
 from conftest import Etcd
 from ctl import Etcdctl
+from faces import BOTH_FACES, ONLY_TASKS, ONLY_THREADS, Microlock
 from nodes import LONG, Make, begin, nodes, queued
 from watching import DEADLINE, eventually
 from witness import AT_ONCE, at_most, entries
@@ -23,9 +24,10 @@ from microlock import (
     LockLostError,
     LockUncertainError,
     LossReason,
-    Microlock,
     StoreError,
 )
+
+pytestmark = BOTH_FACES
 
 # How a hold may end in its block, and what it is lost by.
 LOSSES: dict[str, tuple[float, Callable[[Etcdctl, Microlock], object], LossReason]] = {
@@ -415,6 +417,7 @@ def test_a_block_that_is_left_late_never_gives_back_the_hold_of_another_thread(
     assert other.holder() is None
 
 
+@ONLY_THREADS
 def test_a_block_gives_back_the_hold_that_it_took_and_none_that_overtook_it(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -625,9 +628,19 @@ async def asynchronous_generator() -> AsyncIterator[None]:
     yield
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("function", [asynchronous, generator, asynchronous_generator])
 def test_what_works_after_its_call_can_not_be_decorated(
     make: Make, function: Callable[[], object]
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=function.__name__):
         make()(function)
+
+
+@ONLY_TASKS
+@pytest.mark.parametrize("function", [print, generator, asynchronous_generator])
+def test_what_is_no_coroutine_function_can_not_be_decorated_on_a_loop(
+    make: Make, function: Callable[[], object]
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=function.__name__):
+        make()._shown(function)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from microlock.core.port import KeepAlives
+from microlock.engine import clock
 from microlock.errors import StoreError, StoreTimeoutError, StoreUnavailableError
+from microlock.etcd import calls
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.calls import attempt
 
@@ -83,6 +85,13 @@ def test_those_without_an_answer_in_time_are_missing(end):
     wire = Wire(2, end)
     assert list(keep_alive(wire)) == [1, 2]
     assert wire.closed
+
+
+def test_an_answer_that_never_comes_is_not_waited_for_as_long_as_the_others_were(monkeypatch):
+    monkeypatch.setattr(calls, "_SILENCE", 0.02)
+    begun = clock.now()
+    assert list(keep_alive(Wire(2), timeout=60)) == [1, 2]
+    assert clock.now() - begun < 30
 
 
 def test_without_any_answer_in_time_it_is_an_error():

@@ -12,7 +12,14 @@ from microlock.core.hold import Hold, HoldState, State
 from microlock.core.lease import Lease
 from microlock.core.place import Place
 from microlock.core.port import Lifetime
-from microlock.errors import LossReason, StorePermissionError, StoreUnavailableError
+from microlock.errors import (
+    LossReason,
+    MicrolockError,
+    StoreAuthenticationError,
+    StorePermissionError,
+    StoreTlsError,
+    StoreUnavailableError,
+)
 
 SENT, TTL = 1000.0, 10
 LEASE, NEXT = Lease(1, asked=TTL, ttl=TTL, sent=SENT), Lease(2, asked=4, ttl=4, sent=SENT + 1)
@@ -224,10 +231,17 @@ def test_a_suspended_hold_is_lost_at_its_deadline(hold):
     assert hold.state(LATE) is State.LOST
 
 
-def test_one_that_is_refused_until_its_deadline_is_lost_for_that(hold):
-    hold.suspend(REFUSED)
+@pytest.mark.parametrize("error", [REFUSED, StoreAuthenticationError("user name is empty")])
+def test_one_that_is_refused_until_its_deadline_is_lost_for_that(hold, error):
+    hold.suspend(error)
     assert hold.state(NOW) is State.SUSPENDED
-    assert (hold.reason(LATE), hold.refusal) == (LossReason.REFUSED, REFUSED)
+    assert (hold.reason(LATE), hold.refusal) == (LossReason.REFUSED, error)
+
+
+@pytest.mark.parametrize("error", [AWAY, StoreTlsError("expired"), MicrolockError("a bug")])
+def test_one_that_has_no_answer_is_lost_for_that(hold, error):
+    hold.suspend(error)
+    assert hold.reason(LATE) is LossReason.EXPIRED
 
 
 @pytest.mark.parametrize(

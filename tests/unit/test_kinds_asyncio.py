@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -159,21 +158,6 @@ def test_every_holder_that_comes_and_goes_is_told(kind: Kind) -> None:
         ]
 
     run(story)
-
-
-def test_it_is_made_with_the_same_arguments_as_that_of_threads(kind: Kind) -> None:
-    one, other = getattr(microlock, kind.name), getattr(microlock.asyncio, kind.name)
-    assert inspect.signature(one) == inspect.signature(other)
-
-
-def test_it_has_the_calls_of_that_of_threads(kind: Kind) -> None:
-    one, other = getattr(microlock, kind.name), getattr(microlock.asyncio, kind.name)
-    names = {name for name in dir(one) if not name.startswith("_")}
-    assert names <= set(dir(other))
-    assert {name for name in dir(other) if not name.startswith("_")} - names == {
-        "bound",
-        "listening",
-    }
 
 
 # The manager.

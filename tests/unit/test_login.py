@@ -308,18 +308,15 @@ def test_a_login_that_fails_by_a_bug_of_ours_is_told_to_who_waits():
         asked(wire)
 
 
-def test_a_login_for_which_no_thread_can_be_started_is_something_passing(monkeypatch):
-    wire, login = Wire(), Login("root", "secret")
-
+def test_where_no_thread_can_be_started_it_logs_in_on_that_of_who_asks(monkeypatch):
     def fail(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patch:
-        patch.setattr("microlock.etcd.login.Daemon.start", fail)
-        with pytest.raises(StoreUnavailableError, match="no thread"):
-            asked(wire, login)
-    asked(wire, login)
-    assert wire.calls == ["t1"]
+    wire, threads = Wire(), []
+    wire.before_login = lambda: threads.append(threading.current_thread())
+    monkeypatch.setattr("microlock.etcd.login.Daemon.start", fail)
+    asked(wire)
+    assert (wire.calls, threads) == (["t1"], [threading.current_thread()])
 
 
 def test_an_interrupt_of_a_login_leaves_it_to_the_others():

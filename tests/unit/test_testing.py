@@ -530,6 +530,24 @@ def test_a_task_turns_the_clock_and_the_others_go_on() -> None:
     ]
 
 
+def test_what_is_awaited_takes_the_time_that_it_takes() -> None:
+    async def main() -> float:
+        clock, loop = TurnedClock(), asyncio.get_running_loop()
+
+        async def sleeper() -> float:
+            for _ in range(3):
+                rang = loop.create_future()
+                clock.alarm(clock.now() + 20, lambda rang=rang: rang.set_result(None), loop)
+                await rang
+            return clock.now() - 1000
+
+        assert await clock.until(sleeper()) == 60
+        assert await clock.until(asyncio.to_thread(lambda: 7)) == 7
+        return clock.now() - 1000
+
+    assert asyncio.run(main()) == 60
+
+
 def test_an_alarm_that_was_cancelled_wakes_nobody() -> None:
     async def main() -> None:
         clock, loop = TurnedClock(), asyncio.get_running_loop()

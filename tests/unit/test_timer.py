@@ -334,6 +334,14 @@ def test_one_that_etcd_refuses_is_told_so_and_the_others_are_renewed(timer, clie
     assert [each.silence for each in hosts] == [[], [refused], [], []]
 
 
+def test_a_refusal_is_no_silence(timer, client):
+    client.error = StorePermissionError("permission denied")
+    host = Host(soon(), 1)
+    schedule(timer, host)
+    assert eventually(lambda: host.silence)
+    assert timer._at_once == agenda.BATCH
+
+
 class Broken(Host):
     """One that fails whenever it is due, and is due all the time."""
 

@@ -368,6 +368,9 @@ def test_a_refusal_is_told_with_the_loss_that_comes_of_it(foo, hold, store):
     foo.tracker.due(store.now)
     told = [(event.name, event.reason, event.error) for event in foo.told[1:]]
     assert told == [("suspended", None, refused), ("lost", LossReason.REFUSED, refused)]
+    with pytest.raises(LockLostError, match="refused to renew") as lost:
+        foo.status.check(store.now, None)
+    assert lost.value.__cause__ is refused
 
 
 def test_silence_before_the_first_hold_is_passed_over(foo, store):

@@ -147,7 +147,6 @@ TABLE = [
         StoreUnavailableError,
         False,
     ),
-    (StatusCode.FAILED_PRECONDITION, "etcdserver: not leader", StoreUnavailableError, False),
     (StatusCode.DATA_LOSS, "whatever", StoreError, True),
     (StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision", StoreError, False),
     (StatusCode.INVALID_ARGUMENT, "etcdserver: key is not provided", StoreError, False),

@@ -407,6 +407,15 @@ def test_a_watch_that_is_refused_lets_the_next_one_be_made(machine, four):
     assert created(machine, 2) == ([b"b/"], [b"c/", b"d/"])
 
 
+def test_what_a_proxy_has_ended_is_cancelled_before_it_is_made_again(machine, one):
+    machine.subscribe(LOCK, one)
+    machine.opened()
+    created(machine, 0)
+    told(machine.read(LOCK, Found(9, ())))
+    again = machine.received(WatchCancelled(0, compacted=True))
+    assert again == [Cancel(0), Create(2, LOCK, None)]
+
+
 def test_on_the_next_stream_nobody_knows_again_whose_ids_the_replies_have(machine, four):
     machine.opened()
     created(machine, 1)

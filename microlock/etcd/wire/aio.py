@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from copy import copy
 from functools import partial
 
 from google.protobuf.message import Message
 
 from microlock.engine import clock
-from microlock.engine.awaiting import aside
+from microlock.engine.awaiting import Shared, aside
 from microlock.errors import StoreTimeoutError, StoreUnavailableError
 from microlock.etcd.wire import M, Metadata
 from microlock.etcd.wire.connection import Connection, Failure, Rpc
@@ -20,6 +19,8 @@ from microlock.etcd.wire.member import CLOSED, LATE, Member, framed
 
 # Seconds after which an idle connection answers a ping, and between two looks at a silent peer.
 _TICK = 0.25
+# Seconds that a call may take at the most: gRPC takes no number of any size.
+_LONGEST = 1e6
 # Seconds that a dial may take.
 _PATIENCE = 3.0
 
@@ -32,17 +33,26 @@ class AioWire:
         self._dialler = dialler
         self._closed = False
         self._link: _Link | None = None
-        self._dialling: asyncio.Task[_Link] | None = None
+        self._dialling = Shared[_Link]()
 
     async def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
         self._check()
+        if timeout <= 0:
+            text = f"no time was left for a call to {self._member.address.text}"
+            raise StoreTimeoutError(text)
+        timeout = min(timeout, _LONGEST)
         deadline = clock.now() + timeout
         headers = self._member.headers(method, timeout, metadata)
         link = self._link
         if link is None or not link.usable:
-            link = await self._dialled(deadline)
+            try:
+                link = await self._dialling.done(self._dial, deadline)
+            except TimeoutError:
+                text = f"no connection to {self._member.address.text} in time"
+                raise StoreTimeoutError(text) from None
+            self._check()
         try:
             rpc = await link.call(headers, framed(message), deadline)
         except Failure as failure:
@@ -53,8 +63,8 @@ class AioWire:
 
     def close(self) -> None:
         self._closed = True
-        if self._dialling is not None:
-            self._dialling.cancel()
+        if self._dialling.task is not None:
+            self._dialling.task.cancel()
         if self._link is not None:
             self._link.close()
 
@@ -62,24 +72,9 @@ class AioWire:
         if self._closed or self._member.closed:
             raise self._member.error(CLOSED)
 
-    async def _dialled(self, deadline: float) -> _Link:
-        """The link that all tasks use. One dial goes on for all that wait for it."""
-        while True:
-            if self._dialling is None or self._dialling.done():
-                self._dialling = asyncio.get_running_loop().create_task(self._dial())
-            dialling = self._dialling
-            await asyncio.wait({dialling}, timeout=max(0.0, deadline - clock.now()))
-            if not dialling.done():
-                raise StoreTimeoutError(f"no connection to {self._member.address.text} in time")
-            self._check()
-            if not dialling.cancelled():  # as `asyncio.run()` does to all tasks when it ends
-                break
-        if error := dialling.exception():
-            raise copy(error)
-        return dialling.result()
-
     async def _dial(self) -> _Link:
-        """Raises a MicrolockError: nothing was sent."""
+        """The link that all tasks use. Raises a MicrolockError: nothing was sent."""
+        self._check()
         loop = asyncio.get_running_loop()
         try:
             sock, connection = await aside("microlock-dial", self._opened, _close)
@@ -120,7 +115,11 @@ class _Link(asyncio.Protocol):
 
     async def greet(self, patience: float) -> None:
         """Returns when the peer speaks HTTP/2; raises what hinders it."""
-        await asyncio.wait({self._greeted}, timeout=patience)
+        try:
+            await asyncio.wait({self._greeted}, timeout=patience)
+        except asyncio.CancelledError:  # the next dial makes another
+            self.close()
+            raise
         if not self._connection.ready:
             error = self._connection.broken or TimeoutError("it does not begin to speak HTTP/2")
             self.close()
@@ -160,7 +159,12 @@ class _Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = clock.now()
-        self._connection.receive(data, now)
+        try:
+            self._connection.receive(data, now)
+        except BaseException as error:  # an interrupt: half of it is lost
+            self._connection.fail(error)
+            self._settle()
+            raise
         if self._connection.wants_taking(now):
             self._flush()
         self._settle()
@@ -177,8 +181,13 @@ class _Link(asyncio.Protocol):
     def _flush(self) -> None:
         self._flushing = None
         if self._transport is not None and self._connection.broken is None:
-            if out := self._connection.take(clock.now()):
-                self._transport.write(out)
+            try:
+                if out := self._connection.take(clock.now()):
+                    self._transport.write(out)
+            except BaseException as error:  # an interrupt: half of it is lost
+                self._connection.fail(error)
+                self._settle()
+                raise
             if self._ticking is None and not self._connection.idle:
                 self._ticking = self._loop.call_later(_TICK, self._tick)
 

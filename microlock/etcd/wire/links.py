@@ -232,14 +232,17 @@ class SharedLink:
         For the thread that reads, and for who closes a stream: others may hold what a sink takes.
         """
         while self._news:
-            with self._lock:
-                if self._telling or not self._news:
-                    return
-                self._telling, tell = True, self._news.popleft()
+            mine = False
             try:
+                with self._lock:
+                    if self._telling or not self._news:
+                        return
+                    mine = self._telling = True  # in this order, for an interrupt in between
+                    tell = self._news.popleft()
                 tell()
             finally:
-                self._telling = False
+                if mine:
+                    self._telling = False
 
     def _do(self, act: Callable[[float], object]) -> None:
         now = clock.now()
