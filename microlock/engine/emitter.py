@@ -85,14 +85,14 @@ class LockEmitter(EventEmitter):
     def _listens(self, event: str) -> None:
         """Called when a handler of this event was added; it is removed again if this raises."""
 
-    def _tell(self, name: str, *, key: str | None = None, **fields: Any) -> tuple[Any, ...] | None:
+    def _tell(self, name: str, **fields: Any) -> tuple[Any, ...] | None:
         """Has the handlers called, after those of the events before. Returns what to log."""
         level = _LEVELS.get(name, logging.NOTSET)
         logged = level and log.isEnabledFor(level)
         listened = name in self._events
         if not logged and not listened:
             return None
-        event = LockEvent(name, self._key if key is None else key, **fields)
+        event = LockEvent(name, fields.pop("key", self._key), **fields)
         if listened:
             try:
                 self._runner.submit(partial(self._deliver, event))

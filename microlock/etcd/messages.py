@@ -54,6 +54,13 @@ Asked = tuple[str, Message, type[Any]]
 def encode(request: Request | Transaction) -> Asked:
     """Of what is one call to etcd."""
     match request:
+        # These two are what a cycle of a lock is made of, and cases are looked at one by one.
+        case Enter():
+            return _enter(request)
+        case Leave(entry, token, others):
+            entries = entry, *others
+            gone = [_delete(each) for each in entries]
+            return txn([_created(each, token) for each in entries], gone)
         case Grant(lease_id, ttl):
             return GRANT, pb.LeaseGrantRequest(ID=lease_id, TTL=ttl), pb.LeaseGrantResponse
         case KeepAlive(lease_id) | KeepAlives((lease_id,)):
@@ -69,8 +76,6 @@ def encode(request: Request | Transaction) -> Asked:
             return RANGE, pb.RangeRequest(key=entry), pb.RangeResponse
         case Get(entry, others):
             return txn((), map(get, (entry, *others)))
-        case Enter():
-            return _enter(request)
         case Join(_, _, value, lease_id, near):
             join, otherwise, guards = [], [], []
             for lock, entry in _all(request):
@@ -83,9 +88,6 @@ def encode(request: Request | Transaction) -> Asked:
                 guards.append(_created(entry, 0))
                 otherwise += _reads(lock, entry, 0)
             return txn(guards, join, otherwise)
-        case Leave(entry, token, others):
-            entries = entry, *others
-            return txn([_created(each, token) for each in entries], map(_delete, entries))
         case Move(entry, value, token, lease_id, next_lease_id, others):
             entries = entry, *others
             guards = [_created(each, token) for each in entries]
@@ -135,6 +137,10 @@ def decode(
 ) -> Any:
     """What etcd's reply says, which came at this moment, to what was sent at that one."""
     match request:
+        case Enter():
+            return _entered(request, reply, at, repeated)
+        case Leave():
+            return Left(reply.succeeded, at, repeated)
         case Grant() | KeepAlive():
             return Lifetime(reply.TTL, sent, at)
         case KeepAlives((lease_id,)):
@@ -145,12 +151,8 @@ def decode(
             return Found(reply.header.revision, keys(reply))
         case Get():
             return Found(reply.header.revision, sum(_ranges(reply), ()))
-        case Enter():
-            return _entered(request, reply, at, repeated)
         case Join():
             return _joined(request, reply, at, repeated)
-        case Leave():
-            return Left(reply.succeeded, at, repeated)
         case Move():
             named = () if reply.succeeded else _ranges(reply)
             there = named[0][0] if named and all(named) else None

@@ -1,4 +1,4 @@
-"""What every kind of lock promises, on a real etcd, and beside other clients."""
+"""What every kind of lock promises, in both faces, on a real etcd, and beside other clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from conftest import Etcd
 from ctl import Etcdctl
+from faces import ONLY_THREADS, THREADS
 from kinds import KINDS, LIMIT, LONG, MUTEX, PATIENCE, READER, SEMAPHORE, WRITER, Kind, begin
+from loop_face import TaskLock
 from nodes import queued
 from watching import Recorder, eventually
 
@@ -21,10 +23,10 @@ SHORT = 2
 
 
 class Nodes:
-    """Locks of one key, each with a client of its own."""
+    """Locks of one key, each with a client of its own, of the face under test."""
 
-    def __init__(self, endpoint: str, key: str, stack: ExitStack) -> None:
-        self._endpoint, self._key, self._stack = endpoint, key, stack
+    def __init__(self, endpoint: str, key: str, stack: ExitStack, face: str) -> None:
+        self._endpoint, self._key, self._stack, self._face = endpoint, key, stack, face
         self._count = 0
 
     def __call__(self, kind: Kind | str, node_id: str = "", **options: Any) -> Any:
@@ -32,7 +34,12 @@ class Nodes:
         self._count += 1
         etcd = self._stack.enter_context(connect(self._endpoint))
         node_id = node_id or f"node-{self._count}"
-        lock = made.make(etcd, node_id, key=self._key, **{"ttl": LONG} | options)
+        how = {"key": self._key, "ttl": LONG} | options
+        lock: Any
+        if self._face == THREADS:
+            lock = made.make(etcd, node_id, **how)
+        else:
+            lock = TaskLock(made.make_async(etcd, node_id, **how))
         self._stack.callback(lock.destroy)
         return lock
 
@@ -44,9 +51,9 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes(etcd_server: Etcd, key: str) -> Iterator[Nodes]:
+def nodes(etcd_server: Etcd, key: str, face: str) -> Iterator[Nodes]:
     with ExitStack() as stack:
-        yield Nodes(etcd_server.endpoint, key, stack)
+        yield Nodes(etcd_server.endpoint, key, stack, face)
 
 
 @pytest.fixture(params=KINDS.values(), ids=str)
@@ -131,6 +138,7 @@ def test_never_more_than_the_limit_of_processes_are_under_a_semaphore(
     assert 0 < max(most) <= LIMIT
 
 
+@ONLY_THREADS
 def test_etcdctl_lock_waits_for_all_holders_of_a_semaphore(nodes: Nodes, etcdctl_lock: Any) -> None:
     holders = nodes.rivals(SEMAPHORE)
     process = etcdctl_lock()
@@ -142,6 +150,7 @@ def test_etcdctl_lock_waits_for_all_holders_of_a_semaphore(nodes: Nodes, etcdctl
     assert process.stdout.readline()
 
 
+@ONLY_THREADS
 @pytest.mark.parametrize("theirs", ["read", "write"])
 def test_a_reader_or_writer_of_go_is_one_of_ours(
     nodes: Nodes, etcdctl: Etcdctl, key: str, theirs: str
