@@ -186,9 +186,10 @@ class Host:
     def listen(self) -> None:
         """Has the lock watched, and waits until it is, or a first attempt has failed."""
         self.begin_to_listen()
+        end = self.clock.now() + self.client.timeout
         for lock in self.core.names.locks:
             with self.listening(lock) as settled:
-                settled.wait(self.client.timeout, self.clock)
+                settled.wait(max(0.0, end - self.clock.now()), self.clock)
 
     def begin_to_listen(self) -> None:
         self._adopt()

@@ -206,7 +206,7 @@ class Course(NamedTuple):
         (Course([TRY, WAIT, WAIT], 1, ["timeout"]), 5_000),
         (Course([WAIT, WAIT], ahead=NEAR + 1), 1_000),
         (Course([WAIT], 1, FAULTS, ahead=NEAR + 1), 2_000),
-        (Course([[WAIT, WAIT], TRY]), 1_000),
+        (Course([[WAIT, WAIT], TRY]), 900),
         (Course([[WAIT, TRY]], 1, FAULTS), 500),
         (Course([[WAIT, TRY], WAIT], 1, ["cancel"]), 2_000),
         (Course([[A_WHILE, ("destroy",)], WAIT], 1, ["timeout", "interrupt"]), 5_000),
