@@ -15,7 +15,8 @@ from typing import Any
 
 from microlock import events
 from microlock.core.hold import Guard, Hold, State
-from microlock.core.queue import Holder
+from microlock.core.queue import Holder, Leader
+from microlock.election import Election
 from microlock.errors import (
     AlreadyLockedError,
     ClientRequiredError,
@@ -52,6 +53,7 @@ __all__ = [
     "AlreadyLockedError",
     "ClientRequiredError",
     "DestroyedError",
+    "Election",
     "EtcdClient",
     "ForkedError",
     "Guard",
@@ -60,6 +62,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidTtlError",
     "KeyRequiredError",
+    "Leader",
     "LeaseNotFoundError",
     "LockCancelledError",
     "LockEvent",

@@ -279,7 +279,7 @@ class Face(LockEmitter):
         return self._host.call(self._owner())
 
     def _taking(
-        self, timeout: float | None, retries: int, interval: float
+        self, timeout: float | None, retries: int, interval: float, value: bytes | None
     ) -> tuple[Call, Steps[HoldState]]:
         seconds, tries = check_wait(timeout), check_int("retries", retries, 0) + 1
         pause = check_seconds("interval", interval)
@@ -290,6 +290,7 @@ class Face(LockEmitter):
             )
         self._check()
         call = self._host.call(self._owner(), Kind.TRY if seconds == 0 else Kind.WAIT, wait=seconds)
+        call.value = value
         return call, self._core.lock(call, tries=tries, pause=pause)
 
     def _taken_by(self, call: Call, before: HoldState | None) -> HoldState | None:

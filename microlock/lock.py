@@ -83,9 +83,15 @@ class Lock(ContextDecorator, Face):
         assert hold
         return hold
 
-    def _acquire(self, timeout: float | None, retries: int = 0, interval: float = 1) -> HoldState:
+    def _acquire(
+        self,
+        timeout: float | None,
+        retries: int = 0,
+        interval: float = 1,
+        value: bytes | None = None,
+    ) -> HoldState:
         before = self._status.hold
-        call, steps = self._taking(timeout, retries, interval)
+        call, steps = self._taking(timeout, retries, interval, value)
         if call.kind is Kind.WAIT or retries:
             warn_of_waiting()
         try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from microlock.core import elsewhere
 from microlock.core.keys import check_int, check_ttl
 from microlock.core.queue import Holder
+from microlock.election import Election
 from microlock.engine.host import LEASE_IDS, look
 from microlock.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.lock import Microlock
 from microlock.manager_face import ManagerFace
 
 
-class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLock]):
+class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLock, Election]):
     """Locks of one node, with defaults for all of them.
 
     Args:
@@ -30,6 +31,7 @@ class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLo
     _reader = ReadLock
     _writer = WriteLock
     _several = MultiLock
+    _election = Election
 
     def lock(
         self,

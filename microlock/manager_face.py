@@ -26,12 +26,13 @@ S = TypeVar("S", bound=Face)
 R = TypeVar("R", bound=Face)
 W = TypeVar("W", bound=Face)
 M = TypeVar("M", bound=Face)
+E = TypeVar("E", bound=Face)
 T = TypeVar("T", bound=Face)
 
 log = logging.getLogger("microlock")
 
 
-class ManagerFace(Generic[L, S, R, W, M]):
+class ManagerFace(Generic[L, S, R, W, M, E]):
     """Locks of one node, with defaults for all of them."""
 
     # What makes a lock of each kind:
@@ -40,6 +41,7 @@ class ManagerFace(Generic[L, S, R, W, M]):
     _reader: Callable[..., R]
     _writer: Callable[..., W]
     _several: Callable[..., M]
+    _election: Callable[..., E]
 
     def __init__(
         self,
@@ -169,6 +171,27 @@ class ManagerFace(Generic[L, S, R, W, M]):
         return self._made(
             self._several,
             [self._names(name).key for name in check_keys(names)],
+            ttl=ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def election(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> E:
+        """As `create()`: an `Election`."""
+        return self._made(
+            self._election,
+            self._names(name).key,
             ttl=ttl,
             auto_renew=auto_renew,
             max_hold=max_hold,

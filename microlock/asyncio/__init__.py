@@ -11,8 +11,17 @@ The errors, the events and `connect()` are those of `microlock`: one client serv
 number of loops.
 """
 
+from microlock.asyncio.election import Election
 from microlock.asyncio.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.asyncio.lock import Microlock
 from microlock.asyncio.manager import LockManager
 
-__all__ = ["LockManager", "Microlock", "MultiLock", "ReadLock", "Semaphore", "WriteLock"]
+__all__ = [
+    "Election",
+    "LockManager",
+    "Microlock",
+    "MultiLock",
+    "ReadLock",
+    "Semaphore",
+    "WriteLock",
+]

@@ -106,9 +106,13 @@ class Lock(AsyncContextDecorator, Face):
         return hold
 
     async def _acquire(
-        self, timeout: float | None, retries: int = 0, interval: float = 1
+        self,
+        timeout: float | None,
+        retries: int = 0,
+        interval: float = 1,
+        value: bytes | None = None,
     ) -> HoldState:
-        call, steps = self._taking(timeout, retries, interval)
+        call, steps = self._taking(timeout, retries, interval, value)
         return await self._run(call, steps, timeout / 2 if timeout else inf)
 
     # Giving it back, keeping it.

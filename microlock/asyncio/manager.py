@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from microlock.asyncio.election import Election
 from microlock.asyncio.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.asyncio.lock import Microlock
 from microlock.core import elsewhere
@@ -12,7 +13,7 @@ from microlock.engine.loops import look
 from microlock.manager_face import ManagerFace
 
 
-class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLock]):
+class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLock, Election]):
     """Locks of one node, with defaults for all of them.
 
     Args:
@@ -31,6 +32,7 @@ class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLo
     _reader = ReadLock
     _writer = WriteLock
     _several = MultiLock
+    _election = Election
 
     async def lock(
         self,

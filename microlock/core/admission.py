@@ -28,12 +28,14 @@ class Admission:
         part: its name goes on so, after the key and "/".
         rivals: so do the names of its rivals; all that do are.
         rule: how entries of the whole lock are admitted, as its name says.
+        speaks: its value is what its holder says, and may be another later.
     """
 
     limit: int = 1
     part: bytes = b""
     rivals: bytes = b""
     rule: bytes = b""
+    speaks: bool = False
 
     def admits(self, before: Sequence[object]) -> bool:
         """Whether an entry with these older rivals is admitted."""
@@ -52,11 +54,12 @@ class Admission:
         return before[-NEAR] if self.limit == 1 and len(before) > NEAR else None
 
 
-_READERS_WRITERS = b"rw"
+_READERS_WRITERS, _LEADER = b"rw", b"leader"
 
 MUTEX = Admission()
 READER = Admission(part=b"read/", rivals=b"write/", rule=_READERS_WRITERS)
 WRITER = Admission(part=b"write/", rule=_READERS_WRITERS)
+LEADER = Admission(rule=_LEADER, speaks=True)
 
 
 def semaphore(limit: int) -> Admission:
@@ -84,7 +87,10 @@ def split(lock: bytes) -> tuple[bytes, tuple[Admission, ...]]:
 
 @lru_cache
 def _admissions(rule: bytes) -> tuple[Admission, ...]:
-    return (READER, WRITER) if rule == _READERS_WRITERS else (semaphore(int(rule or b"1")),)
+    return _OF_RULES.get(rule) or (semaphore(int(rule)),)
+
+
+_OF_RULES = {b"": (MUTEX,), _READERS_WRITERS: (READER, WRITER), _LEADER: (LEADER,)}
 
 
 def admitted(lock: bytes, entries: Iterable[bytes]) -> Iterator[bytes]:

@@ -25,6 +25,8 @@ from microlock.errors import (
 )
 
 MAX_NAME_BYTES = 4096
+# etcd takes 1.5 MiB in a request.
+MAX_VALUE_BYTES = 1024 * 1024
 # Each takes three operations of a transaction, of which etcd allows 128 (--max-txn-ops).
 MAX_KEYS = 42
 # etcd refuses more: MaxLeaseTTL in server/lease/lessor.go.
@@ -117,6 +119,19 @@ def check_seconds(argument: str, value: object, otherwise: str = "") -> float:
             f"{argument} must be 0 to {MAX_WAIT} seconds{otherwise}, not {_shown(value)}"
         )
     return seconds
+
+
+def check_value(value: object) -> bytes:
+    """Returns bytes, or a str as UTF-8, or raises InvalidArgumentError."""
+    try:
+        encoded = value.encode() if isinstance(value, str) else value
+    except UnicodeEncodeError as exc:
+        raise InvalidArgumentError("value cannot be encoded as UTF-8") from exc
+    if not isinstance(encoded, bytes):
+        raise InvalidArgumentError(f"value must be str or bytes, not {_shown(value)}")
+    if len(encoded) > MAX_VALUE_BYTES:
+        raise InvalidArgumentError(f"value is {len(encoded)} bytes, more than {MAX_VALUE_BYTES}")
+    return encoded
 
 
 def check_int(argument: str, value: object, least: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from microlock.core.admission import admitted
 from microlock.core.keys import is_entry, lock_of
@@ -26,21 +26,40 @@ class Holder:
         token: the fencing token: etcd's revision at which the place was taken. It rises from
             each holder to the next.
         lease_id: the etcd lease the place is bound to.
+        value: of its entry: the node id, or what a leader proclaims.
     """
 
     node_id: str | None
     token: int
     lease_id: int
+    value: bytes = field(default=b"", compare=False, repr=False)
 
     @classmethod
     def of(cls, kv: KeyValue) -> Holder:
         node_id = kv.value.decode(errors="backslashreplace") or None
-        return cls(node_id, kv.create_revision, kv.lease_id)
+        return cls(node_id, kv.create_revision, kv.lease_id, kv.value)
 
     def __str__(self) -> str:
         if self.node_id is None:
             return f"an unnamed client (lease {self.lease_id:x})"
         return _in_one_line(self.node_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads, by what it proclaims.
+
+    Attributes:
+        value: what it proclaims: its node id, unless it says something else.
+        token: the fencing token of its hold; of each leader higher than of those before.
+    """
+
+    value: bytes
+    token: int
+
+    def __str__(self) -> str:
+        """The value as text; what is no UTF-8 is escaped."""
+        return self.value.decode(errors="backslashreplace")
 
 
 def _in_one_line(text: str) -> str:
@@ -133,18 +152,22 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The lock was taken (`locked`) or given back, by `holder`.
+    """The lock was taken (`locked`) or given back, by `holder`; None: it says something else.
 
     `holder` is None for a lock that was found free, where nobody knows who had it.
     """
 
-    locked: bool
+    locked: bool | None
     holder: Holder | None
 
 
 def changes(before: Sequence[Holder], after: Sequence[Holder]) -> list[Change]:
     """What a watcher is told: a hand-over is two changes, a renewal or an extension none."""
-    had, has = {each.token for each in before}, {each.token for each in after}
+    had, has = {each.token: each for each in before}, {each.token for each in after}
     freed = [Change(False, each) for each in before if each.token not in has]
-    taken = [Change(True, each) for each in after if each.token not in had]
+    taken = [
+        Change(None if each.token in had else True, each)
+        for each in after
+        if each.token not in had or each.value != had[each.token].value
+    ]
     return freed + taken

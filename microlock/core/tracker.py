@@ -140,6 +140,10 @@ class Tracker:
         self.look()
         names = self._status.names
         for change in changes if name in names.locks else ():
+            if names.admission.speaks:
+                self._tell_of_leader(change, synthesised=synthesised)
+            if change.locked is None:
+                continue
             self._status.env.tell(
                 events.locked if change.locked else events.unlocked,
                 key=names.of_lock(name),
@@ -148,6 +152,16 @@ class Tracker:
                 synthesised=synthesised,
             )
         self._stir()
+
+    def _tell_of_leader(self, change: Change, *, synthesised: bool) -> None:
+        leads = None if change.locked is False else change.holder
+        self._status.env.tell(
+            events.leader,
+            node_id=leads and leads.node_id,
+            token=leads and leads.token,
+            value=leads and leads.value,
+            synthesised=synthesised,
+        )
 
     def watch_failed(self, name: bytes, error: MicrolockError, *, final: bool, now: float) -> None:
         """A watch is interrupted; if `final` it has ended."""

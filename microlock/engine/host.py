@@ -239,6 +239,8 @@ class Host:
         """The client is closed: every call that waits looks again."""
         with self.mutex:
             self.core.tracker.stir_all()
+        if face := self._face():
+            face._closed()
 
     def release_at_exit(self, now: float) -> Sequence[Steps[object]]:
         with self.mutex:

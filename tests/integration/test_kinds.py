@@ -16,7 +16,7 @@ from loop_face import TaskLock
 from nodes import queued
 from watching import Recorder, eventually
 
-from microlock import AlreadyLockedError, LockLostError, MultiLock, connect
+from microlock import AlreadyLockedError, Election, LockLostError, MultiLock, connect
 from microlock.core.keys import MAX_KEYS
 
 SHORT = 2
@@ -202,3 +202,35 @@ def test_etcdctl_lock_and_several_keys_exclude_each_other(
         process.terminate()
         assert waiting.result(PATIENCE)
         foo.destroy()
+
+
+def test_an_election_and_etcdctl_elect_stand_for_the_same_office(
+    etcd_server: Etcd, etcdctl: Etcdctl, key: str
+) -> None:
+    with connect(etcd_server.endpoint) as etcd, ExitStack() as stack:
+        foo = Election(etcd, key, "me", LONG)
+        observed, seen = foo.observe(), list[str]()
+        following = begin(lambda: seen.extend(map(str, observed)))
+        foo.campaign("ours")
+        theirs = stack.enter_context(etcdctl.start("elect", key, "theirs"))
+        stack.callback(theirs.kill)
+        assert queued(foo)
+        listens = stack.enter_context(etcdctl.start("elect", "-l", key))
+        stack.callback(listens.kill)
+        assert listens.stdout.readline().startswith(key)
+        assert listens.stdout.readline().strip() == "ours"
+        foo.proclaim("ours too")
+        assert listens.stdout.readline().startswith(key)
+        assert listens.stdout.readline().strip() == "ours too"
+        foo.resign()
+        assert theirs.stdout.readline().startswith(key)
+        assert str(foo.leader()) == "theirs"
+        waiting = begin(lambda: foo.campaign(timeout=LONG))
+        assert queued(foo)
+        theirs.terminate()
+        waiting.result(PATIENCE)
+        assert str(foo.leader()) == "ours too"
+        assert eventually(lambda: foo.held)
+        foo.destroy()
+        following.result(PATIENCE)
+        assert seen == ["ours", "ours too", "theirs", "ours too"]

@@ -71,7 +71,8 @@ SEMAPHORE = Kind("Semaphore", "Semaphore", LIMIT, (LIMIT,))
 READER = Kind("ReadLock", "WriteLock")
 WRITER = Kind("WriteLock", "ReadLock")
 SEVERAL = Kind("MultiLock", "MultiLock", more=("-2", "/3"))
-KINDS = {kind.name: kind for kind in (MUTEX, SEMAPHORE, READER, WRITER, SEVERAL)}
+ELECTION = Kind("Election", "Election")
+KINDS = {kind.name: kind for kind in (MUTEX, SEMAPHORE, READER, WRITER, SEVERAL, ELECTION)}
 
 
 class Nodes:

@@ -170,6 +170,7 @@ def of_manager(manager: Any) -> dict[str, Any]:
         "ReadLock": manager.read("foo"),
         "WriteLock": manager.write("foo"),
         "MultiLock": manager.many(["foo", "bar"]),
+        "Election": manager.election("foo"),
     }
 
 
