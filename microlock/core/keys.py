@@ -207,6 +207,8 @@ def lock_of(name: bytes) -> bytes | None:
 
 def is_entry(lock: bytes, name: bytes) -> bool:
     """Whether the name is an entry of this lock, and not of one nested in it."""
+    if b"\0" not in lock:  # there may be many to look at
+        return _is_in(lock, name)
     prefix, admissions = split(lock)
     return any(_is_in(prefix + each.part, name) for each in admissions)
 

@@ -18,7 +18,10 @@ from microlock import (
     LockEvent,
     LockLostError,
     LockNotOwnedError,
+    StoreAuthenticationError,
     StoreError,
+    StorePermissionError,
+    StoreUnavailableError,
 )
 from microlock.core.keys import MAX_VALUE_BYTES
 from microlock.testing import MemoryStore
@@ -281,6 +284,17 @@ def test_no_other_lock_tells_of_leaders(nodes: Nodes, store: MemoryStore) -> Non
     nodes(ELECTION).campaign()
     store.advance(0)
     assert told == []
+
+
+@pytest.mark.parametrize("refusal", [StorePermissionError, StoreAuthenticationError])
+def test_who_may_not_watch_is_told_so(nodes: Nodes, refusal: type[StoreError]) -> None:
+    foo = nodes(ELECTION)
+    observed = foo.observe()
+    foo.emit("error", LockEvent("error", "foo", error=StoreUnavailableError("passes")))
+    foo.emit("error", LockEvent("error", "foo", error=refusal("not you")))
+    with pytest.raises(refusal):
+        next(observed)
+    assert foo.listeners("leader") == []
 
 
 # For tasks.
