@@ -6,11 +6,12 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 from weakref import ref
 
+from microlock.core import flows
 from microlock.core.call import Call, Kind, Park, Steps
 from microlock.core.hold import HoldState
 from microlock.core.keys import Names
@@ -150,11 +151,26 @@ class Host:
                     except BaseException:  # an interrupt: it is not done
                         status.changed = True
                         raise
+        if status.left:
+            self._end_the_rest()
         if self._said:  # not under the mutex: a handler of logging may take its time
             with self.mutex:
                 said, self._said = self._said, ()
             for each in said:
                 log.log(*each)
+
+    def _end_the_rest(self) -> None:
+        """Ends what a lost hold has in etcd still, on another thread."""
+        with self.mutex:
+            leases, self.core.status.left = self.core.status.left, ()
+        if leases and not self.client.forked:
+            steps = flows.discard(self.core.names, *leases)
+            with suppress(DestroyedError):  # the client is closed: it is left to its ttl
+                self.client.one(Timer).aside(partial(self._quietly, steps))
+
+    def _quietly(self, steps: Steps[object]) -> None:
+        with self.quietly():
+            look(self.client, steps)
 
     def _watch(self) -> None:
         # Until it is so: a signal's handler may come in the middle, and change it.

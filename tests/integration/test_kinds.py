@@ -16,7 +16,14 @@ from loop_face import TaskLock
 from nodes import queued
 from watching import Recorder, eventually
 
-from microlock import AlreadyLockedError, Election, LockLostError, MultiLock, connect
+from microlock import (
+    AlreadyLockedError,
+    Election,
+    LockLostError,
+    LockManager,
+    MultiLock,
+    connect,
+)
 from microlock.core.keys import MAX_KEYS
 
 SHORT = 2
@@ -183,6 +190,21 @@ def test_as_many_keys_as_are_allowed_are_within_what_etcd_takes(
         foo.unlock()
         assert waiting.result(PATIENCE)
         bar.destroy()
+
+
+def test_what_is_left_of_several_keys_is_given_back_when_one_is_lost(
+    etcd_server: Etcd, etcdctl: Etcdctl, key: str
+) -> None:
+    keys = [key, f"{key}-2", f"{key}-3"]
+    with connect(etcd_server.endpoint) as etcd:
+        foo = MultiLock(etcd, keys, "many", LONG, auto_renew=True)
+        foo.lock()
+        lost = Recorder(foo, "lost")
+        LockManager(etcd, "an operator").break_lock(keys[1])
+        assert lost.wait_for(1)
+        assert eventually(lambda: not etcdctl("get", "--prefix", key))
+        foo.lock()
+        foo.destroy()
 
 
 def test_etcdctl_lock_and_several_keys_exclude_each_other(

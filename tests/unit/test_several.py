@@ -130,7 +130,6 @@ def test_the_loss_of_one_key_is_the_loss_of_all(
     store._memory.change(lambda state: state.delete(gone))
     store.advance(0)
     assert (foo.held, foo.lost_reason) == (False, LossReason.DELETED)
-    store.advance(TTL)  # nothing renews it any more
     assert [mutex(key).holder() for key in "abc"] == [None] * 3
 
 
