@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -38,18 +39,10 @@ def nodes(store: MemoryStore) -> Nodes:
     return Nodes(store)
 
 
-def observing(election: Any) -> list[Leader]:
-    """What it tells, as it does."""
-    seen: list[Leader] = []
+def observing(election: Any) -> Future[list[Leader]]:
+    """All that it tells until it ends."""
     observed = election.observe()
-    begin(lambda: seen.extend(iter_into(observed, seen)))
-    return seen
-
-
-def iter_into(observed: Iterator[Leader], seen: list[Leader]) -> list[Leader]:
-    for leader in observed:
-        seen.append(leader)
-    return []
+    return begin(lambda: list(observed))
 
 
 def test_who_campaigns_first_leads_and_proclaims_its_node_id(nodes: Nodes) -> None:
@@ -213,7 +206,7 @@ def test_who_observes_sees_each_leader_and_each_value(nodes: Nodes, store: Memor
     second = two.campaign("d").token
     store.advance(0)
     watches.destroy()
-    tokens = [(each.value, each.token) for each in seen]
+    tokens = [(each.value, each.token) for each in seen.result(PATIENCE)]
     assert tokens == [(b"a", first), (b"b", first), (b"c", first), (b"d", second)]
 
 
@@ -230,13 +223,12 @@ def test_nothing_is_missed_while_the_store_is_away(nodes: Nodes, store: MemorySt
         values += [str(number).encode(), f"{number}!".encode()]
     store.advance(5)
     watches.destroy()
-    assert [each.value for each in seen] == values
+    assert [each.value for each in seen.result(PATIENCE)] == values
 
 
 def test_observing_ends_with_the_object(nodes: Nodes) -> None:
     foo = nodes(ELECTION)
-    observed = foo.observe()
-    ended = begin(lambda: list(observed))
+    ended = observing(foo)
     foo.campaign()
     foo.destroy()
     assert len(ended.result(PATIENCE)) == 1
@@ -247,8 +239,7 @@ def test_observing_ends_with_the_object(nodes: Nodes) -> None:
 def test_observing_ends_with_the_client(nodes: Nodes, store: MemoryStore) -> None:
     etcd = store.connect()
     foo = ELECTION.make(etcd, "me")
-    observed = foo.observe()
-    ended = begin(lambda: list(observed))
+    ended = observing(foo)
     etcd.close()
     assert ended.result(PATIENCE) == []
 
