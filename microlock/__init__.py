@@ -15,7 +15,8 @@ from typing import Any
 
 from microlock import events
 from microlock.core.hold import Guard, Hold, State
-from microlock.core.queue import Holder
+from microlock.core.queue import Holder, Leader
+from microlock.election import Election
 from microlock.engine.client import Client
 from microlock.errors import (
     AlreadyLockedError,
@@ -45,6 +46,7 @@ from microlock.errors import (
 from microlock.etcd.client import EtcdClient
 from microlock.etcd.connect import connect
 from microlock.events import LockEvent
+from microlock.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.lock import Microlock
 from microlock.manager import LockManager
 
@@ -53,6 +55,7 @@ __all__ = [
     "Client",
     "ClientRequiredError",
     "DestroyedError",
+    "Election",
     "EtcdClient",
     "ForkedError",
     "Guard",
@@ -61,6 +64,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidTtlError",
     "KeyRequiredError",
+    "Leader",
     "LeaseNotFoundError",
     "LockCancelledError",
     "LockEvent",
@@ -71,7 +75,10 @@ __all__ = [
     "LossReason",
     "Microlock",
     "MicrolockError",
+    "MultiLock",
     "NodeIdRequiredError",
+    "ReadLock",
+    "Semaphore",
     "State",
     "StoreAuthenticationError",
     "StoreError",
@@ -80,6 +87,7 @@ __all__ = [
     "StoreTimeoutError",
     "StoreTlsError",
     "StoreUnavailableError",
+    "WriteLock",
     "WrongServerError",
     "connect",
     "events",

@@ -13,6 +13,9 @@ from microlock.errors import LossReason
 locked = "locked"
 unlocked = "unlocked"
 
+# Of an election: somebody leads, or says something else, or nobody leads any more.
+leader = "leader"
+
 # Of this object.
 waiting = "waiting"
 acquired = "acquired"
@@ -25,7 +28,7 @@ renewed = "renewed"
 suspended = "suspended"
 lost = "lost"
 
-OF_THE_KEY = frozenset({locked, unlocked})
+OF_THE_KEY = frozenset({locked, unlocked, leader})
 ALL = OF_THE_KEY | {waiting, acquired, released, failed, error, renewed, suspended, lost}
 
 
@@ -47,6 +50,7 @@ class LockEvent:
         error: what went wrong, for `failed`, `suspended`, `error`, and `lost` for REFUSED.
         waited: seconds it took, for `acquired`.
         attempts: as in `Hold`, for `acquired`.
+        value: what the leader proclaims, for `leader`; None if nobody leads.
     """
 
     name: str
@@ -58,3 +62,4 @@ class LockEvent:
     error: Exception | None = None
     waited: float | None = None
     attempts: int | None = None
+    value: bytes | None = None

@@ -63,7 +63,7 @@ class Face(LockEmitter):
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"<Microlock {self.key!r} of {self.node_id!r}: {self.state.name}>"
+        return f"<{type(self).__name__} {self.key!r} of {self.node_id!r}: {self.state.name}>"
 
     @property
     def key(self) -> str:
@@ -251,12 +251,16 @@ class Face(LockEmitter):
         raise NotImplementedError
 
     def holder(self) -> Any:
-        """Who holds the lock, read from etcd; None if it is free.
+        """Who holds the lock, read from etcd, of several the first; None if it is free.
 
         Raises:
             StoreError: etcd refused or can't be reached.
             DestroyedError, ForkedError: the object can't be used any more, or not here.
         """
+        raise NotImplementedError
+
+    def holders(self) -> Any:
+        """All who hold the lock, in order, read from etcd. Raises as `holder()`."""
         raise NotImplementedError
 
     def waiters(self) -> Any:
@@ -274,7 +278,7 @@ class Face(LockEmitter):
         return self._host.call(self._owner())
 
     def _taking(
-        self, timeout: float | None, retries: int, interval: float
+        self, timeout: float | None, retries: int, interval: float, value: bytes | None
     ) -> tuple[Call, Steps[HoldState]]:
         seconds, tries = check_wait(timeout), check_int("retries", retries, 0) + 1
         pause = check_seconds("interval", interval)
@@ -285,6 +289,7 @@ class Face(LockEmitter):
             )
         self._check()
         call = self._host.call(self._owner(), Kind.TRY if seconds == 0 else Kind.WAIT, wait=seconds)
+        call.value = value
         return call, self._core.lock(call, tries=tries, pause=pause)
 
     def _taken_by(self, call: Call, before: HoldState | None) -> HoldState | None:

@@ -1,4 +1,4 @@
-"""Microlock: the blocking face of the lock. What it does is decided in `microlock.core.lock`."""
+"""The blocking face of a lock, and of the mutex. What it does is decided in `core.lock`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from microlock import events
 from microlock.core import elsewhere
+from microlock.core.admission import MUTEX
 from microlock.core.call import Kind
 from microlock.core.hold import Hold, HoldState
 from microlock.core.keys import Names, check_ttl
@@ -24,49 +25,19 @@ from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockErro
 from microlock.etcd.lent import client_of
 from microlock.face import Face
 
-S = TypeVar("S", bound="Microlock")
+S = TypeVar("S", bound="Lock")
 F = TypeVar("F", bound=Callable[..., Any])
 
 log = logging.getLogger("microlock")
 
 
-class Microlock(ContextDecorator, Face):
-    """A distributed lock: at most one object, on any machine, holds `key` at a time.
+class Lock(ContextDecorator, Face):
+    """A lock of any kind, for threads: what `Microlock` is, whoever is admitted."""
 
-    An object manages only its own hold. One that has never called `lock()` acts for its node:
-    `unlock()`, `renew()` and `extend()` act on the hold that its `node_id` has, so that a process
-    that restarts within the ttl can carry on or clean up. It can't tell a dead predecessor from a
-    live one: workers that may run at the same time need different node ids.
+    _admission = MUTEX
 
-    Each call that does not wait for the lock takes at most the client's timeout. Threads that share
-    an object take turns on it, as on a `threading.Lock`: `lock(timeout=...)`, `with` and `@foo`
-    wait until another thread gives its hold back. Any thread may unlock. Nothing is sent before the
-    first call or the first listener for the key's events.
-
-    `with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it was
-    lost meanwhile, leaving the block raises LockLostError, unless the block raises something. As a
-    decorator, `@foo`, it does so for each call of a function.
-
-    Args:
-        etcd: what `microlock.connect()` returns, or a client of python-etcd3 or etcd-sdk-python.
-        key: the name of the lock: str, not empty, no NUL, at most 4 KiB of UTF-8.
-        node_id: who takes the lock, shown to the others; as `key`.
-        ttl: seconds after which a hold that is not renewed ends; 0 < ttl <= 9,000,000,000,
-            rounded up to whole seconds. etcd grants no less than 1.5 of its election timeouts,
-            2 s by default.
-        auto_renew: renew the hold in the background, at a third of the ttl, until it is given
-            back or lost, or this object or its process is gone.
-        max_hold: seconds after which a hold is not renewed in the background any more, so that it
-            ends within another ttl: for work that may hang. None: no such end.
-        min_hold: seconds that nobody else gets the lock after this object got it. Given back
-            earlier, the entry stays in etcd until then, under a lease of its own: for work that
-            must not run again on a machine whose clock is late. Rounded up as a ttl is.
-        timeout: seconds that `with` waits for its turn. None: as long as it takes.
-
-    Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
-            InvalidArgumentError: an argument is wrong.
-    """
+    def _named(self, key: Any, node_id: str) -> Names:
+        return Names.of(key, node_id, self._admission)
 
     def __init__(
         self,
@@ -86,7 +57,7 @@ class Microlock(ContextDecorator, Face):
         super().__init__(
             client,
             ThreadRunner(client),
-            Names.of(key, node_id),
+            self._named(key, node_id),
             ttl,
             auto_renew=auto_renew,
             max_hold=max_hold,
@@ -112,9 +83,15 @@ class Microlock(ContextDecorator, Face):
         assert hold
         return hold
 
-    def _acquire(self, timeout: float | None, retries: int = 0, interval: float = 1) -> HoldState:
+    def _acquire(
+        self,
+        timeout: float | None,
+        retries: int = 0,
+        interval: float = 1,
+        value: bytes | None = None,
+    ) -> HoldState:
         before = self._status.hold
-        call, steps = self._taking(timeout, retries, interval)
+        call, steps = self._taking(timeout, retries, interval, value)
         if call.kind is Kind.WAIT or retries:
             warn_of_waiting()
         try:
@@ -156,12 +133,17 @@ class Microlock(ContextDecorator, Face):
     # Looking.
 
     def holder(self) -> Holder | None:
-        return next(iter(self._places()), None)
+        return next(iter(self.holders()), None)
+
+    def holders(self) -> list[Holder]:
+        holders, _ = self._places()
+        return holders
 
     def waiters(self) -> list[Holder]:
-        return self._places()[1:]
+        _, waiters = self._places()
+        return waiters
 
-    def _places(self) -> list[Holder]:
+    def _places(self) -> tuple[list[Holder], list[Holder]]:
         self._check()
         return look(self._host.client, elsewhere.places(self._core.names))
 
@@ -216,3 +198,42 @@ class Microlock(ContextDecorator, Face):
         self._check()
         if event in events.OF_THE_KEY:
             self._host.listen()
+
+
+class Microlock(Lock):
+    """A distributed lock: at most one object, on any machine, holds `key` at a time.
+
+    An object manages only its own hold. One that has never called `lock()` acts for its node:
+    `unlock()`, `renew()` and `extend()` act on the hold that its `node_id` has, so that a process
+    that restarts within the ttl can carry on or clean up. It can't tell a dead predecessor from a
+    live one: workers that may run at the same time need different node ids.
+
+    Each call that does not wait for the lock takes at most the client's timeout. Threads that share
+    an object take turns on it, as on a `threading.Lock`: `lock(timeout=...)`, `with` and `@foo`
+    wait until another thread gives its hold back. Any thread may unlock. Nothing is sent before the
+    first call or the first listener for the key's events.
+
+    `with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it was
+    lost meanwhile, leaving the block raises LockLostError, unless the block raises something. As a
+    decorator, `@foo`, it does so for each call of a function.
+
+    Args:
+        etcd: what `microlock.connect()` returns, or a client of python-etcd3 or etcd-sdk-python.
+        key: the name of the lock: str, not empty, no NUL, at most 4 KiB of UTF-8.
+        node_id: who takes the lock, shown to the others; as `key`.
+        ttl: seconds after which a hold that is not renewed ends; 0 < ttl <= 9,000,000,000,
+            rounded up to whole seconds. etcd grants no less than 1.5 of its election timeouts,
+            2 s by default.
+        auto_renew: renew the hold in the background, at a third of the ttl, until it is given
+            back or lost, or this object or its process is gone.
+        max_hold: seconds after which a hold is not renewed in the background any more, so that it
+            ends within another ttl: for work that may hang. None: no such end.
+        min_hold: seconds that nobody else gets the lock after this object got it. Given back
+            earlier, the entry stays in etcd until then, under a lease of its own: for work that
+            must not run again on a machine whose clock is late. Rounded up as a ttl is.
+        timeout: seconds that `with` waits for its turn. None: as long as it takes.
+
+    Raises:
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
+            InvalidArgumentError: an argument is wrong.
+    """

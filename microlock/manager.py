@@ -5,12 +5,14 @@ from __future__ import annotations
 from microlock.core import elsewhere
 from microlock.core.keys import check_int, check_ttl
 from microlock.core.queue import Holder
+from microlock.election import Election
 from microlock.engine.host import LEASE_IDS, look
+from microlock.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.lock import Microlock
 from microlock.manager_face import ManagerFace
 
 
-class LockManager(ManagerFace[Microlock]):
+class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLock, Election]):
     """Locks of one node, with defaults for all of them.
 
     Args:
@@ -24,7 +26,12 @@ class LockManager(ManagerFace[Microlock]):
             argument is wrong.
     """
 
-    _kind = Microlock
+    _mutex = Microlock
+    _semaphore = Semaphore
+    _reader = ReadLock
+    _writer = WriteLock
+    _several = MultiLock
+    _election = Election
 
     def lock(
         self,
@@ -45,8 +52,8 @@ class LockManager(ManagerFace[Microlock]):
         return lock
 
     def holder(self, name: str) -> Holder | None:
-        places = look(self._client, elsewhere.places(self._names(name)))
-        return next(iter(places), None)
+        holders, _ = look(self._client, elsewhere.places(self._names(name)))
+        return next(iter(holders), None)
 
     def locks(self) -> dict[str, Holder]:
         return look(self._client, elsewhere.locks(self._prefix.encode()))

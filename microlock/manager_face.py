@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from microlock.core.keys import (
@@ -11,6 +11,7 @@ from microlock.core.keys import (
     check_bool,
     check_int,
     check_key,
+    check_keys,
     check_node_id,
     check_prefix,
     check_seconds,
@@ -21,14 +22,26 @@ from microlock.etcd.lent import client_of
 from microlock.face import Face
 
 L = TypeVar("L", bound=Face)
+S = TypeVar("S", bound=Face)
+R = TypeVar("R", bound=Face)
+W = TypeVar("W", bound=Face)
+M = TypeVar("M", bound=Face)
+E = TypeVar("E", bound=Face)
+T = TypeVar("T", bound=Face)
 
 log = logging.getLogger("microlock")
 
 
-class ManagerFace(Generic[L]):
+class ManagerFace(Generic[L, S, R, W, M, E]):
     """Locks of one node, with defaults for all of them."""
 
-    _kind: Callable[..., L]  # makes a lock
+    # What makes a lock of each kind:
+    _mutex: Callable[..., L]
+    _semaphore: Callable[..., S]
+    _reader: Callable[..., R]
+    _writer: Callable[..., W]
+    _several: Callable[..., M]
+    _election: Callable[..., E]
 
     def __init__(
         self,
@@ -69,16 +82,140 @@ class ManagerFace(Generic[L]):
 
         The arguments are those of `Microlock`. Raises KeyRequiredError and what `Microlock` does.
         """
-        key = self._names(name).key
-        return self._kind(
-            self._etcd,
-            key,
-            self._node_id,
-            self._ttl if ttl is None else ttl,
-            auto_renew=self._auto_renew if auto_renew is None else auto_renew,
+        return self._made(
+            self._mutex,
+            self._names(name).key,
+            ttl=ttl,
+            auto_renew=auto_renew,
             max_hold=max_hold,
             min_hold=min_hold,
             timeout=timeout,
+        )
+
+    def semaphore(
+        self,
+        name: str,
+        limit: int,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> S:
+        """As `create()`: a `Semaphore`, which `limit` objects may hold at a time."""
+        return self._made(
+            self._semaphore,
+            self._names(name).key,
+            limit,
+            ttl=ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def read(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> R:
+        """As `create()`: a `ReadLock`."""
+        return self._made(
+            self._reader,
+            self._names(name).key,
+            ttl=ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def write(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> W:
+        """As `create()`: a `WriteLock`."""
+        return self._made(
+            self._writer,
+            self._names(name).key,
+            ttl=ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def many(
+        self,
+        names: Iterable[str],
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> M:
+        """As `create()`: a `MultiLock` of these names."""
+        return self._made(
+            self._several,
+            [self._names(name).key for name in check_keys(names)],
+            ttl=ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def election(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        auto_renew: bool | None = None,
+        max_hold: float | None = None,
+        min_hold: float = 0,
+        timeout: float | None = None,
+    ) -> E:
+        """As `create()`: an `Election`."""
+        return self._made(
+            self._election,
+            self._names(name).key,
+            ttl=ttl,
+            auto_renew=auto_renew,
+            max_hold=max_hold,
+            min_hold=min_hold,
+            timeout=timeout,
+        )
+
+    def _made(
+        self,
+        kind: Callable[..., T],
+        key: object,
+        *more: object,
+        ttl: float | None,
+        auto_renew: bool | None,
+        **options: Any,
+    ) -> T:
+        return kind(
+            self._etcd,
+            key,
+            self._node_id,
+            *more,
+            ttl=self._ttl if ttl is None else ttl,
+            auto_renew=self._auto_renew if auto_renew is None else auto_renew,
+            **options,
         )
 
     def lock(
@@ -95,7 +232,8 @@ class ManagerFace(Generic[L]):
     ) -> Any:
         """Takes a lock, and returns it: to be given back with its `unlock()`.
 
-        For a block use `with manager.create(name):`.
+        For a block use `with manager.create(name):`, or `semaphore`, `read`, `write` or `many` for
+        another kind of lock.
 
         Args:
             name: the key, after the prefix.

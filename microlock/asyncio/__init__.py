@@ -11,10 +11,12 @@ number of loops.
 """
 
 from microlock import events
+from microlock.asyncio.election import Election
+from microlock.asyncio.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.asyncio.lock import Microlock
 from microlock.asyncio.manager import LockManager
 from microlock.core.hold import Guard, Hold, State
-from microlock.core.queue import Holder
+from microlock.core.queue import Holder, Leader
 from microlock.engine.client import Client
 from microlock.errors import (
     AlreadyLockedError,
@@ -50,6 +52,7 @@ __all__ = [
     "Client",
     "ClientRequiredError",
     "DestroyedError",
+    "Election",
     "EtcdClient",
     "ForkedError",
     "Guard",
@@ -58,6 +61,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidTtlError",
     "KeyRequiredError",
+    "Leader",
     "LeaseNotFoundError",
     "LockCancelledError",
     "LockEvent",
@@ -68,7 +72,10 @@ __all__ = [
     "LossReason",
     "Microlock",
     "MicrolockError",
+    "MultiLock",
     "NodeIdRequiredError",
+    "ReadLock",
+    "Semaphore",
     "State",
     "StoreAuthenticationError",
     "StoreError",
@@ -77,6 +84,7 @@ __all__ = [
     "StoreTimeoutError",
     "StoreTlsError",
     "StoreUnavailableError",
+    "WriteLock",
     "WrongServerError",
     "connect",
     "events",

@@ -1,4 +1,4 @@
-"""Microlock: the asyncio face of the lock. What it does is decided in `microlock.core.lock`."""
+"""The asyncio face of a lock, and of the mutex. What it does is decided in `core.lock`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from weakref import ref
 
 from microlock import events
 from microlock.core import elsewhere
+from microlock.core.admission import MUTEX
 from microlock.core.hold import Hold, HoldState
 from microlock.core.keys import Names, check_ttl, check_wait
 from microlock.core.queue import Holder
@@ -31,56 +32,23 @@ from microlock.errors import DestroyedError, InvalidArgumentError, MicrolockErro
 from microlock.etcd.lent import client_of
 from microlock.face import Face
 
-S = TypeVar("S", bound="Microlock")
+S = TypeVar("S", bound="Lock")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 # Seconds at most that a call about a hold waits for the watch of a listener.
-_SOON = 1.0
+SOON = 1.0
 
 log = logging.getLogger("microlock")
 
 
-class Microlock(AsyncContextDecorator, Face):
-    """A distributed lock: at most one object, on any machine, holds `key` at a time.
+class Lock(AsyncContextDecorator, Face):
+    """A lock of any kind, for tasks: what `Microlock` is, whoever is admitted."""
 
-    It is `microlock.Microlock` for the tasks of asyncio: the same arguments, results, errors and
-    events. No call blocks the loop, and none needs a thread. The hold is renewed and watched on the
-    client's own threads, so a loop that stands still for longer than the ttl does not lose it.
+    _admission = MUTEX
 
-    Tasks that share an object take turns on it, as threads do on the other one; the loops that they
-    run on may be different ones. A task that is cancelled in a call undoes what the call has begun
-    before it ends: for as long as the undoing may take, at most the client's timeout.
-
-    Handlers run on the loop that the object is first used on, one after the other, and may be
-    coroutine functions. `on("locked", ...)` returns at once: no change after the next awaited call
-    is missed.
-
-    `async with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it
-    was lost meanwhile, leaving the block raises LockLostError, unless the block raises something.
-    `async with foo.bound():` cancels the block at the loss. As a decorator of a coroutine function,
-    `@foo`, it holds the lock for each call.
-
-    Args:
-        etcd: what `microlock.connect()` returns, or a client of python-etcd3 or etcd-sdk-python.
-        key: the name of the lock: str, not empty, no NUL, at most 4 KiB of UTF-8.
-        node_id: who takes the lock, shown to the others; as `key`.
-        ttl: seconds after which a hold that is not renewed ends; 0 < ttl <= 9,000,000,000,
-            rounded up to whole seconds. etcd grants no less than 1.5 of its election timeouts,
-            2 s by default.
-        auto_renew: renew the hold in the background, at a third of the ttl, until it is given
-            back or lost, or this object or its process is gone.
-        max_hold: seconds after which a hold is not renewed in the background any more, so that it
-            ends within another ttl: for work that may hang. None: no such end.
-        min_hold: seconds that nobody else gets the lock after this object got it. Given back
-            earlier, the entry stays in etcd until then, under a lease of its own: for work that
-            must not run again on a machine whose clock is late. Rounded up as a ttl is.
-        timeout: seconds that `async with` waits for its turn. None: as long as it takes.
-
-    Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
-            InvalidArgumentError: an argument is wrong.
-    """
+    def _named(self, key: Any, node_id: str) -> Names:
+        return Names.of(key, node_id, self._admission)
 
     def __init__(
         self,
@@ -101,7 +69,7 @@ class Microlock(AsyncContextDecorator, Face):
         super().__init__(
             client,
             LoopRunner(client),
-            Names.of(key, node_id),
+            self._named(key, node_id),
             ttl,
             auto_renew=auto_renew,
             max_hold=max_hold,
@@ -140,13 +108,17 @@ class Microlock(AsyncContextDecorator, Face):
         return hold
 
     async def _acquire(
-        self, timeout: float | None, retries: int = 0, interval: float = 1
+        self,
+        timeout: float | None,
+        retries: int = 0,
+        interval: float = 1,
+        value: bytes | None = None,
     ) -> HoldState:
         began, seconds = self._clock.now(), check_wait(timeout)
         await self._begin(seconds / 2 if seconds else inf)
         if seconds:
             seconds = max(0.001, seconds - (self._clock.now() - began))
-        call, steps = self._taking(seconds, retries, interval)
+        call, steps = self._taking(seconds, retries, interval, value)
         return await run(self._host, call, steps)
 
     # Giving it back, keeping it.
@@ -155,7 +127,7 @@ class Microlock(AsyncContextDecorator, Face):
         owner = self._owner()
         hold = self._status.hold_of(owner)
         try:
-            await self._begin(_SOON)
+            await self._begin(SOON)
             call = self._call()
             await run(self._host, call, self._core.unlock(call))
         except asyncio.CancelledError:  # it may have come before anything was sent
@@ -163,13 +135,13 @@ class Microlock(AsyncContextDecorator, Face):
             raise
 
     async def renew(self) -> float:
-        await self._begin(_SOON)
+        await self._begin(SOON)
         call = self._call()
         return await run(self._host, call, self._core.renew(call))
 
     async def extend(self, ttl: float) -> float:
         seconds = check_ttl(ttl)
-        await self._begin(_SOON)
+        await self._begin(SOON)
         call = self._call()
         return await run(self._host, call, self._core.extend(call, seconds))
 
@@ -195,12 +167,17 @@ class Microlock(AsyncContextDecorator, Face):
     # Looking.
 
     async def holder(self) -> Holder | None:
-        return next(iter(await self._places()), None)
+        return next(iter(await self.holders()), None)
+
+    async def holders(self) -> list[Holder]:
+        holders, _ = await self._places()
+        return holders
 
     async def waiters(self) -> list[Holder]:
-        return (await self._places())[1:]
+        _, waiters = await self._places()
+        return waiters
 
-    async def _places(self) -> list[Holder]:
+    async def _places(self) -> tuple[list[Holder], list[Holder]]:
         self._check()
         await self._begin()
         return await look(self._host.client, elsewhere.places(self._core.names))
@@ -237,7 +214,7 @@ class Microlock(AsyncContextDecorator, Face):
                     give_back = partial(self._host.abandon, *entered)
                     self._host.client.one(Timer).post(give_back)
                     return
-                await self._begin(_SOON)
+                await self._begin(SOON)
                 call = self._call()
                 await run(self._host, call, self._core.exit(call, entered[1]))
         except MicrolockError as failure:
@@ -304,10 +281,11 @@ class Microlock(AsyncContextDecorator, Face):
                 await self._hear(patience)
 
     async def _hear(self, patience: float = inf) -> None:
-        with self._host.listening() as settled:
-            until = self._clock.now() + min(patience, self._host.client.timeout)
-            await wait(settled, until, self._clock)
-            self._unheard = False
+        until = self._clock.now() + min(patience, self._host.client.timeout)
+        for lock in self._core.names.locks:
+            with self._host.listening(lock) as settled:
+                await wait(settled, until, self._clock)
+        self._unheard = False
 
     def _listens(self, event: str) -> None:
         self._check()
@@ -316,6 +294,48 @@ class Microlock(AsyncContextDecorator, Face):
         if event in events.OF_THE_KEY:
             self._unheard = True
             self._host.begin_to_listen()
+
+
+class Microlock(Lock):
+    """A distributed lock: at most one object, on any machine, holds `key` at a time.
+
+    It is `microlock.Microlock` for the tasks of asyncio: the same arguments, results, errors and
+    events. No call blocks the loop, and none needs a thread. The hold is renewed and watched on the
+    client's own threads, so a loop that stands still for longer than the ttl does not lose it.
+
+    Tasks that share an object take turns on it, as threads do on the other one; the loops that they
+    run on may be different ones. A task that is cancelled in a call undoes what the call has begun
+    before it ends: for as long as the undoing may take, at most the client's timeout.
+
+    Handlers run on the loop that the object is first used on, one after the other, and may be
+    coroutine functions. `on("locked", ...)` returns at once: no change after the next awaited call
+    is missed.
+
+    `async with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it
+    was lost meanwhile, leaving the block raises LockLostError, unless the block raises something.
+    `async with foo.bound():` cancels the block at the loss. As a decorator of a coroutine function,
+    `@foo`, it holds the lock for each call.
+
+    Args:
+        etcd: what `microlock.connect()` returns, or a client of python-etcd3 or etcd-sdk-python.
+        key: the name of the lock: str, not empty, no NUL, at most 4 KiB of UTF-8.
+        node_id: who takes the lock, shown to the others; as `key`.
+        ttl: seconds after which a hold that is not renewed ends; 0 < ttl <= 9,000,000,000,
+            rounded up to whole seconds. etcd grants no less than 1.5 of its election timeouts,
+            2 s by default.
+        auto_renew: renew the hold in the background, at a third of the ttl, until it is given
+            back or lost, or this object or its process is gone.
+        max_hold: seconds after which a hold is not renewed in the background any more, so that it
+            ends within another ttl: for work that may hang. None: no such end.
+        min_hold: seconds that nobody else gets the lock after this object got it. Given back
+            earlier, the entry stays in etcd until then, under a lease of its own: for work that
+            must not run again on a machine whose clock is late. Rounded up as a ttl is.
+        timeout: seconds that `async with` waits for its turn. None: as long as it takes.
+
+    Raises:
+        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
+            InvalidArgumentError: an argument is wrong.
+    """
 
 
 class _Cut:

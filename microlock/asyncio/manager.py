@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from microlock.asyncio.election import Election
+from microlock.asyncio.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.asyncio.lock import Microlock
 from microlock.core import elsewhere
 from microlock.core.keys import check_int, check_ttl
@@ -11,7 +13,7 @@ from microlock.engine.loops import look
 from microlock.manager_face import ManagerFace
 
 
-class LockManager(ManagerFace[Microlock]):
+class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLock, Election]):
     """Locks of one node, with defaults for all of them.
 
     Args:
@@ -25,7 +27,12 @@ class LockManager(ManagerFace[Microlock]):
             argument is wrong.
     """
 
-    _kind = Microlock
+    _mutex = Microlock
+    _semaphore = Semaphore
+    _reader = ReadLock
+    _writer = WriteLock
+    _several = MultiLock
+    _election = Election
 
     async def lock(
         self,
@@ -46,8 +53,8 @@ class LockManager(ManagerFace[Microlock]):
         return lock
 
     async def holder(self, name: str) -> Holder | None:
-        places = await look(self._client, elsewhere.places(self._names(name)))
-        return next(iter(places), None)
+        holders, _ = await look(self._client, elsewhere.places(self._names(name)))
+        return next(iter(holders), None)
 
     async def locks(self) -> dict[str, Holder]:
         return await look(self._client, elsewhere.locks(self._prefix.encode()))

@@ -57,6 +57,7 @@ class Call:
         paused: it has no turn and waits for none, but will.
         requests: how many requests it has made.
         leases: those that it may have left in etcd.
+        value: what its entry is to say; None: as before.
     """
 
     __slots__ = (
@@ -75,6 +76,7 @@ class Call:
         "started",
         "stop",
         "until",
+        "value",
         "woken",
     )
 
@@ -90,6 +92,7 @@ class Call:
         self.requests = 0
         self.leases: frozenset[int] = frozenset()
         self.until: float | None = None
+        self.value: bytes | None = None
         self._timeout = timeout
         self._turn_asked = started  # when it began to wait for its turn
         self._began: float | None = started if wait == 0 else None  # None: with its next request

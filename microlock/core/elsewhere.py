@@ -13,14 +13,26 @@ from microlock.core.call import NOW, Steps
 from microlock.core.keys import Names
 from microlock.core.place import Lost, Place
 from microlock.core.port import Found, Holders, Read
-from microlock.core.queue import Holder, oldest
+from microlock.core.queue import Holder, holding, oldest
 from microlock.errors import LockLostError, LockNotOwnedError, LossReason
 
 
-def places(names: Names) -> Steps[list[Holder]]:
-    """Who holds the lock and who waits for it, in order."""
-    found: Found = yield Read(names.prefix)
-    return [Holder.of(kv) for kv in found.keys]
+def places(names: Names) -> Steps[tuple[list[Holder], list[Holder]]]:
+    """Who holds the lock, and who waits for it, each in order."""
+    holders: list[Holder] = []
+    waiters: list[Holder] = []
+    for lock in names.locks:
+        found: Found = yield Read(lock)
+        held = holding(lock, found.keys)
+        holders += [Holder.of(kv) for kv in held]
+        waiters += [Holder.of(kv) for kv in found.keys if kv not in held]
+    # Who has entries in several queues is one, and waits if it waits in any of them.
+    waiters = _each_once(waiters)
+    return [each for each in _each_once(holders) if each not in waiters], waiters
+
+
+def _each_once(places: list[Holder]) -> list[Holder]:
+    return sorted(dict.fromkeys(places), key=lambda place: place.token)
 
 
 def locks(prefix: bytes) -> Steps[dict[str, Holder]]:
@@ -58,7 +70,7 @@ def extend(names: Names, token: int, ttl: int, *, lease_ids: Iterator[int]) -> S
 
 def break_lock(names: Names) -> Steps[Holder | None]:
     """Ends the hold, whosever it is. Returns whose it was."""
-    found: Found = yield Read(names.prefix)
+    found: Found = yield Read(names.lock)
     for kv in found.keys[:1]:
         if (yield from flows.remove(kv.name, kv.create_revision)):
             return Holder.of(kv)

@@ -66,12 +66,14 @@ class Guard:
         revision: and the revision that it has to be created at: its create_revision.
         lock: the lock that it is about.
         node_id: who holds it.
+        others: further keys that have to exist so: those of a `MultiLock`.
     """
 
     key: bytes
     revision: int
     lock: str
     node_id: str
+    others: tuple[bytes, ...] = ()
 
 
 class Event(Protocol):

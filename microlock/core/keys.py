@@ -3,6 +3,9 @@
 An entry of the lock `foo` is named `foo/<lease id in lowercase hex, no padding>`, the layout of
 Go's clientv3/concurrency, `etcdctl lock` and jetcd. A nested lock, `foo/bar`, has its entries in
 the same range, `foo/bar/<hex>`; `is_entry` tells them apart.
+
+Readers and writers of `foo` have theirs in `foo/read/` and `foo/write/`, where Go's RWMutex has its
+own too, named by the nanoseconds of its clock.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
+from microlock.core.admission import MUTEX, Admission, lock_name, rivals_name, split
 from microlock.errors import (
     InvalidArgumentError,
     InvalidTtlError,
@@ -20,6 +25,10 @@ from microlock.errors import (
 )
 
 MAX_NAME_BYTES = 4096
+# etcd takes 1.5 MiB in a request.
+MAX_VALUE_BYTES = 1024 * 1024
+# Each takes three operations of a transaction, of which etcd allows 128 (--max-txn-ops).
+MAX_KEYS = 42
 # etcd refuses more: MaxLeaseTTL in server/lease/lessor.go.
 MAX_TTL = 9_000_000_000
 # Threads can't wait for much longer: threading.TIMEOUT_MAX.
@@ -29,6 +38,7 @@ MAX_WAIT = 1_000_000_000
 _NUMBERS = (int, float, numbers.Real)
 
 _LEASE_ID = re.compile(rb"[0-9a-fA-F]{1,16}")
+_NANOSECONDS = re.compile(rb"[0-9]{19}")
 
 
 def check_key(key: object) -> bytes:
@@ -44,6 +54,19 @@ def check_prefix(prefix: object) -> str:
 def check_node_id(node_id: object) -> bytes:
     """Returns the node id as UTF-8, or raises NodeIdRequiredError."""
     return _name("node_id", node_id, NodeIdRequiredError)
+
+
+def check_keys(keys: object) -> tuple[str, ...]:
+    """Returns the keys without repetition, or raises KeyRequiredError."""
+    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+        raise KeyRequiredError(f"keys must be several str, not {_shown(keys)}")
+    found = tuple(dict.fromkeys(check_key(key).decode() for key in keys))
+    if not 1 <= len(found) <= MAX_KEYS:
+        raise KeyRequiredError(
+            f"keys must be 1 to {MAX_KEYS} different ones, as many as etcd takes in one "
+            f"transaction, not {len(found)}"
+        )
+    return found
 
 
 def _name(argument: str, value: object, error: type[InvalidArgumentError]) -> bytes:
@@ -98,6 +121,19 @@ def check_seconds(argument: str, value: object, otherwise: str = "") -> float:
     return seconds
 
 
+def check_value(value: object) -> bytes:
+    """Returns bytes, or a str as UTF-8, or raises InvalidArgumentError."""
+    try:
+        encoded = value.encode() if isinstance(value, str) else value
+    except UnicodeEncodeError as exc:
+        raise InvalidArgumentError("value cannot be encoded as UTF-8") from exc
+    if not isinstance(encoded, bytes):
+        raise InvalidArgumentError(f"value must be str or bytes, not {_shown(value)}")
+    if len(encoded) > MAX_VALUE_BYTES:
+        raise InvalidArgumentError(f"value is {len(encoded)} bytes, more than {MAX_VALUE_BYTES}")
+    return encoded
+
+
 def check_int(argument: str, value: object, least: int) -> int:
     """Returns an int of `least` or more, or raises InvalidArgumentError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -137,8 +173,13 @@ def entries_prefix(key: bytes) -> bytes:
 
 
 def is_prefix(name: bytes) -> bool:
-    """Whether all entries of a lock begin with this, and it is not one of them."""
-    return name.endswith(b"/")
+    """Whether this names a lock, and not an entry."""
+    return name.endswith(b"/") or b"\0" in name
+
+
+def range_of(name: bytes) -> bytes:
+    """What the names of all entries of a lock begin with; an entry itself."""
+    return name.partition(b"\0")[0]
 
 
 def range_end(prefix: bytes) -> bytes:
@@ -164,25 +205,74 @@ def lock_of(name: bytes) -> bytes | None:
     return key + slash if key and is_entry(key + slash, name) else None
 
 
-def is_entry(prefix: bytes, name: bytes) -> bool:
+def is_entry(lock: bytes, name: bytes) -> bool:
     """Whether the name is an entry of this lock, and not of one nested in it."""
-    return name.startswith(prefix) and _LEASE_ID.fullmatch(name, len(prefix)) is not None
+    if b"\0" not in lock:  # there may be many to look at
+        return _is_in(lock, name)
+    prefix, admissions = split(lock)
+    return any(_is_in(prefix + each.part, name) for each in admissions)
+
+
+def _is_in(prefix: bytes, name: bytes) -> bool:
+    if not name.startswith(prefix):
+        return False
+    if _LEASE_ID.fullmatch(name, len(prefix)):
+        return True
+    shared = prefix.endswith((b"/read/", b"/write/"))
+    return shared and _NANOSECONDS.fullmatch(name, len(prefix)) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a lock is called, and by whom."""
+    """What a lock is called, by whom it is taken, and who keeps them out.
+
+    Attributes:
+        prefix: what the names of their entries begin with.
+        value: that of their entries.
+        lock: all of the lock; see `core.admission`.
+        rivals: the lock that those are entries of who keep them out.
+        others: further locks, all mutexes, that are taken in one with it.
+    """
 
     key: str
     node_id: str
     prefix: bytes
     value: bytes
+    lock: bytes
+    rivals: bytes
+    admission: Admission
+    others: tuple[bytes, ...] = ()
 
     @classmethod
-    def of(cls, key: object, node_id: object) -> Names:
+    def of(cls, key: object, node_id: object, admission: Admission = MUTEX) -> Names:
         """Checks both; raises KeyRequiredError or NodeIdRequiredError."""
         name, value = check_key(key), check_node_id(node_id)
-        return cls(_plain(key, name), _plain(node_id, value), entries_prefix(name), value)
+        prefix = entries_prefix(name)
+        return cls(
+            _plain(key, name),
+            _plain(node_id, value),
+            prefix + admission.part,
+            value,
+            lock_name(prefix, admission),
+            rivals_name(prefix, admission),
+            admission,
+        )
+
+    @classmethod
+    def of_all(cls, keys: object, node_id: object) -> Names:
+        """Of mutexes that are taken in one."""
+        first, *others = check_keys(keys)
+        key = ", ".join((first, *others))
+        prefixes = (entries_prefix(check_key(each)) for each in others)
+        return replace(cls.of(first, node_id), key=key, others=tuple(prefixes))
+
+    @property
+    def locks(self) -> tuple[bytes, ...]:
+        return (self.lock, *self.others)
+
+    def of_lock(self, lock: bytes) -> str:
+        """The key of one of them."""
+        return range_of(lock)[:-1].decode() if self.others else self.key
 
 
 def _plain(given: object, encoded: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -188,7 +189,7 @@ class LockCore:
 
     @_in_turn
     def _wait(self, call: Call) -> Steps[HoldState]:
-        wait = self.status.wait = Wait(self.names.prefix, call.until, self.tracker.early)
+        wait = self.status.wait = Wait(self.names.locks, call.until, self.tracker.early)
         try:
             taking = partial(flows.wait, await_turn=partial(self.tracker.await_turn, call, wait))
             return (yield from self._take(call, taking, wait.attempts))
@@ -207,6 +208,7 @@ class LockCore:
         if status.lost_of:
             status.lost_of.pop(call.owner, None)
         lost = previous if status.noticed(call.now) else None
+        self._say(call.value)
         lease, self._lease = self._lease, None  # it is the flow's to keep or to end
         call.leases = frozenset((lease.id,) if lease else ())
         self._acts_for_node = False
@@ -240,6 +242,13 @@ class LockCore:
         if entered.holder.token == self._left_token:
             whose = "given back, and kept by its min_hold"
         raise AlreadyLockedError(self.names.key, entered.holder, whose=whose)
+
+    def _say(self, value: bytes | None) -> Names:
+        """From here on entries have this value, if one is given. Returns the names of before."""
+        before = self.names
+        if value is not None:
+            self.names = self.status.names = replace(before, value=value)
+        return before
 
     def _taken(self, call: Call, place: Place, attempts: int) -> Steps[HoldState]:
         status, now = self.status, (yield NOW)
@@ -369,6 +378,21 @@ class LockCore:
     @_in_turn
     def extend(self, call: Call, ttl: int) -> Steps[float]:
         hold = yield from self._own(call)
+        return (yield from self._extend(hold, ttl))
+
+    @_in_turn
+    def proclaim(self, call: Call) -> Steps[float]:
+        """Says something else in the entry. As an extension: a late copy can't undo a later one."""
+        hold = yield from self._own(call)
+        before = self._say(call.value)
+        try:
+            return (yield from self._extend(hold, hold.place.lease.asked or self.ttl))
+        except StoreError as error:
+            if not error.may_have_happened:
+                self._say(before.value)
+            raise
+
+    def _extend(self, hold: HoldState, ttl: int) -> Steps[float]:
         flow = flows.extend(
             self.names, hold.place, ttl, lease_ids=self._env.lease_ids, keep=hold.moved
         )

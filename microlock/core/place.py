@@ -15,6 +15,8 @@ class Place:
     """A place in the queue: the entry, its fencing token, and the lease it lives by. The first
     place is a hold.
 
+    `others` are entries of other locks that were put with it, and have its token and its leases.
+
     `next_lease` is the lease of an extension in doubt: the entry is under one of the two, so it
     is sure to live as long as both do.
     """
@@ -23,6 +25,11 @@ class Place:
     token: int
     lease: Lease
     next_lease: Lease | None = None
+    others: tuple[bytes, ...] = ()
+
+    @property
+    def entries(self) -> tuple[bytes, ...]:
+        return (self.entry, *self.others)
 
     @property
     def leases(self) -> tuple[Lease, ...]:

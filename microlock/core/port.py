@@ -1,9 +1,11 @@
 """The port to a store: what the lock asks, and what a store must guarantee.
 
-A **lock** is named by the prefix of its entries' names; `core.keys.lock_of(name)` gives it. An
-**entry** is a place in the queue of a lock: a name, a value, the lease it lives by, and the
-revision it was created at. The oldest entry holds the lock, the others wait in order. etcd is the
-first store; the following is what any other store must keep, one on PostgreSQL for example.
+A **lock** is named by the prefix of its entries' names, and by who is admitted (`core.admission`);
+`core.keys.is_entry` says which names are its entries. An **entry** is a place in the queue of a
+lock: a name, a value, the lease it lives by, and the revision it was created at. The oldest entries
+hold the lock, one or as many as are admitted, the others wait in order. A store knows nothing of
+that: it is asked for older entries, and what follows is decided above it. etcd is the first store;
+the following is what any other store must keep, one on PostgreSQL for example.
 
 **Atomicity.** Each request is one step: no other change falls between what it checks, what it
 writes and what it returns. A reply reflects every change that was answered before the request was
@@ -16,6 +18,9 @@ changes become visible. A sequence alone does not give that: a transaction may t
 commit after one with a higher number. No revision is used twice, not even after a crash. A restore
 to an older state should go on from a higher revision; if it cannot, old tokens are worth nothing
 afterwards.
+
+**Several at once.** Most requests take `others`, entries of other locks: what is asked is asked of
+all of them in the same step, and done to all or to none.
 
 **Leases.** The caller chooses the id of a lease, and never the same twice. A lease ends its ttl (in
 seconds) after its grant or its last keep-alive, by the clock of the store alone, which must not run
@@ -102,19 +107,27 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class Enter:
-    """Put my entry if the lock has none; one try. Reply: `Entered`."""
+    """Put my entry if the lock has none that was created after the revision `since`; one try.
+
+    The entry may be that of another lock; it is not put if it is there. Reply: `Entered`, with the
+    `limit` oldest entries of the lock at least, if mine is not put.
+    """
 
     lock: bytes
     entry: bytes
     value: bytes
     lease_id: int
+    limit: int = 1
+    since: int = 0
+    others: tuple[tuple[bytes, bytes], ...] = ()  # locks, and my entries there
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
     """Put my entry at the end of the queue, unless it is there already, under whichever lease.
 
-    Reply: `Joined`, with the oldest entry and the last `near` before mine, at least.
+    The lock is that of its rivals, as for `Enter`. Reply: `Joined`, with the oldest entry and the
+    last `near` before mine, at least.
     """
 
     lock: bytes
@@ -122,6 +135,7 @@ class Join:
     value: bytes
     lease_id: int
     near: int
+    others: tuple[tuple[bytes, bytes], ...] = ()  # locks, and my entries there
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +144,7 @@ class Leave:
 
     entry: bytes
     token: int
+    others: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,7 @@ class Move:
     token: int
     lease_id: int
     next_lease_id: int
+    others: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +179,7 @@ class Get:
     """One entry, as it is. Reply: `Found`."""
 
     entry: bytes
+    others: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +207,7 @@ class Transaction:
     revision: int
     puts: tuple[tuple[bytes, bytes], ...]
     deletes: tuple[bytes, ...]
+    others: tuple[bytes, ...] = ()
 
 
 Request = (
@@ -226,15 +244,17 @@ class Entered:
     Attributes:
         token: of my entry, whether this copy of the request has put it or an earlier one;
             None <=> it is not there.
-        holder: the oldest entry, if mine is not there. None without a token: the store has put
-            nothing and found no entry of this lock (on etcd nested names are in the way); `Join`
-            decides.
+        before: if mine is not there, the entries of the locks, oldest first: all, or `limit` of
+            each at least. Empty without a token: the store has put nothing and found no entry of
+            these locks (on etcd nested names are in the way); `Join` decides.
+        since: the revision as of which `before` is all; None: there may be more.
     """
 
     token: int | None
-    holder: KeyValue | None
+    before: tuple[KeyValue, ...]
     at: float
     repeated: bool = False
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +263,8 @@ class Joined:
 
     Attributes:
         token: of my entry; None <=> it is not there: something without a lease has its name.
-        before: older entries, oldest first: all, or the oldest and the last ones before mine.
+        before: older entries, oldest first: all, or of each lock the oldest and the last ones
+            before mine.
             None: the store did not see the oldest (on etcd behind a nested name); `Read` does.
     """
 
@@ -265,7 +286,7 @@ class Left:
 @dataclass(frozen=True, slots=True)
 class Moved:
     """Whether this copy of the request has moved the entry; if not, `there` is what has its name,
-    if anything has."""
+    if anything has, and something has the names of all others."""
 
     done: bool
     there: KeyValue | None

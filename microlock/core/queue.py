@@ -1,15 +1,16 @@
 """The entries of one lock: who holds it, who waits, what changed.
 
 The oldest entry, the one with the lowest create_revision, holds the lock; the rest wait, in
-order. That is all the protocol there is.
+order. That is all the protocol there is. Where more are admitted, the next ones hold it too.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
+from microlock.core.admission import admitted
 from microlock.core.keys import is_entry, lock_of
 from microlock.core.port import KeyValue
 
@@ -18,28 +19,47 @@ _MAX_SHOWN = 120
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A node's place in the queue of a lock. The first place holds the lock, the rest wait.
+    """A node's place in the queue of a lock: it holds the lock, or waits.
 
     Attributes:
         node_id: who it is; None for a client that stores no name, as Go's and etcdctl do.
         token: the fencing token: etcd's revision at which the place was taken. It rises from
             each holder to the next.
         lease_id: the etcd lease the place is bound to.
+        value: of its entry: the node id, or what a leader proclaims.
     """
 
     node_id: str | None
     token: int
     lease_id: int
+    value: bytes = field(default=b"", compare=False, repr=False)
 
     @classmethod
     def of(cls, kv: KeyValue) -> Holder:
         node_id = kv.value.decode(errors="backslashreplace") or None
-        return cls(node_id, kv.create_revision, kv.lease_id)
+        return cls(node_id, kv.create_revision, kv.lease_id, kv.value)
 
     def __str__(self) -> str:
         if self.node_id is None:
             return f"an unnamed client (lease {self.lease_id:x})"
         return _in_one_line(self.node_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads, by what it proclaims.
+
+    Attributes:
+        value: what it proclaims: its node id, unless it says something else.
+        token: the fencing token of its hold; of each leader higher than of those before.
+    """
+
+    value: bytes
+    token: int
+
+    def __str__(self) -> str:
+        """The value as text; what is no UTF-8 is escaped."""
+        return self.value.decode(errors="backslashreplace")
 
 
 def _in_one_line(text: str) -> str:
@@ -50,16 +70,22 @@ def _in_one_line(text: str) -> str:
     )
 
 
-def entries(prefix: bytes, keys: Iterable[KeyValue]) -> tuple[KeyValue, ...]:
+def entries(lock: bytes, keys: Iterable[KeyValue]) -> tuple[KeyValue, ...]:
     """The entries of the lock among these keys, oldest first."""
     # Without a lease it is a user's own key.
-    found = [kv for kv in keys if kv.lease_id and is_entry(prefix, kv.name)]
+    found = [kv for kv in keys if kv.lease_id and is_entry(lock, kv.name)]
     return tuple(sorted(found, key=lambda kv: (kv.create_revision, kv.name)))
 
 
-def places(prefix: bytes, keys: Iterable[KeyValue]) -> list[tuple[bytes, Holder]]:
+def places(lock: bytes, keys: Iterable[KeyValue]) -> list[tuple[bytes, Holder]]:
     """As `entries`: their names, and whose they are."""
-    return [(kv.name, Holder.of(kv)) for kv in entries(prefix, keys)]
+    return [(kv.name, Holder.of(kv)) for kv in entries(lock, keys)]
+
+
+def holding(lock: bytes, queue: Iterable[KeyValue]) -> list[KeyValue]:
+    """Those of all entries of the lock, given oldest first, that hold it."""
+    by_name = {kv.name: kv for kv in queue}
+    return [by_name[name] for name in admitted(lock, by_name)]
 
 
 def oldest(keys: Iterable[KeyValue]) -> dict[bytes, KeyValue]:
@@ -77,43 +103,45 @@ class Standing(enum.Enum):
     """Where an entry stands in the queue of its lock."""
 
     UNKNOWN = "nothing is known of the queue since the entry was put"
-    WAITS = "an older entry is there"
-    FIRST = "it is the oldest, and holds the lock"
+    WAITS = "older entries keep it out"
+    FIRST = "it is admitted, and holds the lock"
     GONE = "it is not there any more"
 
 
 class Queue:
     """The entries of one lock, kept up to date from a read and the changes after it."""
 
-    __slots__ = ("_entries", "_prefix")
+    __slots__ = ("_entries", "_lock")
 
-    def __init__(self, prefix: bytes, keys: Iterable[KeyValue] = ()) -> None:
-        self._prefix = prefix
+    def __init__(self, lock: bytes, keys: Iterable[KeyValue] = ()) -> None:
+        self._lock = lock
         # Oldest first: what is put later is younger, and what is put again keeps its place.
-        self._entries = dict(places(prefix, keys))
+        self._entries = dict(places(lock, keys))
 
     @property
     def holder(self) -> Holder | None:
+        """The first who holds it."""
         return next(iter(self._entries.values()), None)
 
     @property
-    def first(self) -> bytes | None:
-        """The entry of the holder."""
-        return next(iter(self._entries), None)
+    def held(self) -> dict[bytes, Holder]:
+        """Who holds it, by their entries, in order."""
+        return {name: self._entries[name] for name in admitted(self._lock, self._entries)}
 
     def standing(self, entry: bytes, token: int) -> Standing:
         """Where the entry stands that was created at revision `token`."""
         place = self._entries.get(entry)
         if place is None or place.token != token:
             return Standing.GONE
-        return Standing.FIRST if place is self.holder else Standing.WAITS
+        holds = entry in admitted(self._lock, self._entries)
+        return Standing.FIRST if holds else Standing.WAITS
 
     def put(self, kv: KeyValue) -> None:
         known = self._entries.get(kv.name)
         if known and (known.token != kv.create_revision or not kv.lease_id):
             self.delete(kv.name)
         youngest = next(reversed(self._entries.values()), None)
-        self._entries.update(places(self._prefix, [kv]))
+        self._entries.update(places(self._lock, [kv]))
         # It had lost its lease for a while, and gets its place back.
         if not known and youngest and youngest.token > kv.create_revision:
             self._entries = dict(sorted(self._entries.items(), key=lambda place: place[1].token))
@@ -124,19 +152,22 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The lock was taken (`locked`) or became free, by or from `holder`.
+    """The lock was taken (`locked`) or given back, by `holder`; None: it says something else.
 
     `holder` is None for a lock that was found free, where nobody knows who had it.
     """
 
-    locked: bool
+    locked: bool | None
     holder: Holder | None
 
 
-def changes(before: Holder | None, after: Holder | None) -> list[Change]:
+def changes(before: Sequence[Holder], after: Sequence[Holder]) -> list[Change]:
     """What a watcher is told: a hand-over is two changes, a renewal or an extension none."""
-    if before and after and before.token == after.token:
-        return []
-    freed = [Change(False, before)] if before else []
-    taken = [Change(True, after)] if after else []
+    had, has = {each.token: each for each in before}, {each.token for each in after}
+    freed = [Change(False, each) for each in before if each.token not in has]
+    taken = [
+        Change(None if each.token in had else True, each)
+        for each in after
+        if each.token not in had or each.value != had[each.token].value
+    ]
     return freed + taken

@@ -9,6 +9,7 @@ from microlock import events
 from microlock.core.call import Kind
 from microlock.core.hold import Event, Guard, HoldState, State
 from microlock.core.keys import Names
+from microlock.core.lease import Lease
 from microlock.core.queue import Holder
 from microlock.core.wait import Wait
 from microlock.errors import (
@@ -65,6 +66,7 @@ class Status:
     Attributes:
         hold: the last one.
         lost_of: see `remember`.
+        left: leases of a lost hold that other entries may still live by.
         wait: that of the call that waits in the queue, if one does.
         destroyed: no call begins any more.
         closed: nothing is told or watched any more.
@@ -78,6 +80,7 @@ class Status:
         "destroyed",
         "env",
         "hold",
+        "left",
         "lost_of",
         "names",
         "wait",
@@ -89,6 +92,7 @@ class Status:
         self.auto_renew = auto_renew
         self.hold: HoldState | None = None
         self.lost_of: dict[object, HoldState] | None = None  # until there is one
+        self.left: tuple[Lease, ...] = ()
         self.wait: Wait | None = None
         self.destroyed = self.closed = self.changed = False
 
@@ -134,7 +138,8 @@ class Status:
 
     def guard(self, now: float, owner: object) -> Guard:
         hold = self.check(now, owner)
-        return Guard(hold.place.entry, hold.token, self.names.key, self.names.node_id)
+        place, names = hold.place, self.names
+        return Guard(place.entry, place.token, names.key, names.node_id, place.others)
 
     def check_alive(self) -> None:
         """Raises DestroyedError if it was destroyed."""
@@ -157,6 +162,8 @@ class Status:
         """Notes that it is lost, and tells so."""
         if why := hold.lose(reason):
             self.changed = True
+            if hold.place.others:  # one may be gone, and the others hold up whoever is next
+                self.left = hold.leases
             error = hold.refusal if why is LossReason.REFUSED else None
             self.tell_of(events.lost, hold, reason=why, error=error)
 

@@ -89,27 +89,28 @@ class Tracker:
     @property
     def watches(self) -> dict[bytes, Found | None]:
         """What is to be watched, and what is known of it."""
-        status, prefix = self._status, self._status.names.prefix
+        status = self._status
         if status.closed:
             return {}
         if self.key_watched:
-            return {prefix: None}
+            return dict.fromkeys(status.names.locks)
         watches: dict[bytes, Found | None] = {}
         hold, wait = self._guarded, status.wait
         if hold and hold is status.hold and hold.alive:
             # From its put on: nothing has to be read.
             place = hold.place
-            kv = KeyValue(place.entry, status.names.value, place.token, place.lease.id)
-            watches[place.entry] = Found(place.token, (kv,))
+            for entry in place.entries:
+                kv = KeyValue(entry, status.names.value, place.token, place.lease.id)
+                watches[entry] = Found(place.token, (kv,))
         if wait and wait.place:
-            watches[wait.watches] = None
+            watches |= dict.fromkeys(wait.watches)
         return watches
 
     @property
     def interest(self) -> bytes | None:
         """The entry whose changes matter; None: that of every one."""
         wait, hold = self._status.wait, self._status.hold
-        if self.listened:
+        if self.listened or self._status.names.others:
             return None
         if wait and wait.place:
             return wait.interest
@@ -126,24 +127,41 @@ class Tracker:
         if not self.views or hold is None or not hold.alive:
             return
         place = hold.place
-        for name in (self._status.names.prefix, place.entry):
-            view = self.views.get(name)
-            if view and view.look(place.entry, place.token)[0] is Standing.GONE:
-                self._status.lose(hold, LossReason.DELETED)
+        for lock, entry in zip(self._status.names.locks, place.entries, strict=True):
+            for name in (lock, entry):
+                view = self.views.get(name)
+                if view and view.look(entry, place.token)[0] is Standing.GONE:
+                    self._status.lose(hold, LossReason.DELETED)
 
     def watched(self, name: bytes, changes: Sequence[Change], *, synthesised: bool) -> None:
         """A watch has told of something."""
         if self._status.closed:
             return
         self.look()
-        for change in changes if name == self._status.names.prefix else ():
+        names = self._status.names
+        for change in changes if name in names.locks else ():
+            if names.admission.speaks:
+                self._tell_of_leader(change, synthesised=synthesised)
+            if change.locked is None:
+                continue
             self._status.env.tell(
                 events.locked if change.locked else events.unlocked,
+                key=names.of_lock(name),
                 node_id=change.holder and change.holder.node_id,
                 token=change.holder and change.holder.token,
                 synthesised=synthesised,
             )
         self._stir()
+
+    def _tell_of_leader(self, change: Change, *, synthesised: bool) -> None:
+        leads = None if change.locked is False else change.holder
+        self._status.env.tell(
+            events.leader,
+            node_id=leads and leads.node_id,
+            token=leads and leads.token,
+            value=leads and leads.value,
+            synthesised=synthesised,
+        )
 
     def watch_failed(self, name: bytes, error: MicrolockError, *, final: bool, now: float) -> None:
         """A watch is interrupted; if `final` it has ended."""
@@ -153,7 +171,7 @@ class Tracker:
         if final:
             self._watch_again = now + _REFUSED
             status.changed = True
-            if name == status.names.prefix:
+            if name in status.names.locks:
                 self.key_watched = False
             else:
                 self._guarded = None
@@ -207,14 +225,15 @@ class Tracker:
 
     def hear_the_end(self, hold: HoldState, until: float) -> Steps[None]:
         """Waits until the watch of the lock, if there is one, has told that the hold has ended."""
-        view = self.views.get(self._status.names.prefix)
-        while (
-            view
-            and view.look(hold.place.entry, hold.token)[0] is not Standing.GONE
-            and (yield NOW) < until
-        ):
-            yield Park(until, self.woken)
-            self.woken.clear()
+        for lock, entry in zip(self._status.names.locks, hold.place.entries, strict=True):
+            view = self.views.get(lock)
+            while (
+                view
+                and view.look(entry, hold.token)[0] is not Standing.GONE
+                and (yield NOW) < until
+            ):
+                yield Park(until, self.woken)
+                self.woken.clear()
 
     # What time does.
 

@@ -12,10 +12,10 @@ from microlock.core.queue import Change, Holder, Queue, Standing, changes
 class View:
     """Turns a read and the events after it into changes of the lock, each told once."""
 
-    __slots__ = ("_outdated", "_prefix", "_queue", "_replays", "next_revision")
+    __slots__ = ("_lock", "_outdated", "_queue", "_replays", "next_revision")
 
-    def __init__(self, prefix: bytes) -> None:
-        self._prefix = prefix
+    def __init__(self, lock: bytes) -> None:
+        self._lock = lock
         # Where to watch on from. None <=> nothing is known, or not the changes since: the watch
         # starts from now, and `rebase` gets what is read after that.
         self.next_revision: int | None = None
@@ -29,9 +29,9 @@ class View:
         return self._queue.holder if self._queue and not self._outdated else None
 
     @property
-    def first(self) -> bytes | None:
-        """The entry of the holder, as far as known."""
-        return self._queue.first if self._queue else None
+    def held(self) -> Iterable[bytes]:
+        """The entries of those who hold the lock, as far as known."""
+        return self._queue.held if self._queue else ()
 
     def standing(self, entry: bytes, token: int) -> Standing:
         """Where the entry stands that was put at revision `token`, as far as the view has come."""
@@ -45,16 +45,18 @@ class View:
         To those who listened while nothing was known, the state is told as a change: it may be
         one, and they may wait for it.
         """
-        before, self._queue = self._queue, Queue(self._prefix, found.keys)
+        before, self._queue = self._queue, Queue(self._lock, found.keys)
         self.next_revision = found.revision + 1
         replays, self._replays = self._replays, False
         outdated, self._outdated = self._outdated, False
-        holder = self._queue.holder
+        now = _holders(self._queue)
         if before is None:
-            return [Change(holder is not None, holder)] if replays else []
-        if outdated and before.holder != holder:  # the same token may be another's
-            return changes(before.holder, None) + changes(None, holder)
-        return changes(before.holder, holder)
+            told = changes((), now) or [Change(False, None)]
+            return told if replays else []
+        then = _holders(before)
+        if outdated and then != now:  # the same token may be another's
+            return changes(then, ()) + changes((), now)
+        return changes(then, now)
 
     def replay(self) -> None:
         """Somebody listens from now on: if nothing is known yet, what is read is told."""
@@ -65,16 +67,18 @@ class View:
         told: list[Change] = []
         if self._queue is None or self.next_revision is None:
             return told  # the read that is on its way will know
+        before = _holders(self._queue)
         for revision, together in groupby(events, key=lambda event: event.revision):
             if revision < self.next_revision:
                 continue
-            before = self._queue.holder
             for event in together:
                 if event.kv is None:
                     self._queue.delete(event.name)
                 else:
                     self._queue.put(event.kv)
-            told += changes(before, self._queue.holder)
+            now = _holders(self._queue)
+            told += changes(before, now)
+            before = now
             self.next_revision = revision + 1
         return told
 
@@ -86,3 +90,7 @@ class View:
         """
         self.next_revision = None
         self._outdated |= outdated
+
+
+def _holders(queue: Queue) -> list[Holder]:
+    return list(queue.held.values())

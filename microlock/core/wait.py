@@ -1,7 +1,7 @@
 """One wait in the queue of a lock: when it ends, what is watched meanwhile, how its lease is kept.
 
 Far from its turn it watches one entry before its own, and nothing else. When that is gone it
-watches the lock, as every waiter does whose turn is near.
+watches the lock, as every waiter does whose turn is near, or may come in any order.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from microlock.errors import MicrolockError
 # Seconds before the time is over: from then on a waiter watches who holds the lock, to say so.
 _LAST = 1.0
 _NEWS = {Standing.FIRST, Standing.GONE}
+# Of several queues: who is gone in one is gone, and it is the first when it is so in all.
+_DECIDES = [Standing.GONE, Standing.WAITS, Standing.UNKNOWN, Standing.FIRST]
+_NOTHING: tuple[Standing, Holder | None] = Standing.UNKNOWN, None
 
 
 class Watched(Protocol):
@@ -32,7 +35,7 @@ class Wait:
     """The waits of one `lock()`, from the first place in the queue that it has to its last.
 
     Args:
-        prefix: of the entries of the lock.
+        locks: their names.
         until: when to give up; None is never.
         early: see `Lease.due`.
 
@@ -43,12 +46,12 @@ class Wait:
         error: what ends it, if anything has.
     """
 
-    def __init__(self, prefix: bytes, until: float | None, early: float) -> None:
+    def __init__(self, locks: tuple[bytes, ...], until: float | None, early: float) -> None:
         self.tokens: set[int] = set()
         self.place: Place | None = None
         self.holder: Holder | None = None
         self.error: MicrolockError | None = None
-        self._prefix = prefix
+        self._locks = locks
         self._until = until
         self._early = early
         self._tried = 0.0  # when a renewal failed last
@@ -73,9 +76,9 @@ class Wait:
         return self._after is None
 
     @property
-    def watches(self) -> bytes:
-        """The name of what is watched."""
-        return self._after[0] if self._after else self._prefix
+    def watches(self) -> tuple[bytes, ...]:
+        """The names of what is watched."""
+        return (self._after[0],) if self._after else self._locks
 
     @property
     def interest(self) -> bytes:
@@ -104,9 +107,13 @@ class Wait:
         return TurnResult(standing, place.lease, now, self.holder)
 
     def _standing(self, views: Mapping[bytes, Watched], place: Place, now: float) -> Standing:
-        if view := views.get(self._prefix):  # maybe since another object of this client watches it
+        if self._locks[0] in views:  # maybe since another object of this client watches it
             self._after = None
-            standing, holder = view.look(place.entry, place.token)
+            found = [
+                views[lock].look(entry, place.token) if lock in views else _NOTHING
+                for lock, entry in zip(self._locks, place.entries, strict=True)
+            ]
+            standing, holder = min(found, key=lambda each: _DECIDES.index(each[0]))
             self.holder = holder or self.holder
             return standing
         if self._after:

@@ -39,7 +39,7 @@ class Subscriber(Protocol):
     """Who is notified, on the thread that reads from etcd: so each call is to return at once.
 
     Attributes:
-        interest: the entry whose changes matter; it is notified too when that may be the first.
+        interest: the entry whose changes matter; it is notified too when that may be admitted.
             None: all entries.
     """
 
@@ -406,7 +406,7 @@ class WatchStream:
     def _apply(self, watch: _Watch, events: Iterable[Event]) -> list[Command]:
         watch.odd = 0
         changes = watch.view.apply(events)
-        about = frozenset([None, watch.view.first, *(event.name for event in events)])
+        about = frozenset([None, *watch.view.held, *(event.name for event in events)])
         return [watch.tell(changes, about)]
 
     def _cancelled(self, watch: _Watch, reply: WatchCancelled) -> list[Command]:

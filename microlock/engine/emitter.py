@@ -85,6 +85,9 @@ class LockEmitter(EventEmitter):
     def _listens(self, event: str) -> None:
         """Called when a handler of this event was added; it is removed again if this raises."""
 
+    def _closed(self) -> None:
+        """The client is closed: nothing is told any more."""
+
     def _tell(self, name: str, **fields: Any) -> tuple[Any, ...] | None:
         """Has the handlers called, after those of the events before. Returns what to log."""
         level = _LEVELS.get(name, logging.NOTSET)
@@ -92,7 +95,7 @@ class LockEmitter(EventEmitter):
         listened = name in self._events
         if not logged and not listened:
             return None
-        event = LockEvent(name, self._key, **fields)
+        event = LockEvent(name, fields.pop("key", self._key), **fields)
         if listened:
             try:
                 self._runner.submit(partial(self._deliver, event))

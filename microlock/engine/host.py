@@ -6,11 +6,12 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 from weakref import ref
 
+from microlock.core import flows
 from microlock.core.call import Call, Kind, Park, Steps
 from microlock.core.hold import HoldState
 from microlock.core.keys import Names
@@ -150,11 +151,26 @@ class Host:
                     except BaseException:  # an interrupt: it is not done
                         status.changed = True
                         raise
+        if status.left:
+            self._end_the_rest()
         if self._said:  # not under the mutex: a handler of logging may take its time
             with self.mutex:
                 said, self._said = self._said, ()
             for each in said:
                 log.log(*each)
+
+    def _end_the_rest(self) -> None:
+        """Ends what a lost hold has in etcd still, on another thread."""
+        with self.mutex:
+            leases, self.core.status.left = self.core.status.left, ()
+        if leases and not self.client.forked:
+            steps = flows.discard(self.core.names, *leases)
+            with suppress(DestroyedError):  # the client is closed: it is left to its ttl
+                self.client.one(Timer).aside(partial(self._quietly, steps))
+
+    def _quietly(self, steps: Steps[object]) -> None:
+        with self.quietly():
+            look(self.client, steps)
 
     def _watch(self) -> None:
         # Until it is so: a signal's handler may come in the middle, and change it.
@@ -175,18 +191,21 @@ class Host:
                 self.core.tracker.seen()
 
     def _wanted(self) -> dict[bytes, Found | None]:
-        wanted, prefix = self.core.tracker.watches, self.core.names.prefix
-        if not wanted or prefix in wanted:
+        names = self.core.names
+        wanted, lock = self.core.tracker.watches, names.lock
+        if not wanted or names.others or lock in wanted:
             return wanted
         # For a waiter far from its turn the watch that is there is the cheapest.
-        there = self.client.one(Reader).watching(prefix, besides=self)
-        return {prefix if there and not kv else name: kv for name, kv in wanted.items()}
+        there = self.client.one(Reader).watching(lock, besides=self)
+        return {lock if there and not kv else name: kv for name, kv in wanted.items()}
 
     def listen(self) -> None:
         """Has the lock watched, and waits until it is, or a first attempt has failed."""
         self.begin_to_listen()
-        with self.listening() as settled:
-            settled.wait(self.client.timeout, self.clock)
+        end = self.clock.now() + self.client.timeout
+        for lock in self.core.names.locks:
+            with self.listening(lock) as settled:
+                settled.wait(max(0.0, end - self.clock.now()), self.clock)
 
     def begin_to_listen(self) -> None:
         self._adopt()
@@ -194,9 +213,9 @@ class Host:
         self.step(self.core.tracker.listen)
 
     @contextmanager
-    def listening(self) -> Iterator[ReentrantEvent]:
+    def listening(self, lock: bytes) -> Iterator[ReentrantEvent]:
         """As `Reader.settling`."""
-        with self.client.one(Reader).settling(self.core.names.prefix) as settled:
+        with self.client.one(Reader).settling(lock) as settled:
             yield settled
         if self._refusal:
             raise self._refusal
@@ -236,6 +255,8 @@ class Host:
         """The client is closed: every call that waits looks again."""
         with self.mutex:
             self.core.tracker.stir_all()
+        if face := self._face():
+            face._closed()
 
     def release_at_exit(self, now: float) -> Sequence[Steps[object]]:
         with self.mutex:

@@ -138,6 +138,10 @@ class Timer:
         for each in done:
             each.wait(max(0.0, end - self._clock.now()))
 
+    def aside(self, job: Callable[[], object]) -> None:
+        """Has it done by another thread, soon; for a host that is adopted."""
+        self._inbox.put(job)
+
     def close(self) -> None:
         with self._lock:
             self._closed = True

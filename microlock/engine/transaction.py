@@ -21,7 +21,8 @@ def checked(guard: object, put: object, delete: object) -> Transaction:
     if isinstance(delete, str | bytes) or not isinstance(delete, Iterable):
         raise InvalidArgumentError(f"delete must be a list of keys, not {_kind(delete)}")
     puts = tuple((_key(key), _bytes("put", value)) for key, value in put.items())
-    return Transaction(guard.key, guard.revision, puts, tuple(_key(key) for key in delete))
+    deletes = tuple(_key(key) for key in delete)
+    return Transaction(guard.key, guard.revision, puts, deletes, guard.others)
 
 
 def committed(guard: Guard, revision: int | None) -> int:

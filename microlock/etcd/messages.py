@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import Message
 
-from microlock.core.keys import range_end, range_start
+from microlock.core.keys import range_end, range_of, range_start
 from microlock.core.port import (
     Enter,
     Entered,
@@ -46,6 +46,7 @@ AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 OLDEST = 16
 
 
+Others = tuple[tuple[bytes, bytes], ...]
 # The method, the message, and the class of the reply.
 Asked = tuple[str, Message, type[Any]]
 
@@ -53,6 +54,13 @@ Asked = tuple[str, Message, type[Any]]
 def encode(request: Request | Transaction) -> Asked:
     """Of what is one call to etcd."""
     match request:
+        # These two are what a cycle of a lock is made of, and cases are looked at one by one.
+        case Enter():
+            return _enter(request)
+        case Leave(entry, token, others):
+            entries = entry, *others
+            gone = [_delete(each) for each in entries]
+            return txn([_created(each, token) for each in entries], gone)
         case Grant(lease_id, ttl):
             return GRANT, pb.LeaseGrantRequest(ID=lease_id, TTL=ttl), pb.LeaseGrantResponse
         case KeepAlive(lease_id) | KeepAlives((lease_id,)):
@@ -64,34 +72,64 @@ def encode(request: Request | Transaction) -> Asked:
         case Read(lock, limit):
             read = _oldest(lock, max(limit, OLDEST) if limit else 0)
             return RANGE, pb.RangeRequest(**read), pb.RangeResponse
-        case Get(entry):
+        case Get(entry, ()):
             return RANGE, pb.RangeRequest(key=entry), pb.RangeResponse
-        case Enter():
-            return _enter(request)
-        case Join(lock, entry, value, lease_id, near):
-            join = [
-                _put(entry, value, lease_id),
-                {"request_range": _oldest(lock, 1)},
-                {"request_range": _newest(lock, near + 1)},  # ours, and those next before it
-            ]
-            # A copy that arrives after a move must not put the entry back under this lease.
-            return txn([_created(entry, 0)], join, [{"request_range": _oldest(lock, 0)}])
-        case Leave(entry, token):
-            return txn([_created(entry, token)], [_delete(entry)])
-        case Move(entry, value, token, lease_id, next_lease_id):
-            guards = [_created(entry, token), _under(entry, lease_id)]
-            return txn(guards, [_put(entry, value, next_lease_id)], [get(entry)])
-        case Transaction(entry, revision, puts, deletes):
+        case Get(entry, others):
+            return txn((), map(get, (entry, *others)))
+        case Join(_, _, value, lease_id, near):
+            join, otherwise, guards = [], [], []
+            for lock, entry in _all(request):
+                join += [
+                    _put(entry, value, lease_id),
+                    {"request_range": _oldest(lock, 1)},
+                    {"request_range": _newest(lock, near + 1)},  # ours, and those next before it
+                ]
+                # A copy that arrives after a move must not put the entry back under this lease.
+                guards.append(_created(entry, 0))
+                otherwise += _reads(lock, entry, 0)
+            return txn(guards, join, otherwise)
+        case Move(entry, value, token, lease_id, next_lease_id, others):
+            entries = entry, *others
+            guards = [_created(each, token) for each in entries]
+            guards += [_under(each, lease_id) for each in entries]
+            puts = [_put(each, value, next_lease_id) for each in entries]
+            return txn(guards, puts, map(get, entries))
+        case Transaction(entry, revision, puts, deletes, others):
             changes = [*(_put(*put, 0) for put in puts), *map(_delete, deletes)]
-            return txn([_created(entry, revision)], changes)
+            return txn([_created(each, revision) for each in (entry, *others)], changes)
     raise AssertionError(f"{request!r} is more than one call")
 
 
 @lru_cache(maxsize=1024)  # an object asks for the same each time, as long as it has its lease
 def _enter(request: Enter) -> tuple[str, Message, type[Any]]:
-    put = [_put(request.entry, request.value, request.lease_id)]
-    read = [{"request_range": _oldest(request.lock, OLDEST)}]
-    return txn([_empty(request.lock)], put, read)
+    puts, guards, otherwise = [], [], []
+    for lock, entry in _all(request):
+        puts.append(_put(entry, request.value, request.lease_id))
+        guards.append(_none_since(lock, request.since))
+        if request.since or _beside(lock, entry):
+            guards.append(_created(entry, 0))
+        otherwise += _reads(lock, entry, _seen(request))
+    return txn(guards, puts, otherwise)
+
+
+def _all(request: Enter | Join) -> Others:
+    """The locks that it is about, and my entries there."""
+    return (request.lock, request.entry), *request.others
+
+
+def _seen(request: Enter) -> int:
+    return max(request.limit, OLDEST)
+
+
+def _reads(lock: bytes, entry: bytes, limit: int) -> list[Part]:
+    """Of the lock, oldest first, and of the entry, if that is not within its range."""
+    read: list[Part] = [{"request_range": _oldest(lock, limit)}]
+    return [*read, get(entry)] if _beside(lock, entry) else read
+
+
+def _beside(lock: bytes, entry: bytes) -> bool:
+    """Whether the entry is not within the range of the lock."""
+    return not entry.startswith(range_of(lock))
 
 
 def decode(
@@ -99,22 +137,25 @@ def decode(
 ) -> Any:
     """What etcd's reply says, which came at this moment, to what was sent at that one."""
     match request:
+        case Enter():
+            return _entered(request, reply, at, repeated)
+        case Leave():
+            return Left(reply.succeeded, at, repeated)
         case Grant() | KeepAlive():
             return Lifetime(reply.TTL, sent, at)
         case KeepAlives((lease_id,)):
             return {lease_id: Lifetime(reply.TTL, sent, at)}
         case Read(lock, limit):
             return Found(reply.header.revision, entries(lock, keys(reply))[: limit or None])
-        case Get():
+        case Get(_, ()):
             return Found(reply.header.revision, keys(reply))
-        case Enter():
-            return _entered(request, reply, at, repeated)
+        case Get():
+            return Found(reply.header.revision, sum(_ranges(reply), ()))
         case Join():
             return _joined(request, reply, at, repeated)
-        case Leave():
-            return Left(reply.succeeded, at, repeated)
         case Move():
-            there = None if reply.succeeded else _first(_ranges(reply)[0])
+            named = () if reply.succeeded else _ranges(reply)
+            there = named[0][0] if named and all(named) else None
             return Moved(reply.succeeded, there, at, repeated)
         case Transaction():
             return reply.header.revision if reply.succeeded else None
@@ -122,38 +163,58 @@ def decode(
 
 
 def _entered(request: Enter, reply: pb.TxnResponse, at: float, repeated: bool) -> Entered:
+    revision = reply.header.revision
     if reply.succeeded:
-        return Entered(reply.header.revision, None, at, repeated)
-    there = entries(request.lock, _ranges(reply)[0])
-    mine = _named(request.entry, there)
-    if mine:
-        return Entered(mine.create_revision, None, at, repeated)
-    return Entered(None, _first(there), at, repeated)
+        return Entered(revision, (), at, repeated)
+    before: list[KeyValue] = []
+    all_seen = True
+    for lock, entry, there, beside in _read_of(request, reply):
+        mine = _named(entry, there, beside)
+        if mine and mine.lease_id:
+            return Entered(mine.create_revision, (), at, repeated)
+        all_seen &= len(there) < _seen(request)
+        before += entries(lock, there)
+    since = revision if all_seen else None
+    return Entered(None, _by_age(before), at, repeated, since)
 
 
 def _joined(request: Join, reply: pb.TxnResponse, at: float, repeated: bool) -> Joined:
+    before: list[KeyValue] = []
+    token = reply.header.revision
     if reply.succeeded:
-        (first,), newest = _ranges(reply)
-        there = newest if first in newest else (first, *newest)
-        if first not in newest and not entries(request.lock, [first]):
-            # A nested name is the oldest, and there may be older entries that were not read.
-            return Joined(reply.header.revision, None, at, repeated)
+        found = iter(_ranges(reply))
+        for (lock, _), oldest, newest in zip(_all(request), found, found, strict=True):
+            there = newest if oldest[-1:] in ((), newest[-1:]) else (*oldest, *newest)
+            if there is not newest and not entries(lock, oldest):
+                # A nested name is the oldest, and there may be older entries that were not read.
+                return Joined(token, None, at, repeated)
+            before += entries(lock, there)
     else:
-        (there,) = _ranges(reply)
-    queue = entries(request.lock, there)
-    mine = _named(request.entry, queue)
-    if mine is None:  # a user's own key is there
-        return Joined(None, (), at, repeated)
-    before = tuple(kv for kv in queue if kv.create_revision < mine.create_revision)
-    return Joined(mine.create_revision, before, at, repeated)
+        for lock, entry, there, beside in _read_of(request, reply):
+            mine = _named(entry, there, beside)
+            if mine is None or not mine.lease_id:  # a user's own key is there
+                return Joined(None, (), at, repeated)
+            token = mine.create_revision
+            before += entries(lock, there)
+    older = [kv for kv in before if kv.create_revision < token]
+    return Joined(token, _by_age(older), at, repeated)
 
 
-def _first(found: tuple[KeyValue, ...]) -> KeyValue | None:
-    return found[0] if found else None
+def _read_of(
+    request: Enter | Join, reply: pb.TxnResponse
+) -> Iterator[tuple[bytes, bytes, tuple[KeyValue, ...], tuple[KeyValue, ...]]]:
+    """What `_reads` has found: of each lock, and of my entry if that is not in its range."""
+    found = iter(_ranges(reply))
+    for lock, entry in _all(request):
+        yield lock, entry, next(found), next(found) if _beside(lock, entry) else ()
 
 
-def _named(name: bytes, found: tuple[KeyValue, ...]) -> KeyValue | None:
-    return next((kv for kv in found if kv.name == name), None)
+def _by_age(found: list[KeyValue]) -> tuple[KeyValue, ...]:
+    return tuple(sorted(found, key=lambda kv: kv.create_revision))
+
+
+def _named(name: bytes, *found: tuple[KeyValue, ...]) -> KeyValue | None:
+    return next((kv for each in found for kv in each if kv.name == name), None)
 
 
 def _ranges(reply: pb.TxnResponse) -> list[tuple[KeyValue, ...]]:
@@ -197,16 +258,16 @@ def all_of(prefix: bytes) -> Part:
     return {"key": range_start(prefix), "range_end": range_end(prefix)}
 
 
-def _oldest(prefix: bytes, limit: int) -> Part:
-    return all_of(prefix) | {
+def _oldest(lock: bytes, limit: int) -> Part:
+    return all_of(range_of(lock)) | {
         "limit": limit,
         "sort_order": pb.RangeRequest.ASCEND,
         "sort_target": pb.RangeRequest.CREATE,
     }
 
 
-def _newest(prefix: bytes, limit: int) -> Part:
-    return _oldest(prefix, limit) | {"sort_order": pb.RangeRequest.DESCEND}
+def _newest(lock: bytes, limit: int) -> Part:
+    return _oldest(lock, limit) | {"sort_order": pb.RangeRequest.DESCEND}
 
 
 def _put(name: bytes, value: bytes, lease_id: int) -> Part:
@@ -217,9 +278,14 @@ def _delete(name: bytes) -> Part:
     return {"request_delete_range": {"key": name}}
 
 
-def _empty(prefix: bytes) -> Part:
+def _none_since(lock: bytes, revision: int) -> Part:
+    """No key of the range of the lock was created after this revision."""
     # No key is as if created at revision 0; a range is compared key by key.
-    return all_of(prefix) | {"target": pb.Compare.CREATE, "create_revision": 0}
+    return all_of(range_of(lock)) | {
+        "target": pb.Compare.CREATE,
+        "result": pb.Compare.LESS,
+        "create_revision": revision + 1,
+    }
 
 
 def _created(name: bytes, revision: int) -> Part:

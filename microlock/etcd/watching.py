@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microlock.core.keys import is_prefix, range_end
+from microlock.core.keys import is_prefix, range_end, range_of
 from microlock.core.port import Event, WatchCancelled, WatchCreated, WatchEvents, WatchReply
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.messages import key_value
@@ -20,9 +20,10 @@ class EtcdWatching:
         self._stream = stream
 
     def create(self, watch_id: int, name: bytes, start: int | None) -> None:
+        key = range_of(name)
         create = pb.WatchCreateRequest(
-            key=name,
-            range_end=range_end(name) if is_prefix(name) else b"",
+            key=key,
+            range_end=range_end(key) if is_prefix(name) else b"",
             start_revision=start or 0,
             watch_id=watch_id,
         )

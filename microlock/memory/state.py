@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from microlock.core.keys import MAX_TTL, range_end
+from microlock.core.keys import MAX_TTL, range_end, range_of
 from microlock.core.port import (
     Enter,
     Entered,
@@ -246,8 +246,9 @@ class State:
             case Read(lock, limit):
                 seen = self._range(lock)[: max(limit, OLDEST) if limit else None]
                 return Found(self.revision, entries(lock, seen)[: limit or None]), []
-            case Get(entry):
-                return Found(self.revision, tuple(self._at(entry))), []
+            case Get(entry, others):
+                there = [kv for name in (entry, *others) for kv in self._at(name)]
+                return Found(self.revision, tuple(there)), []
             case Holders(prefix):
                 first = oldest(self._range(prefix))
                 held = (kv for lock, kv in first.items() if lock[:-1].startswith(prefix))
@@ -284,57 +285,78 @@ class State:
         return [*gone, partial(self.leases.pop, lease_id, None)]
 
     def _enter(self, request: Enter) -> tuple[Entered, Steps]:
-        there = self._range(request.lock)
-        if not there:
-            put = self._changes((request.entry, request.value, request.lease_id))
-            return Entered(self.revision + 1, None, self.now), put
-        queue = entries(request.lock, there[:OLDEST])
-        for kv in queue:
-            if kv.name == request.entry:
-                return Entered(kv.create_revision, None, self.now), []
-        return Entered(None, queue[0] if queue else None, self.now), []
+        many, all_seen, free = max(request.limit, OLDEST), True, True
+        before: list[KeyValue] = []
+        for lock, entry in _all(request):
+            there, mine = self._range(lock), self.keys.get(entry)
+            if mine and mine.lease_id and (mine in there[:many] or mine not in there):
+                return Entered(mine.create_revision, (), self.now), []
+            free &= mine is None and all(kv.create_revision <= request.since for kv in there)
+            all_seen &= len(there) < many
+            before += entries(lock, there[:many])
+        if free:
+            return Entered(self.revision + 1, (), self.now), self._put_all(request)
+        since = self.revision if all_seen else None
+        return Entered(None, _by_age(before), self.now, since=since), []
 
     def _join(self, request: Join) -> tuple[Joined, Steps]:
-        mine, there = self.keys.get(request.entry), self._range(request.lock)
-        if mine is not None:
-            if not mine.lease_id:
-                return Joined(None, (), self.now), []
-            return self._joined(request, mine, there), []
-        put = self._changes((request.entry, request.value, request.lease_id))
-        mine = KeyValue(request.entry, request.value, self.revision + 1, request.lease_id)
-        there.append(mine)
-        first, newest = there[0], there[-1 - request.near :]
-        if first not in newest and not entries(request.lock, [first]):
-            # A nested name is the oldest, and there may be older entries that were not read.
-            return Joined(mine.create_revision, None, self.now), put
-        seen = newest if first in newest else [first, *newest]
-        return self._joined(request, mine, seen), put
+        there = [self.keys.get(entry) for _, entry in _all(request)]
+        if any(there):
+            return self._joined_before(request, there), []
+        token, put = self.revision + 1, self._put_all(request)
+        before: list[KeyValue] = []
+        for lock, entry in _all(request):
+            found = self._range(lock)
+            many = request.near + (not entry.startswith(range_of(lock)))
+            beyond, newest = len(found) > many, found[max(0, len(found) - many) :]
+            if beyond and not entries(lock, found[:1]):
+                # A nested name is the oldest, and there may be older entries that were not read.
+                return Joined(token, None, self.now), put
+            before += entries(lock, [*found[:1], *newest] if beyond else newest)
+        return Joined(token, _by_age(before), self.now), put
 
-    def _joined(self, request: Join, mine: KeyValue, there: Iterable[KeyValue]) -> Joined:
-        queue = entries(request.lock, there)
-        before = tuple([kv for kv in queue if kv.create_revision < mine.create_revision])
-        return Joined(mine.create_revision, before, self.now)
+    def _joined_before(self, request: Join, there: Sequence[KeyValue | None]) -> Joined:
+        """What is answered if something has the name of an entry."""
+        before: list[KeyValue] = []
+        token = 0
+        for (lock, _), mine in zip(_all(request), there, strict=True):
+            if mine is None or not mine.lease_id:
+                return Joined(None, (), self.now)
+            token = mine.create_revision
+            before += entries(lock, self._range(lock))
+        older = [kv for kv in before if kv.create_revision < token]
+        return Joined(token, _by_age(older), self.now)
+
+    def _put_all(self, request: Enter | Join) -> Steps:
+        puts = [(entry, request.value, request.lease_id) for _, entry in _all(request)]
+        return self._changes(*puts)
 
     def _leave(self, request: Leave) -> tuple[Left, Steps]:
-        for kv in self._at(request.entry):
-            if kv.create_revision == request.token:
-                return Left(True, self.now), self._changes((kv.name, None, 0))
+        names = request.entry, *request.others
+        there = [self.keys.get(name) for name in names]
+        if all(kv and kv.create_revision == request.token for kv in there):
+            return Left(True, self.now), self._changes(*((name, None, 0) for name in names))
         return Left(False, self.now), []
 
     def _move(self, request: Move) -> tuple[Moved, Steps]:
-        for kv in self._at(request.entry):
-            if (kv.create_revision, kv.lease_id) != (request.token, request.lease_id):
-                return Moved(False, kv, self.now), []
-            put = self._changes((kv.name, request.value, request.next_lease_id))
-            return Moved(True, None, self.now), put
-        return Moved(False, None, self.now), []
+        names = request.entry, *request.others
+        there = [kv for name in names for kv in self._at(name)]
+        if len(there) < len(names):
+            return Moved(False, None, self.now), []
+        if {(kv.create_revision, kv.lease_id) for kv in there} != {
+            (request.token, request.lease_id)
+        }:
+            return Moved(False, there[0], self.now), []
+        puts = [(name, request.value, request.next_lease_id) for name in names]
+        return Moved(True, None, self.now), self._changes(*puts)
 
     def _transaction(self, request: Transaction) -> tuple[int | None, Steps]:
         if len(request.puts) + len(request.deletes) > MAX_OPERATIONS:
             raise StoreError("memory: too many operations in txn request")
         if {name for name, _ in request.puts} & {*request.deletes}:
             raise StoreError("memory: duplicate key given in txn request")
-        if not any(kv.create_revision == request.revision for kv in self._at(request.entry)):
+        guards = [self.keys.get(name) for name in (request.entry, *request.others)]
+        if not all(kv and kv.create_revision == request.revision for kv in guards):
             return None, []
         puts = [(name, value, 0) for name, value in request.puts]
         steps = self._changes(*puts, *((name, None, 0) for name in dict.fromkeys(request.deletes)))
@@ -374,9 +396,9 @@ class State:
     def _at(self, name: bytes) -> list[KeyValue]:
         return [self.keys[name]] if name in self.keys else []
 
-    def _range(self, prefix: bytes) -> list[KeyValue]:
-        """The keys with this prefix, oldest first."""
-        names, keys = self._names, self.keys
+    def _range(self, lock: bytes) -> list[KeyValue]:
+        """The keys with the prefix of this lock, oldest first."""
+        names, keys, prefix = self._names, self.keys, range_of(lock)
         first = bisect_left(names, prefix)
         last = bisect_left(names, range_end(prefix), first) if prefix else len(names)
         found = [keys[name] for name in names[first:last]]
@@ -409,6 +431,15 @@ class _Leases:
 
 def _end(lease: tuple[float, int]) -> float:
     return lease[0]
+
+
+def _all(request: Enter | Join) -> tuple[tuple[bytes, bytes], ...]:
+    """The locks that it is about, and the entries there."""
+    return (request.lock, request.entry), *request.others
+
+
+def _by_age(found: list[KeyValue]) -> tuple[KeyValue, ...]:
+    return tuple(sorted(found, key=lambda kv: kv.create_revision))
 
 
 def _age(kv: KeyValue) -> tuple[int, bytes]:

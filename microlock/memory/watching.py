@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from microlock.core.keys import is_prefix
+from microlock.core.keys import is_prefix, range_of
 from microlock.core.port import Event, WatchCancelled, WatchCreated, WatchEvents
 from microlock.engine.client import Sink
 from microlock.errors import StoreError
@@ -30,7 +30,7 @@ class MemoryWatching:
         def add(_: State) -> None:
             if self in self._watches.streams:
                 self._watches.tell()
-                self._watches.add(self, watch_id, name, start)
+                self._watches.add(self, watch_id, range_of(name), start)
 
         self._memory.change(add)
 

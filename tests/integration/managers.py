@@ -11,7 +11,7 @@ import pytest
 
 from microlock import EtcdClient, Holder, Microlock
 from microlock.core.port import Read, Request
-from microlock.engine.loops import LoopClient
+from microlock.engine.loop_client import LoopClient
 
 Keep = Callable[[Microlock], Microlock]
 

@@ -20,6 +20,15 @@ from ctl import Etcdctl
 from watching import DEADLINE, eventually
 
 from microlock import EtcdClient, connect
+from microlock.core.admission import (
+    MUTEX,
+    READER,
+    WRITER,
+    Admission,
+    lock_name,
+    rivals_name,
+    semaphore,
+)
 from microlock.core.keys import entry_name, range_end
 from microlock.core.port import (
     Enter,
@@ -159,6 +168,10 @@ def pair(etcd: Etcd) -> Iterator[Pair]:
         yield Pair(client)
 
 
+def _nested(one: bytes, other: bytes) -> bool:
+    return one.startswith(other) or other.startswith(one)
+
+
 class Asker:
     """Makes up requests: mostly about what is there, sometimes about what is not."""
 
@@ -202,29 +215,53 @@ class Asker:
         return Revoke(self._lease())
 
     def _read(self) -> Read:
-        return Read(self._one_of(LOCKS), self._one_of([0, 1, 2, 20]))
+        admission = self._one_of([MUTEX, MUTEX, semaphore(3), READER])
+        return Read(lock_name(self._one_of(LOCKS), admission), self._one_of([0, 1, 2, 20]))
 
     def _get(self) -> Get:
-        return Get(self._name())
+        return Get(self._name(), self._beside())
 
     def _holders(self) -> Holders:
         return Holders(self._one_of(PREFIXES))
 
     def _enter(self) -> Enter:
-        lock, lease_id = self._one_of(LOCKS), self._lease()
-        return Enter(lock, entry_name(lock, lease_id), self._value(), lease_id)
+        lock, entry, admission, lease_id = self._asked()
+        since = self._one_of([0, 0, self._store.revision, self._store.revision - 2])
+        others = self._others(lock, lease_id) if admission is MUTEX else ()
+        limit = admission.limit
+        return Enter(lock, entry, self._value(), lease_id, limit, max(0, since), others)
 
     def _join(self) -> Join:
-        lock, lease_id = self._one_of(LOCKS), self._lease()
-        entry = entry_name(lock, lease_id)
-        return Join(lock, entry, self._value(), lease_id, self._one_of([0, 1, 2]))
+        lock, entry, admission, lease_id = self._asked()
+        others = self._others(lock, lease_id) if admission is MUTEX else ()
+        near = self._one_of([0, 1, 2, 4])
+        return Join(lock, entry, self._value(), lease_id, near, others)
+
+    def _others(self, lock: bytes, lease_id: int) -> tuple[tuple[bytes, bytes], ...]:
+        """Another lock, none of the two within the other: what is put in one has no order there."""
+        other = self._one_of([each for each in LOCKS if not _nested(each, lock)] or [None])
+        taken = other and self._one_of([False, True])
+        return ((other, entry_name(other, lease_id)),) if taken else ()
+
+    def _asked(self) -> tuple[bytes, bytes, Admission, int]:
+        """Whose rivals, which entry, how it is admitted, under which lease."""
+        prefix, lease_id = self._one_of(LOCKS), self._lease()
+        admission = self._one_of([MUTEX, MUTEX, semaphore(3), READER, WRITER])
+        entry = entry_name(prefix + admission.part, lease_id)
+        return rivals_name(prefix, admission), entry, admission, lease_id
 
     def _leave(self) -> Leave:
-        return Leave(*self._entry()[:2])
+        name, token, _ = self._entry()
+        return Leave(name, token, tuple(each for each in self._beside() if each != name))
 
     def _move(self) -> Move:
         name, token, lease_id = self._entry()
-        return Move(name, self._value(), token, lease_id, self._lease())
+        others = tuple(each for each in self._beside() if each != name)
+        return Move(name, self._value(), token, lease_id, self._lease(), others)
+
+    def _beside(self) -> tuple[bytes, ...]:
+        """An entry that may have been put with another."""
+        return (self._entry()[0],) if self._random.random() < 0.3 else ()
 
     def _transaction(self) -> Transaction:
         """Mostly one that etcd takes: of what is one's own, and no key twice."""

@@ -45,7 +45,7 @@ def example(containing: str, endpoint: str) -> str:
     return found.replace("localhost:2379", endpoint)
 
 
-@pytest.mark.parametrize("page", ["waiting", "keeping", "losing", "fencing"])
+@pytest.mark.parametrize("page", ["kinds", "waiting", "keeping", "losing", "fencing"])
 def test_the_examples_of_a_page_run_one_after_another(etcd_server: Any, page: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
     assert blocks

@@ -151,7 +151,8 @@ def test_of_many_who_enter_at_once_one_is_in(port: Port) -> None:
     with ThreadPoolExecutor(20) as pool:
         entered = list(pool.map(port.enter, leases))
     (mine,) = [each for each in entered if each.token is not None]
-    assert {each.holder.create_revision for each in entered if each is not mine} == {mine.token}
+    others = [each for each in entered if each is not mine]
+    assert {each.before[0].create_revision for each in others} == {mine.token}
 
 
 def test_all_who_join_at_once_stand_in_one_queue(port: Port) -> None:
@@ -179,6 +180,110 @@ def test_what_was_answered_is_seen_by_all(port: Port) -> None:
         assert port.there() == [port.entry(lease_id)]
         port.ask(Leave(port.entry(lease_id), token))
         assert port.there() == []
+
+
+def test_who_asks_again_comes_in_unless_another_has_come_since(port: Port) -> None:
+    first, mine, other = port.lease(), port.lease(), port.lease()
+    port.enter(first)
+    refused = port.ask(Enter(port.lock, port.entry(mine), ALPHA, mine, limit=3))
+    assert (refused.token, [kv.name for kv in refused.before]) == (None, [port.entry(first)])
+    entered = port.ask(Enter(port.lock, port.entry(mine), ALPHA, mine, 3, refused.since))
+    assert port.there() == [port.entry(first), port.entry(mine)]
+    assert port.ask(Read(port.lock)).keys[1].create_revision == entered.token
+    again = port.ask(Enter(port.lock, port.entry(other), BETA, other, 3, refused.since))
+    assert (again.token, len(again.before)) == (None, 2)
+
+
+def test_who_has_gone_since_is_in_nobodys_way(port: Port) -> None:
+    first, mine = port.lease(), port.lease()
+    token = port.enter(first).token
+    since = port.enter(mine).since
+    port.ask(Leave(port.entry(first), token))
+    assert port.ask(Enter(port.lock, port.entry(mine), ALPHA, mine, 1, since)).token
+
+
+def test_of_more_entries_than_are_read_nobody_says_that_they_are_all(port: Port) -> None:
+    for _ in range(20):
+        port.join(port.lease())
+    mine = port.lease()
+    few = port.ask(Enter(port.lock, port.entry(mine), ALPHA, mine, limit=5))
+    many = port.ask(Enter(port.lock, port.entry(mine), ALPHA, mine, limit=30))
+    assert (few.since, len(few.before) >= 5) == (None, True)
+    assert (many.since is None, len(many.before)) == (False, 20)
+
+
+@pytest.mark.parametrize("way", ["enter", "join"])
+def test_my_entry_may_be_that_of_another_lock(port: Port, way: str) -> None:
+    """As that of a reader, whom only writers keep out."""
+    rivals, mine, rival = port.lock + b"write/", port.lease(), port.lease()
+    entry = entry_name(port.lock + b"read/", mine)
+    ask: Any = Enter if way == "enter" else lambda *of: Join(*of, near=2)
+    token = port.ask(ask(rivals, entry, ALPHA, mine)).token
+    assert port.ask(Get(entry)).keys[0].create_revision == token
+    assert port.ask(ask(rivals, entry, BETA, mine)).token == token
+    assert port.ask(Get(entry)).keys[0].value == ALPHA
+    port.ask(Leave(entry, token))
+    port.ask(Join(rivals, entry_name(rivals, rival), BETA, rival, near=2))
+    asked = port.ask(ask(rivals, entry, ALPHA, mine))
+    assert [kv.name for kv in asked.before] == [entry_name(rivals, rival)]
+    assert bool(port.ask(Get(entry)).keys) == (way == "join")
+
+
+# Several at once.
+
+
+def several(port: Port, lease_id: int) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
+    """My entry of the lock, and those of others."""
+    locks = port.lock + b"a/", port.lock + b"b/"
+    return port.entry(lease_id), tuple((lock, port.entry(lease_id, lock)) for lock in locks)
+
+
+@pytest.mark.parametrize("way", ["enter", "join"])
+def test_entries_of_several_locks_come_at_one_revision_and_go_together(
+    port: Port, way: str
+) -> None:
+    mine, next_lease = port.lease(), port.lease()
+    entry, others = several(port, mine)
+    names = [entry, *(name for _, name in others)]
+    if way == "enter":
+        token = port.ask(Enter(port.lock, entry, ALPHA, mine, others=others)).token
+    else:
+        token = port.ask(Join(port.lock, entry, ALPHA, mine, 2, others)).token
+    beside = tuple(names[1:])
+    assert [kv.name for kv in port.ask(Get(entry, beside)).keys] == names
+    assert port.ask(Move(entry, BETA, token, mine, next_lease, beside)).done
+    there = port.ask(Get(entry, beside)).keys
+    assert there == tuple(KeyValue(name, BETA, token, next_lease) for name in names)
+    assert port.ask(Leave(entry, token, beside)).done
+    assert port.ask(Get(entry, beside)).keys == ()
+
+
+def test_of_several_locks_all_are_entered_or_none(port: Port) -> None:
+    mine, other = port.lease(), port.lease()
+    entry, others = several(port, mine)
+    lock, name = others[1][0], port.entry(other, others[1][0])
+    port.ask(Enter(lock, name, BETA, other))
+    entered = port.ask(Enter(port.lock, entry, ALPHA, mine, others=others))
+    assert (entered.token, [kv.name for kv in entered.before]) == (None, [name])
+    assert port.there() == []
+    joined = port.ask(Join(port.lock, entry, ALPHA, mine, 2, others))
+    assert [kv.name for kv in joined.before] == [name]
+
+
+@pytest.mark.parametrize("way", ["leave", "move"])
+def test_of_several_entries_none_is_changed_if_one_is_gone(port: Port, way: str) -> None:
+    mine, next_lease = port.lease(), port.lease()
+    entry, others = several(port, mine)
+    token = port.ask(Enter(port.lock, entry, ALPHA, mine, others=others)).token
+    (_, first), (_, second) = others
+    port.ask(Leave(second, token))
+    if way == "leave":
+        assert not port.ask(Leave(entry, token, (first, second))).done
+    else:
+        moved = port.ask(Move(entry, BETA, token, mine, next_lease, (first, second)))
+        assert (moved.done, moved.there) == (False, None)
+    left = port.ask(Get(entry, (first, second))).keys
+    assert left == tuple(KeyValue(name, ALPHA, token, mine) for name in (entry, first))
 
 
 # Revisions and tokens.

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from meanwhile import EARLY, Happening, stand
-from shared_etcd import CHANGED, FOO, Store
+from shared_etcd import CHANGED, Store
 
 from microlock.core import flows
 from microlock.core.flows import Flow
@@ -60,7 +60,7 @@ class Caller:
         self.late: list[Request] = []
         self._faults = {} if faults is None else faults
         self._course: Iterator[Happening] = iter(())
-        self._wait = Wait(FOO.prefix, None, EARLY)
+        self._wait = Wait(self.store.names.locks, None, EARLY)
 
     def run(self, flow: Flow[T]) -> T:
         resume = partial(next, flow)
@@ -79,7 +79,9 @@ class Caller:
     def try_lock(self, lease: Lease | None = None, *, lost: Place | None = None) -> Any:
         ids = self.store.lease_ids
         now = self.store.now
-        return self.run(flows.try_lock(FOO, TTL, lease, lost=lost, now=now, lease_ids=ids))
+        return self.run(
+            flows.try_lock(self.store.names, TTL, lease, lost=lost, now=now, lease_ids=ids)
+        )
 
     def wait(
         self,
@@ -90,22 +92,22 @@ class Caller:
     ) -> Any:
         """`course`: what happens while the flow waits. After that the time is over."""
         self._course = iter(course)
-        self._wait = Wait(FOO.prefix, None, EARLY)
+        self._wait = Wait(self.store.names.locks, None, EARLY)
         ids = self.store.lease_ids
         now = self.store.now
-        return self.run(flows.wait(FOO, TTL, lease, lost=lost, now=now, lease_ids=ids))
+        return self.run(flows.wait(self.store.names, TTL, lease, lost=lost, now=now, lease_ids=ids))
 
     def release(self, place: Place) -> Any:
-        return self.run(flows.release(FOO, place, TTL))
+        return self.run(flows.release(self.store.names, place, TTL))
 
     def renew(self, place: Place) -> Any:
-        return self.run(flows.renew(FOO, place))
+        return self.run(flows.renew(self.store.names, place))
 
     def extend(self, place: Place, ttl: int = 30) -> Any:
-        return self.run(flows.extend(FOO, place, ttl, lease_ids=self.store.lease_ids))
+        return self.run(flows.extend(self.store.names, place, ttl, lease_ids=self.store.lease_ids))
 
     def adopt(self) -> Any:
-        return self.run(flows.adopt(FOO, now=self.store.now))
+        return self.run(flows.adopt(self.store.names, now=self.store.now))
 
     def perform(self, request: Request | AwaitTurn) -> Any:
         fault = self._faults.get(len(self.requests)) or self._faults.get(type(request))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from shared_etcd import FOO, Store
+from shared_etcd import Store
 
+from microlock.core.keys import is_prefix, lock_of, range_of
 from microlock.core.place import AwaitTurn, Place, TurnResult
 from microlock.core.port import Get, KeepAlive, Read, Revoke
 from microlock.core.queue import Holder, Standing, places
@@ -48,20 +49,20 @@ class Stay:
         assert self.wait.place
         return self.wait.place
 
-    def views(self, name: bytes) -> Mapping[bytes, Watched]:
-        """What the watch of this name tells."""
+    def views(self, *names: bytes) -> Mapping[bytes, Watched]:
+        """What the watches of these names tell."""
         if self.heard:
-            self._listen(name)
+            self._views = {name: self._listen(name) for name in names}
         return {name: Watched(view) for name, view in self._views.items()}
 
-    def _listen(self, name: bytes) -> None:
+    def _listen(self, name: bytes) -> View:
         view = self._views.get(name)
         if view is None or view.next_revision is None:
-            view = View(FOO.prefix)
-            view.rebase(self.store.apply(Read(name) if name == FOO.prefix else Get(name)))
-            self._views = {name: view}
-        events = self.store.events(FOO.prefix, view.next_revision or 0)
-        view.apply(each for each in events if name in (each.name, FOO.prefix))
+            view = View(lock_of(name) or name)
+            view.rebase(self.store.apply(Read(name) if is_prefix(name) else Get(name)))
+        events = self.store.events(range_of(name), view.next_revision or 0)
+        view.apply(each for each in events if is_prefix(name) or name == each.name)
+        return view
 
 
 Happening = Callable[[Stay], None]
@@ -86,14 +87,14 @@ def stand(store: Store, wait: Wait, request: AwaitTurn, course: Iterator[Happeni
 def _result(stay: Stay, wait: Wait) -> TurnResult | None:
     while True:
         watched = wait.watches
-        result = wait.result(stay.views(watched), stay.store.now)
+        result = wait.result(stay.views(*watched), stay.store.now)
         if result or wait.watches == watched:
             return result
 
 
 def _time_is_over(stay: Stay, request: AwaitTurn) -> TurnResult:
     """It goes on as one that has no time left."""
-    wait = Wait(FOO.prefix, stay.store.now, EARLY)
+    wait = Wait(stay.store.names.locks, stay.store.now, EARLY)
     wait.begin(replace(request, place=stay.place), stay.store.now)
     result = _result(stay, wait)
     assert result
@@ -101,7 +102,7 @@ def _time_is_over(stay: Stay, request: AwaitTurn) -> TurnResult:
 
 
 def the_first_leaves(stay: Stay) -> None:
-    (name, _), *_ = places(FOO.prefix, stay.store.keys.values())
+    (name, _), *_ = places(stay.store.names.lock, stay.store.keys.values())
     stay.store.remove(name)
 
 

@@ -36,6 +36,7 @@ class Store(State):
     """An etcd that others use, too.
 
     Attributes:
+        names: of the lock that the flows under test are about.
         latency: what each way takes, in seconds.
         others: the entries that other clients have put, and have not given up themselves.
         lease_ids: for the flows under test; none is given twice.
@@ -43,6 +44,7 @@ class Store(State):
 
     def __init__(self) -> None:
         super().__init__()
+        self.names = FOO
         self.latency = 0.01
         self.others: dict[bytes, KeyValue] = {}
         self.lease_ids = iter(range(1, FOREIGN.start))

@@ -33,17 +33,21 @@ Act = Callable[[Caller, Any], Any]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What etcd has of ours, and when its leases end."""
+    """What etcd has of ours, and when its leases end; who holds the lock."""
 
     entries: tuple[KeyValue, ...]
     leases: dict[int, float]
-    holder: Holder | None
+    holders: list[Holder]
 
     @classmethod
     def of(cls, store: Store) -> Snapshot:
         ends = {lease_id: store.leases[lease_id].end for lease_id in store.ours()}
-        holder = Queue(FOO.prefix, store.keys.values()).holder
-        return cls(tuple(store.entries()), ends, holder)
+        queue = Queue(store.names.lock, store.keys.values())
+        return cls(tuple(store.entries()), ends, [*queue.held.values()])
+
+    @property
+    def holder(self) -> Holder | None:
+        return next(iter(self.holders), None)
 
     @property
     def tokens(self) -> list[int]:

@@ -19,7 +19,7 @@ from meanwhile import (
 )
 from shared_etcd import FOO, Store
 
-from microlock.core.flows.taking import NEAR
+from microlock.core.admission import NEAR
 from microlock.core.place import AwaitTurn, Contended, Place
 from microlock.core.port import Grant, Join, Read, Revoke
 from microlock.core.queue import Holder, places

@@ -6,7 +6,7 @@ import pytest
 from faults import Caller, End, Fate, NoAnswer, Refusal, Slow
 from shared_etcd import FOO, Store
 
-from microlock.core.flows.taking import NEAR
+from microlock.core.admission import NEAR
 from microlock.core.place import Contended, Place
 from microlock.core.port import Enter, Grant, Join, KeepAlive, Read, Revoke
 from microlock.errors import (

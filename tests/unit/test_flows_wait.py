@@ -21,7 +21,7 @@ from meanwhile import (
 from shared_etcd import FOO, Store
 
 from microlock.core import flows
-from microlock.core.flows.taking import NEAR
+from microlock.core.admission import NEAR
 from microlock.core.lease import Lease
 from microlock.core.place import AwaitTurn, Contended, Place
 from microlock.core.port import Enter, Grant, Join, KeepAlive, KeyValue, Move, Revoke

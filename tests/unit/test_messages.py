@@ -62,19 +62,20 @@ def answer(request: Any, *reads: tuple[KeyValue, ...], succeeded: bool = False) 
 @pytest.mark.parametrize(
     ("found", "entered"),
     [
-        ((BETA, MINE), Entered(9, None, 4.0, True)),
-        ((NESTED, BETA, GAMMA), Entered(None, BETA, 4.0, True)),
-        ((NESTED,), Entered(None, None, 4.0, True)),
-        ((BARE,), Entered(None, None, 4.0, True)),
+        ((BETA, MINE), Entered(9, (), 4.0, True)),
+        ((NESTED, BETA, GAMMA), Entered(None, (BETA, GAMMA), 4.0, True, since=9)),
+        ((NESTED,), Entered(None, (), 4.0, True, since=9)),
+        ((BARE,), Entered(None, (), 4.0, True, since=9)),
+        ((BETA,) * OLDEST, Entered(None, (BETA,) * OLDEST, 4.0, True)),
     ],
-    ids=["an earlier copy has put it", "another's", "nested", "without a lease"],
+    ids=["an earlier copy has put it", "another's", "nested", "without a lease", "more"],
 )
 def test_an_enter_that_put_nothing_tells_who_is_there(found, entered):
     assert answer(ENTER, found) == entered
 
 
 def test_an_enter_that_put_the_entry_tells_its_revision():
-    assert answer(ENTER, succeeded=True) == Entered(9, None, 4.0, True)
+    assert answer(ENTER, succeeded=True) == Entered(9, (), 4.0, True)
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ from hypothesis.stateful import (
 from model import Model, Violation
 
 from microlock.core import flows
+from microlock.core.admission import NEAR
 from microlock.core.flows import keeping, taking
-from microlock.core.flows.taking import NEAR
 from microlock.core.hold import HoldState
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
@@ -206,7 +206,7 @@ class Course(NamedTuple):
         (Course([TRY, WAIT, WAIT], 1, ["timeout"]), 5_000),
         (Course([WAIT, WAIT], ahead=NEAR + 1), 1_000),
         (Course([WAIT], 1, FAULTS, ahead=NEAR + 1), 2_000),
-        (Course([[WAIT, WAIT], TRY]), 1_000),
+        (Course([[WAIT, WAIT], TRY]), 900),
         (Course([[WAIT, TRY]], 1, FAULTS), 500),
         (Course([[WAIT, TRY], WAIT], 1, ["cancel"]), 2_000),
         (Course([[A_WHILE, ("destroy",)], WAIT], 1, ["timeout", "interrupt"]), 5_000),
@@ -280,7 +280,7 @@ def deletes_whatever_is_there(patch: pytest.MonkeyPatch) -> None:
 def puts_whoever_is_there(patch: pytest.MonkeyPatch) -> None:
     def enters(store: State, request: Enter) -> tuple[Entered, Steps]:
         put = store._changes((request.entry, request.value, request.lease_id))
-        return Entered(store.revision + 1, None, store.now), put
+        return Entered(store.revision + 1, (), store.now), put
 
     patch.setattr(State, "_enter", enters)
 

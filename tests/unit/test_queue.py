@@ -23,6 +23,7 @@ def entry(name: str, revision: int, value: bytes = b"alpha", lease_id: int = 1) 
 
 
 ALPHA, BETA = Holder("alpha", 5, 1), Holder("beta", 7, 2)
+AGAIN, GAMMA = Holder("alpha", 7, 1), Holder("gamma", 9, 3)
 
 
 def test_nobody_holds_a_lock_without_keys():
@@ -127,9 +128,9 @@ def test_an_entry_put_anew_stands_where_it_was_put_anew():
     assert queue.standing(b"foo/1", 9) is Standing.WAITS
 
 
-def test_the_first_is_the_entry_of_the_holder():
-    assert Queue(PREFIX, [entry("2", 7), entry("1", 5)]).first == b"foo/1"
-    assert Queue(PREFIX).first is None
+def test_the_lock_is_held_by_the_entry_of_the_holder():
+    assert [*Queue(PREFIX, [entry("2", 7), entry("1", 5)]).held] == [b"foo/1"]
+    assert not Queue(PREFIX).held
 
 
 def test_an_entry_put_again_without_its_lease_is_gone_and_in_nobodys_way():
@@ -224,15 +225,29 @@ def test_a_key_without_a_lease_does_not_hold_the_lock_that_it_looks_like():
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        (None, None, []),
-        (None, ALPHA, [Change(True, ALPHA)]),
-        (ALPHA, None, [Change(False, ALPHA)]),
-        (ALPHA, BETA, [Change(False, ALPHA), Change(True, BETA)]),
-        (ALPHA, ALPHA, []),
-        (ALPHA, Holder("alpha", 5, 9), []),
-        (ALPHA, Holder("alpha", 7, 1), [Change(False, ALPHA), Change(True, Holder("alpha", 7, 1))]),
+        ([], [], []),
+        ([], [ALPHA], [Change(True, ALPHA)]),
+        ([ALPHA], [], [Change(False, ALPHA)]),
+        ([ALPHA], [BETA], [Change(False, ALPHA), Change(True, BETA)]),
+        ([ALPHA], [ALPHA], []),
+        ([ALPHA], [Holder("alpha", 5, 9)], []),
+        ([ALPHA], [AGAIN], [Change(False, ALPHA), Change(True, AGAIN)]),
+        ([ALPHA], [ALPHA, BETA], [Change(True, BETA)]),
+        ([ALPHA, BETA], [BETA], [Change(False, ALPHA)]),
+        ([BETA], [ALPHA, GAMMA], [Change(False, BETA), Change(True, ALPHA), Change(True, GAMMA)]),
     ],
-    ids=["none", "taken", "freed", "handed over", "renewed", "extended", "taken again"],
+    ids=[
+        "none",
+        "taken",
+        "freed",
+        "handed over",
+        "renewed",
+        "extended",
+        "taken again",
+        "another comes",
+        "one of two goes",
+        "one for two",
+    ],
 )
-def test_a_change_of_the_holder_is_told_and_nothing_else(before, after, told):
+def test_a_change_of_the_holders_is_told_and_nothing_else(before, after, told):
     assert changes(before, after) == told

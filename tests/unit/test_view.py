@@ -330,11 +330,11 @@ def test_nothing_is_known_of_an_entry_after_changes_were_missed():
     assert standing(watched, ALPHA) is Standing.UNKNOWN
 
 
-def test_the_first_entry_is_known_with_the_first_read():
+def test_the_entry_of_the_holder_is_known_with_the_first_read():
     watched = View(FOO.prefix)
-    assert watched.first is None
+    assert not watched.held
     watched.rebase(Found(9, (kv(ALPHA),)))
-    assert watched.first == kv(ALPHA).name
+    assert [*watched.held] == [kv(ALPHA).name]
 
 
 def test_an_entry_put_again_without_its_lease_is_a_loss_for_its_holder():

@@ -117,7 +117,7 @@ class Foo:
 
     def tell(self, name: str, **fields: Any) -> None:
         if name not in events.OF_THE_KEY or name in self.listened_to:
-            self.told.append(LockEvent(name, self.core.names.key, **fields))
+            self.told.append(LockEvent(name, **{"key": self.core.names.key} | fields))
 
     def warn(self, text: str, *args: object) -> None:
         self.warned.append(text % args)

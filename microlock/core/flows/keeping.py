@@ -10,7 +10,7 @@ from microlock.core.keys import Names
 from microlock.core.lease import Lease
 from microlock.core.place import Lost, Place
 from microlock.core.port import Found, Get, KeyValue, Leave, Left, Move, Moved, Read, Revoke
-from microlock.core.queue import Holder
+from microlock.core.queue import Holder, holding
 from microlock.errors import (
     LeaseNotFoundError,
     LockUncertainError,
@@ -27,7 +27,7 @@ def release(names: Names, place: Place, ttl: int) -> Flow[Lease | Lost | None]:
     be counted on.
     """
     try:
-        left: Left = yield Leave(place.entry, place.token)
+        left: Left = yield Leave(place.entry, place.token, place.others)
     except StoreError as error:
         # Out of space, etcd 3.5.1 refuses the delete in a transaction, but no revocation.
         if not error.may_have_happened and not isinstance(error, StoreNoSpaceError):
@@ -58,8 +58,9 @@ def renew(names: Names, place: Place) -> Flow[Place | Lost]:
         place = moved
     try:
         lifetime = yield from keep_alive(place.lease)
-        found: Found = yield Get(place.entry)
-        lost = _lost(place, found.keys[0] if found.keys else None)
+        found: Found = yield Get(place.entry, place.others)
+        there = {kv.name: kv for kv in found.keys}
+        lost = next(filter(None, (_lost(place, there.get(each)) for each in place.entries)), None)
     except LeaseNotFoundError:
         lost = Lost(LossReason.LEASE_GONE)
     if lost:
@@ -108,7 +109,9 @@ def _move(names: Names, place: Place, lease: Lease) -> Flow[Place | Lost]:
     """Puts the entry under another lease, once, however often it is repeated."""
     # The request names the old lease: a copy that arrives after a later extension must not move
     # the entry back.
-    reply: Moved = yield Move(place.entry, names.value, place.token, place.lease.id, lease.id)
+    reply: Moved = yield Move(
+        place.entry, names.value, place.token, place.lease.id, lease.id, place.others
+    )
     moved = replace(place, lease=lease, next_lease=None)
     lost = None if reply.done else _lost(moved, reply.there)
     if lost:
@@ -136,22 +139,33 @@ def _lost(place: Place, mine: KeyValue | None) -> Lost | None:
 
 def adopt(names: Names, *, now: float) -> Flow[Place | Holder | None]:
     """The hold of our node, whichever object took it; else who holds the lock."""
-    found: Found = yield Read(names.prefix)
-    if not found.keys:
-        return None
-    first = found.keys[0]
-    return _place(first, now) if first.value == names.value else Holder.of(first)
+    found: Found = yield Read(names.lock)
+    held = holding(names.lock, found.keys)
+    for kv in held:
+        if kv.value == names.value and kv.name.startswith(names.prefix):
+            return (yield from _with_others(names, kv, now))
+    return Holder.of(held[0]) if held else None
+
+
+def _with_others(names: Names, kv: KeyValue, now: float) -> Flow[Place | Holder | None]:
+    """The hold with this entry, if it holds the other locks too; else who holds one of them."""
+    others = tuple([lock + kv.name[len(names.prefix) :] for lock in names.others])
+    for lock, entry in zip(names.others, others, strict=True):
+        found: Found = yield Read(lock)
+        held = holding(lock, found.keys)
+        if not held or (held[0].name, held[0].create_revision) != (entry, kv.create_revision):
+            return Holder.of(held[0]) if held else None
+    return replace(_place(kv, now), others=others)
 
 
 def seek(names: Names, token: int, *, now: float) -> Flow[tuple[Names, Place] | Holder | None]:
     """The hold with this token, whoever has it; else who holds the lock."""
-    found: Found = yield Read(names.prefix)
-    if not found.keys:
-        return None
-    first = found.keys[0]
-    if first.create_revision != token:
-        return Holder.of(first)
-    return replace(names, value=first.value), _place(first, now)
+    found: Found = yield Read(names.lock)
+    held = holding(names.lock, found.keys)
+    for kv in held:
+        if kv.create_revision == token:
+            return replace(names, value=kv.value), _place(kv, now)
+    return Holder.of(held[0]) if held else None
 
 
 def _place(kv: KeyValue, now: float) -> Place:

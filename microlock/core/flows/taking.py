@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from microlock.core.flows.settling import Flow, discard, grant, keep_alive
-from microlock.core.keys import Names, entry_name
+from microlock.core.keys import Names, entry_name, is_entry
 from microlock.core.lease import Lease
 from microlock.core.place import AwaitTurn, Contended, Place, TurnResult
 from microlock.core.port import Enter, Entered, Found, Join, Joined, KeyValue, Read
 from microlock.core.queue import Holder, Standing
 from microlock.errors import LeaseNotFoundError, LockUncertainError, StoreError
 
-# A waiter with at most so many older entries watches the whole lock, not to be late. One farther
-# back watches only the entry so many before its own: in a long queue it would hear of two changes
-# for each holder.
-NEAR = 2
+Others = tuple[tuple[bytes, bytes], ...]
+
+# So often a try asks again because somebody else came before it. Then it puts its entry, and looks.
+_ATTEMPTS = 8
 
 
 def try_lock(
@@ -37,21 +37,23 @@ def try_lock(
     revoke has nothing under it, and ends by itself.
     """
     granted = False
-    if lost and any(each.doubtful for each in lost.leases):
-        # A copy of its put may yet come, and bring back what was deleted.
+    # A copy of its put may yet come, and bring back what was deleted. Or it is not among those that
+    # are read, where it would be in nobody's way but a later writer's.
+    if lost and (
+        any(each.doubtful for each in lost.leases) or not is_entry(names.rivals, lost.entry)
+    ):
         yield from discard(names, *lost.leases)
         lost = None
     while True:
         if lease is None or lease.deadline <= now:
             # Look before the grant, so that a try on a held lock writes nothing.
-            found: Found = yield Read(names.prefix, limit=1)
-            holder = Holder.of(found.keys[0]) if found.keys else None
-            if holder and lost and holder.token == lost.token:
+            before = yield from _rivals(names)
+            if lost and any(kv.create_revision == lost.token for kv in before):
                 yield from discard(names, *lost.leases)
                 lost = None
                 continue
-            if holder:
-                return Contended(holder, None)
+            if not names.admission.admits(before):
+                return Contended(Holder.of(before[0]), None)
             lease = yield from grant(names, ttl, lease_ids)
             granted = True
         try:
@@ -65,6 +67,15 @@ def try_lock(
             yield from discard(names, entered.lease)
             return Contended(entered.holder, None)
         return entered
+
+
+def _rivals(names: Names) -> Flow[Sequence[KeyValue]]:
+    """Those who keep it out, or fewer."""
+    for lock in (names.rivals, *names.others):
+        found: Found = yield Read(lock, limit=names.admission.limit)
+        if not names.admission.admits(found.keys):
+            break
+    return found.keys
 
 
 def _enter(names: Names, lease: Lease, putting: Flow[Place | Contended]) -> Flow[Place | Contended]:
@@ -116,18 +127,29 @@ def wait(
 
 
 def _put(names: Names, lease: Lease, now: float) -> Flow[Place | Contended]:
-    """Puts our entry if nobody holds the lock."""
-    entry = entry_name(names.prefix, lease.id)
+    """Puts our entry if it is admitted at once."""
+    entry, admission = entry_name(names.prefix, lease.id), names.admission
+    others = _others(names, lease)
     if not lease.fresh(now):
         lease = lease.renewed((yield from keep_alive(lease)))
-    entered: Entered = yield Enter(names.prefix, entry, names.value, lease.id)
-    if entered.repeated:
-        lease = replace(lease, doubtful=True)
-    if entered.token is None and entered.holder:
-        return Contended(Holder.of(entered.holder), lease)
+    since = 0
+    for _ in range(_ATTEMPTS):
+        entered: Entered = yield Enter(
+            names.rivals, entry, names.value, lease.id, admission.limit, since, others
+        )
+        if entered.repeated:
+            lease = replace(lease, doubtful=True)
+        if entered.token is not None or not entered.before:
+            break
+        if not admission.admits(entered.before):
+            return Contended(Holder.of(entered.before[0]), lease)
+        if entered.since is None:
+            break
+        since = entered.since  # nobody is to come between
     try:
         if entered.token is not None:
-            return Place(entry, entered.token, (yield from _alive(lease, entered.at)))
+            lease = yield from _alive(lease, entered.at)
+            return _place(entry, entered.token, lease, others)
         return (yield from _look(names, entry, lease))
     except StoreError as error:
         error.may_have_happened = True  # whatever became of the last request, the entry may stand
@@ -171,36 +193,60 @@ def _queue_up(
 def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Place, AwaitTurn | None, float]]:
     """Puts our entry at the end of the queue. Returns our place, what to wait for if it is not
     the first, and the moment."""
-    joined: Joined = yield Join(names.prefix, entry, names.value, lease.id, NEAR)
+    admission = names.admission
+    others = _others(names, lease)
+    joined: Joined = yield Join(names.rivals, entry, names.value, lease.id, admission.near, others)
     token, before, at = joined.token, joined.before, joined.at
     if joined.repeated:
         lease = replace(lease, doubtful=True)
     if before is None:
         try:
-            found: Found = yield Read(names.prefix)
+            token, before = yield from _older(names, entry, others)
         except StoreError as error:
             error.may_have_happened = True  # our entry is there
             raise
-        token, before = _older(entry, found.keys)
         at = math.inf  # nobody knows how long that took: a keep-alive will tell
     if token is None:
         yield from discard(names, lease)
         raise LeaseNotFoundError(f"the entry {entry!r} is gone, or a user's own key")
-    place = Place(entry, token, lease)
-    if not before:
+    place = _place(entry, token, lease, others)
+    if admission.admits(before):
         return place, None, at
-    after = None
-    if len(before) > NEAR:
-        after = before[-NEAR].name, before[-NEAR].create_revision
+    behind = admission.behind(before)
+    after = (behind.name, behind.create_revision) if behind else None
     return place, AwaitTurn(place, Holder.of(before[0]), after), at
 
 
-def _older(entry: bytes, keys: tuple[KeyValue, ...]) -> tuple[int | None, tuple[KeyValue, ...]]:
-    """The token of the entry, and what is older, oldest first."""
-    for position, kv in enumerate(keys):
-        if kv.name == entry:
-            return kv.create_revision, keys[:position]
-    return None, keys
+def _older(
+    names: Names, entry: bytes, others: Others
+) -> Flow[tuple[int | None, tuple[KeyValue, ...]]]:
+    """The token of our entry, and its older rivals, oldest first."""
+    token: int | None = None
+    before: list[KeyValue] = []
+    for lock, mine in ((names.lock, entry), *others):
+        found: Found = yield Read(lock)
+        there = [kv.name for kv in found.keys]
+        if mine not in there:
+            return None, ()
+        own = found.keys[there.index(mine)]
+        token = own.create_revision
+        rivals = lock if lock in names.others else names.rivals
+        older = found.keys[: found.keys.index(own)]
+        before += [each for each in older if is_entry(rivals, each.name)]
+    return token, tuple(sorted(before, key=lambda kv: kv.create_revision))
+
+
+def _others(names: Names, lease: Lease) -> Others:
+    """The other locks that are taken with it, and our entries there."""
+    if not names.others:
+        return ()
+    return tuple([(lock, entry_name(lock, lease.id)) for lock in names.others])
+
+
+def _place(entry: bytes, token: int, lease: Lease, others: Others) -> Place:
+    if not others:
+        return Place(entry, token, lease)
+    return Place(entry, token, lease, others=tuple([each for _, each in others]))
 
 
 def _whole(lease: Lease, at: float) -> Flow[Lease]:
