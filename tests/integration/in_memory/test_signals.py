@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import threading
@@ -19,16 +20,22 @@ INTERRUPTS = 500
 @pytest.fixture
 def _interrupting() -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    gc.collect()
+    gc.disable()  # an interrupt in what another test's garbage runs is lost
     yield
+    gc.enable()
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
 
 def lock_for_ever(foo: Microlock, *, interrupted_after: float) -> None:
-    signal.setitimer(signal.ITIMER_REAL, interrupted_after)
-    while True:
-        with foo:
-            pass
+    try:
+        signal.setitimer(signal.ITIMER_REAL, interrupted_after, 1.0)  # once more if it is lost
+        while True:
+            with foo:
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @pytest.mark.usefixtures("_interrupting")
