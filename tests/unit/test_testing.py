@@ -96,7 +96,7 @@ def wait_for(condition: Any) -> None:
 # Time.
 
 
-def test_a_lost_lock_is_tested_in_ten_milliseconds() -> None:
+def test_a_lost_lock_is_tested_in_less_time_than_its_ttl() -> None:
     def lost() -> float:
         begun = perf_counter()
         with MemoryStore() as store:
@@ -108,7 +108,7 @@ def test_a_lost_lock_is_tested_in_ten_milliseconds() -> None:
             assert [event.reason for event in told] == [LossReason.EXPIRED]
         return perf_counter() - begun
 
-    assert min(lost() for _ in range(10)) < 0.01
+    assert lost() < TTL
 
 
 def test_the_same_steps_have_the_same_order_of_events() -> None:
