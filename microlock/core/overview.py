@@ -69,16 +69,14 @@ class Overview:
 
     def apply(self, events: Iterable[Event]) -> list[Queued]:
         """Takes events in their order. What was read or told already is passed over."""
-        told = self.next_revision
-        if told is None:
+        if self.next_revision is None:
             return []  # the read that is on its way will know
-        changed: dict[bytes, None] = {}
-        for event in events:
-            if event.revision >= told:
-                self.next_revision = event.revision + 1
-                if lock := self._take(event.name, event.kv):
-                    changed[lock] = None
-        return self._queues(changed, self.next_revision - 1) if changed else []
+        news = [each for each in events if each.revision >= self.next_revision]
+        if not news:
+            return []
+        self.next_revision = news[-1].revision + 1
+        locks = [self._take(each.name, each.kv) for each in news]
+        return self._queues(dict.fromkeys(filter(None, locks)), news[-1].revision)
 
     def _take(self, name: bytes, kv: KeyValue | None) -> bytes | None:
         """An entry is as it says, or gone. Returns the lock, if it is one's."""
@@ -97,9 +95,7 @@ class Overview:
         return lock
 
     def _queues(self, locks: Iterable[bytes], revision: int) -> list[Queued]:
-        return [
-            Queued(lock, revision, tuple(self._locks.get(lock, {}).values())) for lock in locks
-        ]
+        return [Queued(lock, revision, tuple(self._locks.get(lock, {}).values())) for lock in locks]
 
     def replay(self) -> None:
         """Whatever is read first is told anyway."""

@@ -130,7 +130,6 @@ class Watches:
                 if since <= events[0].revision:
                     stream.sink(WatchEvents(watch_id, tuple(events)))
 
-
     def _overviews_of(self, event: Event) -> list[bytes]:
         self._overviews &= self._by_name.keys()
         return [name for name in self._overviews if event.name.startswith(range_of(name))]

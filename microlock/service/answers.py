@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,8 +24,6 @@ from microlock.service import bodies
 from microlock.service.holds import BusyError
 from microlock.service.live import place
 
-log = logging.getLogger("microlock")
-
 _SOON = {"Retry-After": "1"}
 
 _OF_ALL = {
@@ -42,6 +40,12 @@ _OF_BODIES = {
     415: "the body is not application/json",
 }
 _OF_NAMES = {421: "the service is called by a name that is not its own"}
+
+
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {}}},
+    503: {"model": bodies.Problem, "description": "too many listen, or the service is stopping"},
+}
 
 
 class GoneError(Exception):
@@ -76,7 +80,7 @@ def answer_errors(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             why = first.get("ctx", {}).get("error", first["msg"])
             return JSONResponse({"error": f"body: {why}"}, 400)
-        return JSONResponse({"error": "; ".join(map(_told, error.errors()[:3]))}, 422)
+        return JSONResponse({"error": _all_told(error.errors())}, 422)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
@@ -108,6 +112,16 @@ def answer_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> Response:
         return JSONResponse({"error": f"{type(error).__name__}: the log says more"}, 500)
+
+
+def _all_told(errors: Sequence[dict[str, Any]]) -> str:
+    # Of one or several keys, several were given: that they are not one is no help.
+    others = [
+        each
+        for each in errors
+        if each["type"] != "string_type" or not isinstance(each["input"], list)
+    ]
+    return "; ".join(map(_told, (others or errors)[:3]))
 
 
 def _told(error: dict[str, Any]) -> str:

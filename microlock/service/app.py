@@ -20,7 +20,7 @@ from microlock.engine.client import Client
 from microlock.engine.loop_client import Loops
 from microlock.errors import MicrolockError, StorePermissionError
 from microlock.service import bodies
-from microlock.service.answers import GoneError, answer_errors, answers
+from microlock.service.answers import STREAM, GoneError, answer_errors, answers
 from microlock.service.gate import Gate
 from microlock.service.holds import Holds, Token
 from microlock.service.leases import Leases
@@ -115,7 +115,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
 
     @app.get("/leases", responses=answers(bodies.Leases, body=False))
     async def leases(
-        id: Annotated[  # noqa: A002
+        id: Annotated[
             list[Annotated[str, Query(pattern="^[0-9a-f]{1,16}$")]],
             Query(min_length=1, max_length=MAX_LEASES),
         ],
@@ -123,7 +123,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
         """How many seconds these leases have left."""
         return JSONResponse({"leases": await lives.left(id)})
 
-    @app.get("/events", response_class=EventStream)
+    @app.get("/events", response_class=Response, responses=STREAM)
     async def events() -> Response:
         """All locks, and what changes, as server-sent events."""
         live.admit()

@@ -39,7 +39,8 @@ class Gate:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._token = settings.auth_token and settings.auth_token.encode()
+        token = settings.auth_token
+        self._token = None if token is None else token.encode()
         self._hosts = settings.hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -74,9 +74,7 @@ class Holds:
                 unlocked.append(key)
         return unlocked
 
-    async def renew(
-        self, uid: str, tokens: Iterable[Token], expiry_ms: float | None
-    ) -> list[str]:
+    async def renew(self, uid: str, tokens: Iterable[Token], expiry_ms: float | None) -> list[str]:
         """Holds what of this is held so for another time from now. Returns those keys."""
         expiry_ms = expiry_ms or self._default
         renewed: list[str] = []

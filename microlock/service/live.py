@@ -147,7 +147,7 @@ class Live:
         """What it has not been told, in one."""
         listener.news.clear()
         pieces = []
-        if listener.status:
+        if listener.status and (self._known or self._error is not None):
             listener.status = False
             connected = self._known and self._error is None
             pieces.append(_event("status", {"connected": connected, "error": self._error}))
