@@ -20,6 +20,7 @@ class Server(uvicorn.Server):
             app,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=GRACE,
             lifespan="on",
             ws="none",

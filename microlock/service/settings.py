@@ -27,7 +27,7 @@ class Settings:
         hosts: the names that clients may call the service by; None: any.
     """
 
-    default_expiry: int = 1000
+    default_expiry: float = 1000
     prefix: str = ""
     auth_token: str | None = None
     hosts: tuple[str, ...] | None = None
