@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from microlock.core import elsewhere
 from microlock.core.keys import check_int, check_ttl
 from microlock.core.queue import Holder
@@ -59,9 +57,6 @@ class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLo
 
     def locks(self) -> dict[str, Holder]:
         return look(self._client, elsewhere.locks(self._prefix.encode()))
-
-    def time_left(self, holders: Iterable[Holder]) -> dict[Holder, int]:
-        return look(self._client, elsewhere.time_left(holders))
 
     def release(self, name: str, token: int) -> None:
         number = check_int("token", token, 1)

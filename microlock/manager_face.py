@@ -262,17 +262,6 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         """
         raise NotImplementedError
 
-    def time_left(self, holders: Iterable[Holder]) -> Any:
-        """How long the leases of these live if nothing renews them: those that hold, or wait.
-
-        Returns:
-            Whole seconds of each, rounded down; those whose lease has ended are missing.
-
-        Raises: as `holder()`. A user who may not read all keys under a lease gets a
-            StorePermissionError.
-        """
-        raise NotImplementedError
-
     def release(self, name: str, token: int) -> Any:
         """Gives back the hold with this token, whoever took it.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from microlock.asyncio.election import Election
 from microlock.asyncio.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.asyncio.lock import Microlock
@@ -60,9 +58,6 @@ class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLo
 
     async def locks(self) -> dict[str, Holder]:
         return await look(self._client, elsewhere.locks(self._prefix.encode()))
-
-    async def time_left(self, holders: Iterable[Holder]) -> dict[Holder, int]:
-        return await look(self._client, elsewhere.time_left(holders))
 
     async def release(self, name: str, token: int) -> None:
         number = check_int("token", token, 1)

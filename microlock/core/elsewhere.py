@@ -5,14 +5,14 @@ Each is a call, as those of `core.lock`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from microlock.core import flows
 from microlock.core.call import NOW, Steps
 from microlock.core.keys import Names
 from microlock.core.place import Lost, Place
-from microlock.core.port import Found, Holders, Read, TimeLeft
+from microlock.core.port import Found, Holders, Read
 from microlock.core.queue import Holder, holding, oldest
 from microlock.errors import LockLostError, LockNotOwnedError, LossReason
 
@@ -43,13 +43,6 @@ def locks(prefix: bytes) -> Steps[dict[str, Holder]]:
         for lock, kv in sorted(oldest(found.keys).items())
         if len(lock) - 1 > len(prefix)  # not the lock that is called as the prefix
     }
-
-
-def time_left(holders: Iterable[Holder]) -> Steps[dict[Holder, int]]:
-    """How many seconds the lease of each has left; those whose lease has ended are missing."""
-    asked = tuple(holders)
-    left: dict[int, int] = yield TimeLeft(tuple(dict.fromkeys(each.lease_id for each in asked)))
-    return {each: left[each.lease_id] for each in asked if each.lease_id in left}
 
 
 def release(names: Names, token: int) -> Steps[None]:

@@ -193,16 +193,6 @@ class Holders:
 
 
 @dataclass(frozen=True, slots=True)
-class TimeLeft:
-    """How long these leases live if nothing renews them.
-
-    Reply: whole seconds of each, rounded down, by its id; those that have ended are missing.
-    """
-
-    lease_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Transaction:
     """What a user changes while an entry stands that was created at this revision: keys beside the
     locks, for a store that has such.
@@ -221,18 +211,7 @@ class Transaction:
 
 
 Request = (
-    Grant
-    | KeepAlive
-    | KeepAlives
-    | Revoke
-    | Enter
-    | Join
-    | Leave
-    | Move
-    | Read
-    | Get
-    | Holders
-    | TimeLeft
+    Grant | KeepAlive | KeepAlives | Revoke | Enter | Join | Leave | Move | Read | Get | Holders
 )
 
 

@@ -10,17 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from microlock.core.port import (
-    Get,
-    Grant,
-    Holders,
-    KeepAlive,
-    KeepAlives,
-    Read,
-    Request,
-    Revoke,
-    TimeLeft,
-)
+from microlock.core.port import Get, Grant, Holders, KeepAlive, KeepAlives, Read, Request, Revoke
 from microlock.errors import (
     StoreError,
     StoreTimeoutError,
@@ -239,7 +229,7 @@ class Retries:
             if others:
                 verdict.args = (f"{verdict}; {_listed(others)} failed too",)
         # Without an answer it is as if a read had not happened.
-        read = isinstance(request, Read | Get | Holders | TimeLeft | KeepAlive | KeepAlives)
+        read = isinstance(request, Read | Get | Holders | KeepAlive | KeepAlives)
         verdict.may_have_happened = self.doubt and not read
         return verdict
 

@@ -6,15 +6,7 @@ from collections.abc import Generator
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from microlock.core.port import (
-    Holders,
-    KeepAlives,
-    Lifetime,
-    Request,
-    Revoke,
-    TimeLeft,
-    Transaction,
-)
+from microlock.core.port import Holders, KeepAlives, Lifetime, Request, Revoke, Transaction
 from microlock.engine import clock
 from microlock.errors import LeaseNotFoundError, MicrolockError, StoreError, StoreTimeoutError
 from microlock.etcd import messages
@@ -88,13 +80,6 @@ def ask(request: Request | Transaction, *, repeated: bool) -> Generator[messages
     request."""
     if isinstance(request, Holders):
         return (yield from holders(request.prefix))
-    if isinstance(request, TimeLeft):
-        left = {}
-        for lease_id in request.lease_ids:
-            life = yield messages.time_to_live(lease_id)
-            if life.TTL >= 0:
-                left[lease_id] = life.TTL
-        return left
     sent = clock.now()
     try:
         reply = yield messages.encode(request)

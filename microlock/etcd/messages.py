@@ -38,7 +38,6 @@ TXN = "/etcdserverpb.KV/Txn"
 GRANT = "/etcdserverpb.Lease/LeaseGrant"
 REVOKE = "/etcdserverpb.Lease/LeaseRevoke"
 KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
-TIME_TO_LIVE = "/etcdserverpb.Lease/LeaseTimeToLive"
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
 
@@ -231,10 +230,6 @@ def keys(reply: pb.RangeResponse) -> tuple[KeyValue, ...]:
 
 def keep_alive(lease_id: int) -> pb.LeaseKeepAliveRequest:
     return pb.LeaseKeepAliveRequest(ID=lease_id)
-
-
-def time_to_live(lease_id: int) -> Asked:
-    return TIME_TO_LIVE, pb.LeaseTimeToLiveRequest(ID=lease_id), pb.LeaseTimeToLiveResponse
 
 
 def key_value(kv: pb.KeyValue) -> KeyValue:

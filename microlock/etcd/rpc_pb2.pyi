@@ -127,20 +127,6 @@ class LeaseRevokeResponse(_message.Message):
     __slots__ = []
     def __init__(self) -> None: ...
 
-class LeaseTimeToLiveRequest(_message.Message):
-    __slots__ = ["ID"]
-    ID: int
-    ID_FIELD_NUMBER: _ClassVar[int]
-    def __init__(self, ID: _Optional[int] = ...) -> None: ...
-
-class LeaseTimeToLiveResponse(_message.Message):
-    __slots__ = ["ID", "TTL"]
-    ID: int
-    ID_FIELD_NUMBER: _ClassVar[int]
-    TTL: int
-    TTL_FIELD_NUMBER: _ClassVar[int]
-    def __init__(self, ID: _Optional[int] = ..., TTL: _Optional[int] = ...) -> None: ...
-
 class PutRequest(_message.Message):
     __slots__ = ["key", "lease", "value"]
     KEY_FIELD_NUMBER: _ClassVar[int]

@@ -40,7 +40,6 @@ from microlock.core.port import (
     Read,
     Request,
     Revoke,
-    TimeLeft,
     Transaction,
 )
 from microlock.core.queue import entries, oldest
@@ -254,9 +253,6 @@ class State:
                 first = oldest(self._range(prefix))
                 held = (kv for lock, kv in first.items() if lock[:-1].startswith(prefix))
                 return Found(self.revision, tuple(held)), []
-            case TimeLeft(lease_ids):
-                known = {each: self.leases[each] for each in lease_ids if each in self.leases}
-                return {each: int(lease.end - self.now) for each, lease in known.items()}, []
             case Transaction():
                 return self._transaction(request)
         raise AssertionError(f"nothing that etcd is asked: {request!r}")

@@ -46,7 +46,6 @@ from microlock.core.port import (
     Read,
     Request,
     Revoke,
-    TimeLeft,
     Transaction,
 )
 from microlock.core.retry import Budget
@@ -142,8 +141,6 @@ def _said(ask: Callable[[Asked], Any], request: Asked) -> Any:
     except StoreError as error:
         text = re.sub("^.*(etcdserver|memory): ", "", str(error))
         return type(error), text, error.may_have_happened
-    if isinstance(request, TimeLeft):
-        answer = set(answer)
     if isinstance(request, Holders):
         answer = replace(answer, keys=tuple(sorted(answer.keys, key=lambda kv: kv.name)))
     return answer
@@ -189,7 +186,6 @@ class Asker:
             self._keep_alive: 1,
             self._keep_alives: 1,
             self._revoke: 1,
-            self._time_left: 1,
             self._read: 3,
             self._get: 2,
             self._holders: 3,
@@ -214,9 +210,6 @@ class Asker:
 
     def _keep_alives(self) -> KeepAlives:
         return KeepAlives(tuple(self._random.sample(LEASES, self._random.randint(1, 3))))
-
-    def _time_left(self) -> TimeLeft:
-        return TimeLeft(tuple(self._random.sample(LEASES, self._random.randint(0, 3))))
 
     def _revoke(self) -> Revoke:
         return Revoke(self._lease())

@@ -36,7 +36,6 @@ from microlock.core.port import (
     Move,
     Read,
     Revoke,
-    TimeLeft,
     WatchCancelled,
     WatchCreated,
     WatchEvents,
@@ -375,13 +374,6 @@ def test_a_lease_that_is_gone_is_not_kept_alive(port: Port) -> None:
     kept = port.ask(KeepAlives((there, gone)))
     assert kept[there].ttl >= LONG
     assert gone not in kept or kept[gone].ttl <= 0
-
-
-def test_a_lease_tells_how_long_it_lives_unless_it_is_gone(port: Port) -> None:
-    one, other, gone = port.lease(), port.lease(2 * LONG), secrets.randbits(63)
-    left = port.ask(TimeLeft((one, gone, other)))
-    assert left.keys() == {one, other}
-    assert left[one] <= LONG < left[other] <= 2 * LONG
 
 
 def test_a_lease_ends_by_itself_and_never_too_early(port: Port) -> None:

@@ -68,14 +68,6 @@ def test_a_lock_with_a_strange_name_is_told_too(caller, store):
     assert [*run(caller, elsewhere.locks(b""))] == ["\\xff"]
 
 
-def test_the_time_left_is_that_of_each_lease_that_lives(caller, store, beta):
-    gone = Holder("gone", 1, 12345)
-    shared = Holder("beta too", 2, beta.lease_id)
-    left = run(caller, elsewhere.time_left([beta, gone, shared]))
-    assert left.keys() == {beta, shared}
-    assert 0 < left[beta] == left[shared]
-
-
 # By its token.
 
 

@@ -19,7 +19,6 @@ from microlock.core.port import (
     Read,
     Request,
     Revoke,
-    TimeLeft,
     Transaction,
 )
 from microlock.core.retry import Attempt, Budget, Members, Now, Pause, persist
@@ -233,9 +232,7 @@ def test_what_is_raised_did_not_happen_if_no_copy_was_lost():
 
 
 @pytest.mark.parametrize(
-    "request_",
-    [Get(b"foo"), Read(b"foo/"), TimeLeft((1,)), KeepAlive(1), KeepAlives((1, 2))],
-    ids=repr,
+    "request_", [Get(b"foo"), Read(b"foo/"), KeepAlive(1), KeepAlives((1, 2))], ids=repr
 )
 def test_what_changes_nothing_is_as_if_it_had_not_happened(request_):
     assert not Call(request_, lost(), StorePermissionError("no")).error.may_have_happened
