@@ -46,6 +46,10 @@ STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}},
     503: {"model": bodies.Problem, "description": "too many listen, or the service is stopping"},
 }
+FIGURES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {}}},
+    404: {"model": bodies.Problem, "description": "telemetry is not installed"},
+}
 
 
 class GoneError(Exception):

@@ -20,7 +20,7 @@ from microlock.engine.client import Client
 from microlock.engine.loop_client import Loops
 from microlock.errors import MicrolockError, StorePermissionError
 from microlock.service import bodies
-from microlock.service.answers import STREAM, GoneError, answer_errors, answers
+from microlock.service.answers import FIGURES, STREAM, GoneError, answer_errors, answers
 from microlock.service.gate import Gate
 from microlock.service.holds import Holds, Token
 from microlock.service.leases import Leases
@@ -140,7 +140,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
             return JSONResponse({"status": "unavailable", "error": str(error)}, 503)
         return JSONResponse({"status": "ok"})
 
-    @app.get("/metrics", response_class=Response)
+    @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def metrics_() -> Response:
         """Figures of this service, for Prometheus."""
         if metrics is None:

@@ -18,7 +18,7 @@ from microlock.engine.host import LEASE_IDS
 from microlock.engine.loops import look
 from microlock.service import steps
 from microlock.service.expiry import Expiry, ttl_of
-from microlock.service.settings import MAX_WAITS, Settings
+from microlock.service.settings import MAX_WAITS, MIN_WAIT_MS, Settings
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Holds:
             raise BusyError("the service is stopping")
         self._waits.add(lock)
         try:
-            hold = await lock.lock(timeout=wait_ms / 1000)
+            hold = await lock.lock(timeout=max(wait_ms, MIN_WAIT_MS) / 1000 if wait_ms else 0)
             lock._detach()
         finally:
             self._waits.discard(lock)

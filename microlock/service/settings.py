@@ -8,6 +8,8 @@ from dataclasses import dataclass
 MAX_BODY_BYTES = 1024 * 1024
 MAX_EXPIRY_MS = 365 * 24 * 3600 * 1000
 MAX_WAIT_MS = 3600 * 1000
+# The store has to answer within a wait, however short that is.
+MIN_WAIT_MS = 100
 MAX_LEASES = 100
 # Seconds that a client may take to send its request, and to read what is sent to it.
 PATIENCE = 30.0
