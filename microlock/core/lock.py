@@ -368,6 +368,13 @@ class LockCore:
         why = "this object holds nothing; holder() says whether another of its node does"
         raise self.status.not_owned(None, why)
 
+    def detach(self) -> None:
+        """The hold is nobody's from here on: it stands until its lease ends, or somebody gives it
+        back by its token."""
+        if hold := self.status.hold:
+            hold.end()
+            self.status.changed = True
+
     # Keeping it.
 
     @_in_turn

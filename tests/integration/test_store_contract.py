@@ -27,7 +27,6 @@ from microlock.core.port import (
     Found,
     Get,
     Grant,
-    Holders,
     Join,
     KeepAlive,
     KeepAlives,
@@ -35,7 +34,9 @@ from microlock.core.port import (
     Leave,
     Move,
     Read,
+    ReadAll,
     Revoke,
+    TimeToLive,
     WatchCancelled,
     WatchCreated,
     WatchEvents,
@@ -562,16 +563,25 @@ def test_one_entry_is_got_as_it_is(port: Port) -> None:
     assert port.ask(Get(port.lock + b"none")).keys == ()
 
 
-def test_the_holders_of_all_locks_that_begin_so(port: Port) -> None:
-    first = {}
-    for name in (b"a", b"b", b"a/b"):
+def test_all_entries_of_the_locks_that_begin_so(port: Port) -> None:
+    made: dict[bytes, set[bytes]] = {}
+    for name in (b"a", b"b", b"a/b", b"ab/read"):
         lock = port.lock + name + b"/"
         leases = [port.lease() for _ in range(2)]
         for lease_id in leases:
             port.ask(Join(lock, entry_name(lock, lease_id), ALPHA, lease_id, 1))
-        first[lock] = entry_name(lock, leases[0])
-    assert {kv.name for kv in port.ask(Holders(port.lock)).keys} == {*first.values()}
-    begin = port.lock + b"a"
-    assert {kv.name for kv in port.ask(Holders(begin)).keys} == {
-        name for lock, name in first.items() if lock.startswith(begin)
-    }
+        made[lock] = {entry_name(lock, lease_id) for lease_id in leases}
+    for begin in (port.lock, port.lock + b"a", port.lock + b"a/"):
+        found: Found = port.ask(ReadAll(begin))
+        locks = [lock for lock in made if lock.startswith(begin) and lock != begin]
+        assert {kv.name for kv in found.keys} == set[bytes]().union(
+            *(made[lock] for lock in locks if len(lock) > len(begin) + 1)
+        )
+        assert {kv.value for kv in found.keys} == {ALPHA}
+
+
+def test_a_lease_says_how_long_it_lives_yet(port: Port) -> None:
+    lease_id = port.lease(LONG)
+    assert 0 < port.ask(TimeToLive(lease_id)).ttl <= LONG
+    port.ask(Revoke(lease_id))
+    assert port.ask(TimeToLive(lease_id)).ttl <= 0
