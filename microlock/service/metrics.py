@@ -1,4 +1,4 @@
-"""What /metrics answers: the locks of a service, by `microlock.telemetry`, as text for Prometheus."""
+"""What /metrics answers: `microlock.telemetry` of the locks of a service, for Prometheus."""
 
 from __future__ import annotations
 

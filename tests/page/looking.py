@@ -87,7 +87,7 @@ class Page:
         rows = self.run(
             """
             const text = (group, what) => [...group.querySelectorAll(what)].map(e => e.textContent);
-            return [...document.querySelectorAll("tbody")].map(group => ({
+            return [...document.querySelectorAll("tbody[data-key]")].map(group => ({
                 lock: text(group, "th")[0], kind: text(group, ".kind")[0],
                 who: text(group, ".who"), token: text(group, ".token"), left: text(group, ".left"),
                 queue: text(group, "summary")[0] ?? "", waiters: text(group, "li .name")}));

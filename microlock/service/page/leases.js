@@ -2,6 +2,8 @@
 
 const EVERY_MS = 3_000;
 const SOON_MS = 150;
+// What was told longer ago is not known any more.
+const OLD_MS = 10_000;
 // In one request.
 const MOST = 100;
 
@@ -9,6 +11,7 @@ export class Leases {
   #cells = new Map(); // a cell on the screen: the lease that it shows
   #ends = new Map(); // a lease: when it ends, by the clock of this page, in ms
   #seen = new IntersectionObserver((entries) => this.#look(entries), { rootMargin: "50px" });
+  #answered = 0;
   #soon = 0;
   #asking = false;
 
@@ -59,10 +62,11 @@ export class Leases {
     if (!ids.length || this.#asking) return;
     this.#asking = true;
     try {
-      const answer = await fetch(`leases?${new URLSearchParams(ids.map((id) => ["id", id]))}`);
+      const query = new URLSearchParams(ids.map((id) => ["id", id]));
+      const answer = await fetch(`leases?${query}`, { signal: AbortSignal.timeout(OLD_MS) });
       if (!answer.ok) return;
       const { leases } = await answer.json();
-      const now = performance.now();
+      const now = (this.#answered = performance.now());
       const old = this.#ends;
       this.#ends = new Map(ids.map((id) => [id, now + 1_000 * (leases[id] ?? 0)]));
       for (const [id, end] of this.#ends) {
@@ -83,8 +87,9 @@ export class Leases {
   }
 
   #write(cell, lease) {
-    const end = this.#ends.get(lease);
-    const left = end === undefined ? null : Math.max(0, Math.round((end - performance.now()) / 1_000));
+    const now = performance.now();
+    const end = now - this.#answered < OLD_MS ? this.#ends.get(lease) : undefined;
+    const left = end === undefined ? null : Math.max(0, Math.round((end - now) / 1_000));
     const text = left === null ? "…" : duration(left);
     if (cell.textContent !== text) cell.textContent = text;
     cell.classList.toggle("ends", left !== null && left <= 3);

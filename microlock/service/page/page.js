@@ -11,7 +11,7 @@ const counted = (number, one, several) =>
 
 const question = new Question(say);
 const leases = new Leases();
-const table = new Table(document.querySelector("table"), find("more"), leases, question);
+const table = new Table(document.querySelector("table"), leases, question);
 const filter = find("filter");
 
 // What screen readers are told beside the state of the connection: what somebody asked for.

@@ -3,6 +3,7 @@
 import { inText } from "./names.js";
 
 const KEPT = "microlock-token";
+const PATIENCE_MS = 30_000;
 
 export class Question {
   #dialog = document.getElementById("question");
@@ -55,6 +56,7 @@ export class Question {
           ...(token ? { Authorization: `Bearer ${asBytes(token)}` } : {}),
         },
         body: JSON.stringify(this.#about),
+        signal: AbortSignal.timeout(PATIENCE_MS),
       });
       if (answer.status === 401) {
         sessionStorage.removeItem(KEPT);

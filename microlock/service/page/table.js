@@ -1,9 +1,12 @@
-// The table: a group of rows for each lock. Only the groups of locks that changed are touched, and
-// only so many are made as somebody has scrolled to.
+// The table: a group of rows for each lock. There are those about the screen alone, however many
+// locks there are, and of these those are touched that changed.
 
 import { inText, named } from "./names.js";
 
-const AT_ONCE = 100;
+// Groups above the screen, and as many below.
+const AROUND = 30;
+// It is moved by so many.
+const STEP = 10;
 // Of one lock.
 const MOST_WAITERS = 200;
 
@@ -12,7 +15,8 @@ export class Table {
   changed = () => {}; // called when there is something to draw
 
   #table;
-  #more;
+  #above = space();
+  #below = space();
   #leases;
   #question;
   #locks = new Map(); // by key
@@ -20,28 +24,26 @@ export class Table {
   #sorted = true;
   #groups = new Map(); // by key, of those that are in the table
   #stale = new Set(); // keys of groups that show an older state
+  #open = new Set(); // keys of those whose queue is open
   #words = "";
-  #limit = AT_ONCE;
   #shown = 0;
+  #from = 0; // the first that is in the table, of those that fit the filter
+  #height = 0; // of a group, on the average; 0: to be measured
   #still = matchMedia("(prefers-reduced-motion: reduce)");
 
-  constructor(table, more, leases, question) {
+  constructor(table, leases, question) {
     this.#table = table;
-    this.#more = more;
-    for (const each of table.querySelectorAll("thead, tr, th")) withRole(each);
     this.#leases = leases;
     this.#question = question;
-    const grow = () => {
-      this.#limit += AT_ONCE;
-      this.changed();
-    };
-    more.querySelector("button").addEventListener("click", grow);
-    const near = new IntersectionObserver(
-      (entries) => entries.some((each) => each.isIntersecting) && grow(),
-      { rootMargin: "600px" },
-    );
-    near.observe(more);
+    for (const each of table.querySelectorAll("thead, tr, th")) withRole(each);
+    table.append(this.#above, this.#below);
     table.addEventListener("click", (event) => this.#clicked(event));
+    const moved = () => this.#begins() !== this.#from && this.changed();
+    addEventListener("scroll", moved, { passive: true });
+    addEventListener("resize", () => {
+      this.#height = 0;
+      this.changed();
+    });
   }
 
   // What came.
@@ -70,7 +72,6 @@ export class Table {
 
   filter(words) {
     this.#words = words.trim().toLowerCase();
-    this.#limit = AT_ONCE;
   }
 
   counts() {
@@ -87,17 +88,41 @@ export class Table {
       this.#sorted = true;
     }
     const keys = this.#words ? this.#keys.filter((key) => this.#fits(key)) : this.#keys;
-    const wanted = keys.slice(0, this.#limit);
     this.#shown = keys.length;
-    this.#more.hidden = keys.length <= this.#limit;
+    this.#from = this.#begins();
+    const wanted = keys.slice(this.#from, this.#from + this.#size());
     this.#remove(new Set(wanted));
-    let next = this.#table.tBodies[0] ?? null;
+    let next = this.#above.nextElementSibling;
     for (const key of wanted) {
       const group = this.#group(key);
       if (group === next) next = next.nextElementSibling;
       else this.#table.insertBefore(group, next);
     }
     this.#stale.clear();
+    if (!this.#height && wanted.length) {
+      const top = this.#above.getBoundingClientRect().bottom;
+      this.#height = (this.#below.getBoundingClientRect().top - top) / wanted.length;
+      this.changed(); // as many as the screen takes
+    }
+    this.#fillSpace(this.#above, this.#from);
+    this.#fillSpace(this.#below, keys.length - this.#from - wanted.length);
+  }
+
+  /** How many groups there are at once. */
+  #size() {
+    return Math.ceil(innerHeight / (this.#height || 40)) + 2 * AROUND + STEP;
+  }
+
+  /** The first that is to be there, by how far the page is scrolled. */
+  #begins() {
+    const gone = -this.#above.getBoundingClientRect().top / (this.#height || 40);
+    const from = Math.floor((gone - AROUND) / STEP) * STEP;
+    return Math.max(0, Math.min(from, this.#shown - this.#size()));
+  }
+
+  /** Takes the place of so many groups. */
+  #fillSpace(space, number) {
+    space.rows[0].cells[0].style.height = `${number * this.#height}px`;
   }
 
   #fits(key) {
@@ -112,13 +137,14 @@ export class Table {
   #remove(wanted) {
     for (const [key, group] of this.#groups) {
       if (wanted.has(key)) continue;
-      const focused = group.contains(document.activeElement);
-      const near = group.nextElementSibling ?? group.previousElementSibling;
+      const focused = !this.#locks.has(key) && group.contains(document.activeElement);
+      const next = group.nextElementSibling;
+      const near = next === this.#below ? group.previousElementSibling : next;
       group.querySelectorAll(".left").forEach((cell) => this.#leases.forget(cell));
       group.remove();
       this.#groups.delete(key);
       // Whoever goes by keyboard is not thrown back to the top of the page.
-      if (focused) (near?.querySelector("button") ?? document.getElementById("filter")).focus();
+      if (focused) (near.querySelector("button") ?? document.getElementById("filter")).focus();
     }
   }
 
@@ -168,7 +194,7 @@ export class Table {
     }
     first.querySelector(".kind").textContent = lock.kind;
     holders.forEach((holder, number) => this.#fillPlace(group.rows[number], holder));
-    this.#fillQueue(first.querySelector(".queue"), lock.waiters);
+    this.#fillQueue(first.querySelector(".queue"), lock);
   }
 
   #fillPlace(row, holder) {
@@ -192,7 +218,7 @@ export class Table {
     about(act.firstChild, holder, "Break");
   }
 
-  #fillQueue(cell, waiters) {
+  #fillQueue(cell, { key, waiters }) {
     if (!waiters.length) {
       cell.replaceChildren();
       return;
@@ -202,7 +228,12 @@ export class Table {
       details = document.createElement("details");
       details.append(document.createElement("summary"), document.createElement("ol"));
       cell.replaceChildren(details);
-      details.addEventListener("toggle", () => this.#fillList(details));
+      details.open = this.#open.has(key);
+      details.addEventListener("toggle", () => {
+        if (details.open) this.#open.add(key);
+        else this.#open.delete(key);
+        this.#fillList(details);
+      });
     }
     details.waiters = waiters;
     const [first] = waiters;
@@ -261,6 +292,14 @@ function withRole(element) {
   const head = element.parentElement ? "columnheader" : "rowheader";
   element.setAttribute("role", ROLES[element.tagName] ?? head);
   return element;
+}
+
+function space() {
+  const made = document.createElement("tbody");
+  made.className = "space";
+  made.ariaHidden = "true";
+  made.insertRow().insertCell().colSpan = 7;
+  return made;
 }
 
 function cell(name, text = "") {
