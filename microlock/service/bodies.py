@@ -76,7 +76,8 @@ class Lock(Body):
     keys: Keys
     exp: Expiry = None
     wait: Annotated[
-        float, Field(ge=0, le=MAX_WAIT_MS, description="milliseconds to wait for the lock; 0: one try")
+        float,
+        Field(ge=0, le=MAX_WAIT_MS, description="milliseconds to wait for the lock; 0: one try"),
     ] = 0
 
 
