@@ -16,6 +16,7 @@ from microlock.core.queue import Holder
 from microlock.engine.client import Client
 from microlock.engine.host import LEASE_IDS
 from microlock.engine.loops import look
+from microlock.errors import AlreadyLockedError
 from microlock.service import steps
 from microlock.service.expiry import Expiry, ttl_of
 from microlock.service.settings import MAX_WAITS, MIN_WAIT_MS, Settings
@@ -56,6 +57,9 @@ class Holds:
         try:
             hold = await lock.lock(timeout=max(wait_ms, MIN_WAIT_MS) / 1000 if wait_ms else 0)
             lock._detach()
+        except AlreadyLockedError as error:
+            names = ", ".join(key.removeprefix(self._prefix) for key in lock.keys)
+            raise AlreadyLockedError(names, error.holder) from None
         finally:
             self._waits.discard(lock)
             await lock.destroy()

@@ -214,14 +214,14 @@ def test_what_is_wrong_is_named(
     headers: dict[str, str], body: Any, status: int, named: str
 ) -> None:
     async def main() -> httpx.Response:
-        app = create_app(connect("memory://"), Settings(hosts=("lock.local",)))
+        app = create_app(connect("memory://"), Settings(host="lock.example"))
 
         async def pieces() -> Any:
             for piece in body:
                 yield piece
 
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://lock.local") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://lock.example") as client:
             return await client.post(
                 "/lock",
                 content=pieces() if isinstance(body, list) else body,
