@@ -39,10 +39,14 @@ def test_the_examples_of_the_page_answer_what_it_says(etcd_server: Etcd) -> None
     examples = re.findall(r"^\$ (curl .*)\n(.*)$", console, re.MULTILINE)
     assert len(examples) == 8
     with closing(Service(etcd_server.endpoint, prefix=f"{uuid4()}/")) as service:
+        versions: dict[str, str] = {}  # those of the page, as they are here
         for curl, answer in examples:
             here = curl.replace("localhost:3000", f"{HOST}:{service.port}")
+            here = re.sub(r"(?<=\"version\": )\d+", lambda found: versions[found[0]], here)
             ran = subprocess.run(here, shell=True, capture_output=True, text=True, timeout=60)
             assert alike(ran.stdout) == alike(answer), curl
+            shown = [re.findall(r'"version":(\d+)', each) for each in (answer, ran.stdout)]
+            versions |= zip(*shown, strict=True)
 
 
 def test_compose_starts_the_service_with_options_that_it_has(
