@@ -108,20 +108,41 @@ def _too_large(length: object) -> RefusedError:
 async def _read(receive: Receive) -> Receive:
     """Reads the body. Returns what gives it to the application."""
     body, more = bytearray(), True
-    end = asyncio.get_running_loop().time() + PATIENCE
-    while more:
-        left = end - asyncio.get_running_loop().time()
-        try:
-            message = await asyncio.wait_for(receive(), max(0.0, left))
-        except asyncio.TimeoutError:
-            raise RefusedError(408, f"body: it did not come within {PATIENCE:g} s") from None
-        if message["type"] != "http.request":
-            return _then(message, receive)
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large(f"{len(body)} or more")
+    with _Deadline(PATIENCE):
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return _then(message, receive)
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY_BYTES:
+                raise _too_large(f"{len(body)} or more")
     return _then({"type": "http.request", "body": bytes(body), "more_body": False}, receive)
+
+
+class _Deadline:
+    """Refuses a request whose body takes longer. (`wait_for` would make a task of each piece, and
+    `asyncio.timeout` comes with Python 3.11.)"""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._late = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._task = task
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._cancel)
+
+    def _cancel(self) -> None:
+        self._late = self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        self._timer.cancel()
+        if self._late and kind is asyncio.CancelledError:
+            if hasattr(self._task, "uncancel"):
+                self._task.uncancel()
+            raise RefusedError(408, f"body: it did not come within {self._seconds:g} s") from None
 
 
 def _then(first: Message, receive: Receive) -> Receive:

@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -28,6 +29,10 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 
+def _known(versions: dict[str, str], found: re.Match[str]) -> str:
+    return versions[found[0]]
+
+
 def alike(answer: str) -> str:
     """An answer without what is another one each time."""
     return re.sub(r'("version":|"token":|"lease":")[0-9a-f]+', r"\1N", answer)
@@ -42,7 +47,7 @@ def test_the_examples_of_the_page_answer_what_it_says(etcd_server: Etcd) -> None
         versions: dict[str, str] = {}  # those of the page, as they are here
         for curl, answer in examples:
             here = curl.replace("localhost:3000", f"{HOST}:{service.port}")
-            here = re.sub(r"(?<=\"version\": )\d+", lambda found: versions[found[0]], here)
+            here = re.sub(r"(?<=\"version\": )\d+", partial(_known, versions), here)
             ran = subprocess.run(here, shell=True, capture_output=True, text=True, timeout=60)
             assert alike(ran.stdout) == alike(answer), curl
             shown = [re.findall(r'"version":(\d+)', each) for each in (answer, ran.stdout)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -23,12 +24,13 @@ from conftest import Etcd
 from services import DEADLINE, Service, told, until
 
 from microlock import connect
-from microlock.asyncio import Microlock
+from microlock.asyncio import Microlock, MultiLock
 from microlock.engine.reader import Reader
 from microlock.errors import StoreUnavailableError
 from microlock.server import free_ports
-from microlock.service import command, holds, live, stream
+from microlock.service import command, gate, holds, live, stream
 from microlock.service.app import create_app
+from microlock.service.holds import Holds
 from microlock.service.live import Live
 from microlock.service.settings import MAX_BODY_BYTES, Settings
 from microlock.service.stream import EventStream
@@ -189,6 +191,29 @@ def test_there_is_an_end_to_how_many_are_served_at_once(
         assert refused.headers["retry-after"]
 
 
+def test_a_client_that_goes_at_the_very_moment_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    destroy, calls = MultiLock.destroy, []
+
+    async def cancelled(lock: MultiLock) -> None:
+        calls.append(lock)
+        if len(calls) == 1:
+            raise asyncio.CancelledError
+        await destroy(lock)
+
+    async def main() -> None:
+        async with connect("memory://") as client:
+            taking = Holds(client, Settings())
+            monkeypatch.setattr(MultiLock, "destroy", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await taking.lock("a", ["foo", "bar"], LONG, 0)
+            await taking.expiry.ended()
+            assert not client.store.state.leases  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+
+
 # What is refused.
 
 
@@ -231,6 +256,19 @@ def test_what_is_wrong_is_named(
     answer = asyncio.run(main())
     assert answer.status_code == status, answer.text
     assert named in answer.json()["error"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    own: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "PATIENCE", 0.05)
+    service = own()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=DEADLINE) as client:
+        head = b"POST /lock HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        client.sendall(head + b"Content-Type: application/json\r\n\r\n{")
+        answer = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+    assert answer.startswith("HTTP/1.1 408")
+    assert "body: it did not come within 0.05 s" in answer
 
 
 @pytest.mark.parametrize("path", ["/lock", "/unlock", "/renew", "/break"])
