@@ -39,7 +39,7 @@ _OF_BODIES = {
     413: "the body is too large",
     415: "the body is not application/json",
 }
-_OF_NAMES = {421: "the service is called by a name that is not its own"}
+_OF_NAMES = {421: "the service is called by a name that may be another site's"}
 
 
 STREAM: dict[int | str, dict[str, Any]] = {

@@ -125,8 +125,7 @@ def serve(
     AUTH_TOKEN and each MICROLOCK_… variable.
     """
     token = _token(auth_token, auth_token_file)
-    alone = _is_loopback(host)
-    if token is None and not alone:
+    if token is None and not _is_loopback(host):
         click.echo(
             f"microlock serve: whoever reaches {host} can take and break locks: there is no auth "
             "token",
@@ -140,7 +139,7 @@ def serve(
         default_expiry=default_expiry,
         prefix=check_prefix(prefix),
         auth_token=token,
-        hosts=(host.lower(),) if alone and token is None else None,
+        host=host,
     )
     if memory:
         client = connect("memory://")

@@ -22,7 +22,7 @@ def ttl_of(expiry_ms: float) -> int:
 
     A lease is up to a tenth of its ttl old when the lock is got.
     """
-    return math.ceil(expiry_ms / 900)
+    return max(1, math.ceil(expiry_ms / 900))
 
 
 @dataclass(slots=True)

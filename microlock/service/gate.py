@@ -17,7 +17,10 @@ from microlock.service.settings import MAX_BODY_BYTES, PATIENCE, Settings
 # What is asked with a body, and changes nothing.
 _READS = frozenset({"/check"})
 
-_LOCAL = re.compile(r"localhost|127(\.\d{1,3}){3}|\[?::1\]?")
+# No site has such a name: an address, a name without a dot, or one that nobody can register.
+_UNLIKE_A_SITE = re.compile(
+    r"\d{1,3}(\.\d{1,3}){3} | \[[0-9a-f:.]+\] | [^.]+ | .+\.(internal|local|localhost|svc)", re.X
+)
 
 
 class RefusedError(Exception):
@@ -41,7 +44,7 @@ class Gate:
         self._app = app
         token = settings.auth_token
         self._token = None if token is None else token.encode()
-        self._hosts = settings.hosts
+        self._host = settings.host.lower()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,13 +67,12 @@ class Gate:
         await self._app(scope, receive, send)
 
     def _check_host(self, headers: Headers) -> None:
-        """No page of another site reaches a service on loopback by a name of its own."""
-        if self._hosts is None:
-            return
+        """No page of another site reaches a service without a token by having its own name point
+        here. (By the right name it can't: see `_check_token`.)"""
         name = re.sub(r":\d*$", "", headers.get("host", "localhost")).lower()
-        if not _LOCAL.fullmatch(name) and name not in self._hosts:
+        if self._token is None and name != self._host and not _UNLIKE_A_SITE.fullmatch(name):
             raise RefusedError(
-                421, f"host: {name!r} is not a name of this service (it has no auth token)"
+                421, f"host: {name!r} could be another site's; with an auth token any name will do"
             )
 
     def _check_token(self, headers: Headers) -> None:
@@ -106,20 +108,41 @@ def _too_large(length: object) -> RefusedError:
 async def _read(receive: Receive) -> Receive:
     """Reads the body. Returns what gives it to the application."""
     body, more = bytearray(), True
-    end = asyncio.get_running_loop().time() + PATIENCE
-    while more:
-        left = end - asyncio.get_running_loop().time()
-        try:
-            message = await asyncio.wait_for(receive(), max(0.0, left))
-        except asyncio.TimeoutError:
-            raise RefusedError(408, f"body: it did not come within {PATIENCE:g} s") from None
-        if message["type"] != "http.request":
-            return _then(message, receive)
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large(f"{len(body)} or more")
+    with _Deadline(PATIENCE):
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return _then(message, receive)
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY_BYTES:
+                raise _too_large(f"{len(body)} or more")
     return _then({"type": "http.request", "body": bytes(body), "more_body": False}, receive)
+
+
+class _Deadline:
+    """Refuses a request whose body takes longer. (`wait_for` would make a task of each piece, and
+    `asyncio.timeout` comes with Python 3.11.)"""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._late = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._task = task
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._cancel)
+
+    def _cancel(self) -> None:
+        self._late = self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        self._timer.cancel()
+        if self._late and kind is asyncio.CancelledError:
+            if hasattr(self._task, "uncancel"):
+                self._task.uncancel()
+            raise RefusedError(408, f"body: it did not come within {self._seconds:g} s") from None
 
 
 def _then(first: Message, receive: Receive) -> Receive:

@@ -6,6 +6,7 @@ restart, finds it by who has it and by its token.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from microlock.core.queue import Holder
 from microlock.engine.client import Client
 from microlock.engine.host import LEASE_IDS
 from microlock.engine.loops import look
+from microlock.errors import AlreadyLockedError
 from microlock.service import steps
 from microlock.service.expiry import Expiry, ttl_of
 from microlock.service.settings import MAX_WAITS, MIN_WAIT_MS, Settings
@@ -48,20 +50,28 @@ class Holds:
         expiry_ms = expiry_ms or self._default
         full = [self._prefix + key for key in keys]
         lock = MultiLock(self._client, full, uid, ttl=ttl_of(expiry_ms))
-        if wait_ms and len(self._waits) >= MAX_WAITS:
-            raise BusyError(f"{MAX_WAITS} clients wait for locks already")
-        if wait_ms and self._stopping:
-            raise BusyError("the service is stopping")
-        self._waits.add(lock)
+        if wait_ms:
+            if len(self._waits) >= MAX_WAITS:
+                raise BusyError(f"{MAX_WAITS} clients wait for locks already")
+            if self._stopping:
+                raise BusyError("the service is stopping")
+            self._waits.add(lock)
+        names, hold = [key.removeprefix(self._prefix) for key in lock.keys], None
         try:
             hold = await lock.lock(timeout=max(wait_ms, MIN_WAIT_MS) / 1000 if wait_ms else 0)
             lock._detach()
+            self.expiry.plan(hold.lease_id, names, expiry_ms)
+            await lock.destroy()
+        except AlreadyLockedError as error:
+            raise AlreadyLockedError(", ".join(names), error.holder) from None
+        except asyncio.CancelledError:
+            if hold:  # it came after that, and nobody will know the token
+                self.expiry.left(names, hold.lease_id)
+            raise
         finally:
             self._waits.discard(lock)
             await lock.destroy()
-        taken = [key.removeprefix(self._prefix) for key in lock.keys]
-        self.expiry.plan(hold.lease_id, taken, expiry_ms)
-        return [(key, hold.token) for key in taken]
+        return [(name, hold.token) for name in names]
 
     async def unlock(self, uid: str, tokens: Iterable[Token]) -> list[str]:
         """Gives back what of this is held so. Returns those keys."""

@@ -88,10 +88,15 @@ class Listener:
     """What one client of the live view has still to be told."""
 
     def __init__(self) -> None:
-        self.news = asyncio.Event()
+        self.news = asyncio.Event()  # set when there is something
         self.snapshot = True  # all of it
         self.changed: set[bytes] = set()  # else these locks
         self.status = True  # whether the watch runs
+
+    def remind(self) -> None:
+        """Has it told whether the watch runs."""
+        self.status = True
+        self.news.set()
 
 
 class Live:
@@ -125,7 +130,7 @@ class Live:
 
     async def listen(self) -> AsyncGenerator[bytes, None]:
         """What a new listener is to be sent, piece by piece."""
-        listener = Listener()
+        listener, loop = Listener(), asyncio.get_running_loop()
         self._listeners.add(listener)
         try:
             self._begin()
@@ -134,10 +139,12 @@ class Live:
                 for piece in self._news(listener):
                     yield piece
                 await asyncio.sleep(PACE)
+                # Not `wait_for`, which may lose a cancellation before Python 3.12.
+                heartbeat = loop.call_later(HEARTBEAT, listener.remind)
                 try:
-                    await asyncio.wait_for(listener.news.wait(), HEARTBEAT)
-                except asyncio.TimeoutError:
-                    listener.status = True
+                    await listener.news.wait()
+                finally:
+                    heartbeat.cancel()
         finally:
             self._listeners.discard(listener)
             if not self._listeners:
@@ -249,8 +256,7 @@ class Live:
     def _notify(self) -> None:
         """Tells everybody whether the watch runs."""
         for listener in self._listeners:
-            listener.status = True
-            listener.news.set()
+            listener.remind()
 
     def stop(self) -> None:
         """Ends all that listeners are sent, and the watch."""

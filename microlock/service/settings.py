@@ -26,10 +26,10 @@ class Settings:
         default_expiry: milliseconds that a lock is held where a request does not say so.
         prefix: what the names of the locks begin with in etcd; clients don't see it.
         auth_token: what a request that changes anything has to bring; None: nothing.
-        hosts: the names that clients may call the service by; None: any.
+        host: the name that the service listens at.
     """
 
     default_expiry: float = 1000
     prefix: str = ""
     auth_token: str | None = None
-    hosts: tuple[str, ...] | None = None
+    host: str = "localhost"

@@ -45,11 +45,15 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task
         async for piece in self._pieces:
             for begin in range(0, len(piece), _CHUNK):
                 chunk = piece[begin : begin + _CHUNK]
                 body = {"type": "http.response.body", "body": chunk, "more_body": True}
-                await asyncio.wait_for(send(body), PATIENCE)
+                too_slow = loop.call_later(PATIENCE, task.cancel)
+                await send(body)
+                too_slow.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
