@@ -15,7 +15,7 @@ from typing import Any
 
 from microlock import events
 from microlock.core.hold import Guard, Hold, State
-from microlock.core.queue import Holder, Leader
+from microlock.core.queue import Holder, Leader, LockStatus
 from microlock.election import Election
 from microlock.engine.client import Client
 from microlock.errors import (
@@ -71,6 +71,7 @@ __all__ = [
     "LockLostError",
     "LockManager",
     "LockNotOwnedError",
+    "LockStatus",
     "LockUncertainError",
     "LossReason",
     "Microlock",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from microlock.core import elsewhere
 from microlock.core.keys import check_int, check_ttl
-from microlock.core.queue import Holder
+from microlock.core.queue import Holder, LockStatus
 from microlock.election import Election
 from microlock.engine.host import LEASE_IDS, look
 from microlock.kinds import MultiLock, ReadLock, Semaphore, WriteLock
@@ -52,22 +54,23 @@ class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLo
         return lock
 
     def holder(self, name: str) -> Holder | None:
-        holders, _ = look(self._client, elsewhere.places(self._names(name)))
-        return next(iter(holders), None)
+        return look(self._client, elsewhere.holder(self._kinds(name)))
 
-    def locks(self) -> dict[str, Holder]:
+    def locks(self) -> list[LockStatus]:
         return look(self._client, elsewhere.locks(self._prefix.encode()))
 
-    def release(self, name: str, token: int) -> None:
-        number = check_int("token", token, 1)
-        look(self._client, elsewhere.release(self._names(name), number))
+    def remaining(self, holder: Holder) -> float:
+        return look(self._client, elsewhere.remaining(self._lease_of(holder)))
 
-    def extend(self, name: str, token: int, ttl: float) -> float:
+    def release(self, name: str | Iterable[str], token: int, *, limit: int = 1) -> None:
+        kinds, number = self._held(name, limit), check_int("token", token, 1)
+        look(self._client, elsewhere.release(kinds, number))
+
+    def extend(self, name: str | Iterable[str], token: int, ttl: float, *, limit: int = 1) -> float:
         seconds, number = check_ttl(ttl), check_int("token", token, 1)
-        names = self._names(name)
-        steps = elsewhere.extend(names, number, seconds, lease_ids=LEASE_IDS)
+        steps = elsewhere.extend(self._held(name, limit), number, seconds, lease_ids=LEASE_IDS)
         return look(self._client, steps)
 
     def break_lock(self, name: str) -> Holder | None:
-        names = self._names(name)
-        return self._broke(names, look(self._client, elsewhere.break_lock(names)))
+        kinds = self._kinds(name)
+        return self._broke(kinds, look(self._client, elsewhere.break_lock(kinds)))

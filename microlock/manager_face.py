@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
+from microlock.core.admission import MUTEX, READER, Admission, semaphore
 from microlock.core.keys import (
     Names,
     check_bool,
@@ -18,6 +19,7 @@ from microlock.core.keys import (
     check_ttl,
 )
 from microlock.core.queue import Holder
+from microlock.errors import InvalidArgumentError
 from microlock.etcd.lent import client_of
 from microlock.face import Face
 
@@ -247,7 +249,7 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         raise NotImplementedError
 
     def holder(self, name: str) -> Any:
-        """Who holds this lock, read from etcd; None if it is free.
+        """Who holds this lock, read from etcd, of several the first; None if it is free.
 
         Raises:
             StoreError: etcd refused or can't be reached.
@@ -256,20 +258,31 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         raise NotImplementedError
 
     def locks(self) -> Any:
-        """Who holds what under the prefix, by name. Raises as `holder()`.
+        """Who holds what under the prefix and who waits for it, in the order of the names.
 
-        What changes meanwhile may be told as it was or as it is by then, lock by lock.
+        All of it is as it was at one moment. Each of several keys that are taken in one is a lock
+        of its own. Raises as `holder()`.
         """
         raise NotImplementedError
 
-    def release(self, name: str, token: int) -> Any:
-        """Gives back the hold with this token, whoever took it.
+    def remaining(self, holder: Holder) -> Any:
+        """Seconds that the lease of a holder or waiter has left, to the second before; 0.0 if it
+        has ended. It may be renewed meanwhile. Raises as `holder()`.
+
+        Args:
+            holder: of `locks()` or `holder()`.
+        """
+        raise NotImplementedError
+
+    def release(self, name: str | Iterable[str], token: int, *, limit: int = 1) -> Any:
+        """Gives back the hold with this token, whoever took it, of whichever kind.
 
         The object that took it loses it, and is told so.
 
         Args:
-            name: the key, after the prefix.
+            name: the key, after the prefix; of a hold of several keys all of them.
             token: the fencing token of the hold.
+            limit: that of a semaphore.
 
         Raises:
             LockNotOwnedError: the lock is not held with this token (any more). Nothing was changed.
@@ -279,16 +292,17 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         """
         raise NotImplementedError
 
-    def extend(self, name: str, token: int, ttl: float) -> Any:
-        """Gives the hold with this token another ttl, whoever took it.
+    def extend(self, name: str | Iterable[str], token: int, ttl: float, *, limit: int = 1) -> Any:
+        """Gives the hold with this token another ttl, whoever took it, of whichever kind.
 
         Whoever calls this answers for the hold from now on: the object that took it no longer
         renews it, and holds it until its own deadline at the most. The token stays.
 
         Args:
-            name: the key, after the prefix.
+            name: the key, after the prefix; of a hold of several keys all of them.
             token: the fencing token of the hold.
             ttl: seconds from now.
+            limit: that of a semaphore.
 
         Returns:
             Seconds left.
@@ -305,8 +319,9 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
     def break_lock(self, name: str) -> Any:
         """Ends the hold that a lock is under, whoever has it: for operators.
 
-        Whoever holds it loses it, and is told so if it is a `Microlock`; but it may be at work
-        still. The next in the queue gets the lock.
+        Whoever holds it loses it, and is told so if it is one of ours; but it may be at work
+        still. The next in the queue gets the lock. Of several holders it is the first one;
+        `release()` ends any of them, by its token.
 
         Returns:
             Whose hold was broken; None if the lock was free, or was given back just now.
@@ -330,12 +345,29 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
             "interval": self._interval if interval is None else interval,
         }
 
-    def _broke(self, names: Names, holder: Holder | None) -> Holder | None:
+    def _broke(self, kinds: Sequence[Names], holder: Holder | None) -> Holder | None:
         if holder:
             log.warning(
-                "%r broke %r, locked by %s, token %s", self, names.key, holder, holder.token
+                "%r broke %r, locked by %s, token %s", self, kinds[0].key, holder, holder.token
             )
         return holder
+
+    def _held(self, name: object, limit: int) -> Sequence[Names]:
+        """As `_kinds`, of one name or of several."""
+        if isinstance(name, str):
+            return self._kinds(name, semaphore(check_int("limit", limit, 1)))
+        keys = [self._names(each).key for each in check_keys(name)]
+        return (Names.of_all(keys, self._node_id),)
+
+    def _kinds(self, name: object, queue: Admission = MUTEX) -> Sequence[Names]:
+        """What a lock may be in etcd that is called so."""
+        key = self._names(name).key
+        return [Names.of(key, self._node_id, each) for each in (queue, READER)]
+
+    def _lease_of(self, holder: Holder) -> int:
+        if not isinstance(holder, Holder):
+            raise InvalidArgumentError(f"holder must be a Holder, not {holder!a:.80}")
+        return holder.lease_id
 
     def _names(self, name: object) -> Names:
         return Names.of(f"{self._prefix}{check_key(name).decode()}", self._node_id)

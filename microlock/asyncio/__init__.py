@@ -16,7 +16,7 @@ from microlock.asyncio.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.asyncio.lock import Microlock
 from microlock.asyncio.manager import LockManager
 from microlock.core.hold import Guard, Hold, State
-from microlock.core.queue import Holder, Leader
+from microlock.core.queue import Holder, Leader, LockStatus
 from microlock.engine.client import Client
 from microlock.errors import (
     AlreadyLockedError,
@@ -68,6 +68,7 @@ __all__ = [
     "LockLostError",
     "LockManager",
     "LockNotOwnedError",
+    "LockStatus",
     "LockUncertainError",
     "LossReason",
     "Microlock",

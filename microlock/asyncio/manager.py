@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from microlock.asyncio.election import Election
 from microlock.asyncio.kinds import MultiLock, ReadLock, Semaphore, WriteLock
 from microlock.asyncio.lock import Microlock
 from microlock.core import elsewhere
 from microlock.core.keys import check_int, check_ttl
-from microlock.core.queue import Holder
+from microlock.core.queue import Holder, LockStatus
 from microlock.engine.host import LEASE_IDS
 from microlock.engine.loops import look
 from microlock.manager_face import ManagerFace
@@ -53,22 +55,25 @@ class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLo
         return lock
 
     async def holder(self, name: str) -> Holder | None:
-        holders, _ = await look(self._client, elsewhere.places(self._names(name)))
-        return next(iter(holders), None)
+        return await look(self._client, elsewhere.holder(self._kinds(name)))
 
-    async def locks(self) -> dict[str, Holder]:
+    async def locks(self) -> list[LockStatus]:
         return await look(self._client, elsewhere.locks(self._prefix.encode()))
 
-    async def release(self, name: str, token: int) -> None:
-        number = check_int("token", token, 1)
-        await look(self._client, elsewhere.release(self._names(name), number))
+    async def remaining(self, holder: Holder) -> float:
+        return await look(self._client, elsewhere.remaining(self._lease_of(holder)))
 
-    async def extend(self, name: str, token: int, ttl: float) -> float:
+    async def release(self, name: str | Iterable[str], token: int, *, limit: int = 1) -> None:
+        kinds, number = self._held(name, limit), check_int("token", token, 1)
+        await look(self._client, elsewhere.release(kinds, number))
+
+    async def extend(
+        self, name: str | Iterable[str], token: int, ttl: float, *, limit: int = 1
+    ) -> float:
         seconds, number = check_ttl(ttl), check_int("token", token, 1)
-        names = self._names(name)
-        steps = elsewhere.extend(names, number, seconds, lease_ids=LEASE_IDS)
+        steps = elsewhere.extend(self._held(name, limit), number, seconds, lease_ids=LEASE_IDS)
         return await look(self._client, steps)
 
     async def break_lock(self, name: str) -> Holder | None:
-        names = self._names(name)
-        return self._broke(names, await look(self._client, elsewhere.break_lock(names)))
+        kinds = self._kinds(name)
+        return self._broke(kinds, await look(self._client, elsewhere.break_lock(kinds)))

@@ -29,6 +29,7 @@ class Admission:
         rivals: so do the names of its rivals; all that do are.
         rule: how entries of the whole lock are admitted, as its name says.
         speaks: its value is what its holder says, and may be another later.
+        role: what those are called whose names go on so, where there are several parts.
     """
 
     limit: int = 1
@@ -36,6 +37,7 @@ class Admission:
     rivals: bytes = b""
     rule: bytes = b""
     speaks: bool = False
+    role: str | None = None
 
     def admits(self, before: Sequence[object]) -> bool:
         """Whether an entry with these older rivals is admitted."""
@@ -57,8 +59,8 @@ class Admission:
 _READERS_WRITERS, _LEADER = b"rw", b"leader"
 
 MUTEX = Admission()
-READER = Admission(part=b"read/", rivals=b"write/", rule=_READERS_WRITERS)
-WRITER = Admission(part=b"write/", rule=_READERS_WRITERS)
+READER = Admission(part=b"read/", rivals=b"write/", rule=_READERS_WRITERS, role="reader")
+WRITER = Admission(part=b"write/", rule=_READERS_WRITERS, role="writer")
 LEADER = Admission(rule=_LEADER, speaks=True)
 
 
@@ -91,6 +93,22 @@ def _admissions(rule: bytes) -> tuple[Admission, ...]:
 
 
 _OF_RULES = {b"": (MUTEX,), _READERS_WRITERS: (READER, WRITER), _LEADER: (LEADER,)}
+
+
+def lock_with(prefix: bytes) -> bytes:
+    """The lock that entries are of whose names begin so and go on with the id of a lease: that of
+    readers and writers, where the names say so."""
+    for each in _OF_RULES[_READERS_WRITERS]:
+        if prefix.endswith(b"/" + each.part) and len(prefix) > len(each.part) + 1:
+            return lock_name(prefix.removesuffix(each.part), each)
+    return prefix
+
+
+def role_in(lock: bytes, entry: bytes) -> str | None:
+    """What the holder of an entry is called in this lock."""
+    prefix, admissions = split(lock)
+    start = len(prefix)
+    return next((each.role for each in admissions if entry.startswith(each.part, start)), None)
 
 
 def admitted(lock: bytes, entries: Iterable[bytes]) -> Iterator[bytes]:

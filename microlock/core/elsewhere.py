@@ -5,15 +5,15 @@ Each is a call, as those of `core.lock`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from microlock.core import flows
 from microlock.core.call import NOW, Steps
 from microlock.core.keys import Names
 from microlock.core.place import Lost, Place
-from microlock.core.port import Found, Holders, Read
-from microlock.core.queue import Holder, holding, oldest
+from microlock.core.port import Found, Lifetime, Read, ReadAll, TimeToLive
+from microlock.core.queue import Holder, LockStatus, holding, statuses
 from microlock.errors import LockLostError, LockNotOwnedError, LossReason
 
 
@@ -24,8 +24,8 @@ def places(names: Names) -> Steps[tuple[list[Holder], list[Holder]]]:
     for lock in names.locks:
         found: Found = yield Read(lock)
         held = holding(lock, found.keys)
-        holders += [Holder.of(kv) for kv in held]
-        waiters += [Holder.of(kv) for kv in found.keys if kv not in held]
+        holders += [Holder.of(kv, lock) for kv in held]
+        waiters += [Holder.of(kv, lock) for kv in found.keys if kv not in held]
     # Who has entries in several queues is one, and waits if it waits in any of them.
     waiters = _each_once(waiters)
     return [each for each in _each_once(holders) if each not in waiters], waiters
@@ -35,53 +35,73 @@ def _each_once(places: list[Holder]) -> list[Holder]:
     return sorted(dict.fromkeys(places), key=lambda place: place.token)
 
 
-def locks(prefix: bytes) -> Steps[dict[str, Holder]]:
-    """Who holds what, by the names after the prefix."""
-    found: Found = yield Holders(prefix)
-    return {
-        lock[len(prefix) : -1].decode(errors="backslashreplace"): Holder.of(kv)
-        for lock, kv in sorted(oldest(found.keys).items())
-        if len(lock) - 1 > len(prefix)  # not the lock that is called as the prefix
-    }
+def locks(prefix: bytes) -> Steps[list[LockStatus]]:
+    """Who holds what and who waits for it, by the names after the prefix."""
+    found: Found = yield ReadAll(prefix)
+    return statuses(replace(kv, name=kv.name[len(prefix) :]) for kv in found.keys)
 
 
-def release(names: Names, token: int) -> Steps[None]:
+def remaining(lease_id: int) -> Steps[float]:
+    """Seconds that a lease has left."""
+    left: Lifetime = yield TimeToLive(lease_id)
+    return max(0.0, float(left.ttl))
+
+
+# Where nobody knows of which kind a lock is, `kinds` are its names in all layouts.
+
+
+def holder(kinds: Sequence[Names]) -> Steps[Holder | None]:
+    """The first who holds the lock."""
+    for names in kinds:
+        holders, _ = yield from places(names)
+        if holders:
+            return holders[0]
+    return None
+
+
+def release(kinds: Sequence[Names], token: int) -> Steps[None]:
     """Gives back the hold with this token."""
-    _, place = yield from _seek(names, token)
-    if not (yield from flows.remove(place.entry, place.token)):
+    names, place = yield from _seek(kinds, token)
+    if not (yield from flows.remove(place.entry, place.token, place.others)):
         raise _not_held(names, token)
 
 
-def extend(names: Names, token: int, ttl: int, *, lease_ids: Iterator[int]) -> Steps[float]:
+def extend(
+    kinds: Sequence[Names], token: int, ttl: int, *, lease_ids: Iterator[int]
+) -> Steps[float]:
     """Gives the hold with this token another ttl. Returns the seconds left."""
-    theirs, place = yield from _seek(names, token)
+    theirs, place = yield from _seek(kinds, token)
     left, error = yield from flows.extend(theirs, place, ttl, lease_ids=lease_ids)
     if error:
         raise error
     if isinstance(left, Lost):
-        raise _not_held(names, token)
+        raise _not_held(theirs, token)
     if theirs.value:  # a lease without a name may serve other locks too, as Go's sessions do
         yield from flows.discard(theirs, replace(place.lease, asked=0))
     remaining: float = left.deadline - (yield NOW)
     if remaining <= 0:
-        raise LockLostError(names.key, names.node_id, LossReason.EXPIRED, ttl=ttl)
+        raise LockLostError(theirs.key, theirs.node_id, LossReason.EXPIRED, ttl=ttl)
     return remaining
 
 
-def break_lock(names: Names) -> Steps[Holder | None]:
-    """Ends the hold, whosever it is. Returns whose it was."""
-    found: Found = yield Read(names.lock)
-    for kv in found.keys[:1]:
-        if (yield from flows.remove(kv.name, kv.create_revision)):
-            return Holder.of(kv)
+def break_lock(kinds: Sequence[Names]) -> Steps[Holder | None]:
+    """Ends the first hold, whosever it is. Returns whose it was."""
+    for names in kinds:
+        found: Found = yield Read(names.lock)
+        for kv in found.keys[:1]:
+            if (yield from flows.remove(kv.name, kv.create_revision)):
+                return Holder.of(kv, names.lock)
     return None
 
 
-def _seek(names: Names, token: int) -> Steps[tuple[Names, Place]]:
-    found = yield from flows.seek(names, token, now=(yield NOW))
-    if isinstance(found, tuple):
-        return found
-    raise _not_held(names, token, found)
+def _seek(kinds: Sequence[Names], token: int) -> Steps[tuple[Names, Place]]:
+    by: Holder | None = None
+    for names in kinds:
+        found = yield from flows.seek(names, token, now=(yield NOW))
+        if isinstance(found, tuple):
+            return found
+        by = by or found
+    raise _not_held(kinds[0], token, by)
 
 
 def _not_held(names: Names, token: int, by: Holder | None = None) -> LockNotOwnedError:

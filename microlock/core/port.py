@@ -106,6 +106,13 @@ class Revoke:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeToLive:
+    """How long a lease lives yet, in whole seconds. Reply: `Lifetime`."""
+
+    lease_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Enter:
     """Put my entry if the lock has none that was created after the revision `since`; one try.
 
@@ -183,11 +190,9 @@ class Get:
 
 
 @dataclass(frozen=True, slots=True)
-class Holders:
-    """The oldest entry of each lock whose key begins with this. Reply: `Found`, in any order.
-
-    Each entry was the oldest of its lock at some moment of the call, not all at the same moment.
-    """
+class ReadAll:
+    """The entries of all locks whose key begins with this, and goes on. Reply: `Found`, in any
+    order."""
 
     prefix: bytes
 
@@ -211,7 +216,18 @@ class Transaction:
 
 
 Request = (
-    Grant | KeepAlive | KeepAlives | Revoke | Enter | Join | Leave | Move | Read | Get | Holders
+    Grant
+    | KeepAlive
+    | KeepAlives
+    | Revoke
+    | TimeToLive
+    | Enter
+    | Join
+    | Leave
+    | Move
+    | Read
+    | Get
+    | ReadAll
 )
 
 

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from microlock.core.admission import admitted
+from microlock.core.admission import admitted, lock_with, role_in, split
 from microlock.core.keys import is_entry, lock_of
 from microlock.core.port import KeyValue
 
@@ -27,22 +27,46 @@ class Holder:
             each holder to the next.
         lease_id: the etcd lease the place is bound to.
         value: of its entry: the node id, or what a leader proclaims.
+        role: "reader" or "writer", where there are such.
     """
 
     node_id: str | None
     token: int
     lease_id: int
     value: bytes = field(default=b"", compare=False, repr=False)
+    role: str | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, kv: KeyValue) -> Holder:
+    def of(cls, kv: KeyValue, lock: bytes = b"") -> Holder:
+        """`lock`: what it is an entry of."""
         node_id = kv.value.decode(errors="backslashreplace") or None
-        return cls(node_id, kv.create_revision, kv.lease_id, kv.value)
+        role = role_in(lock, kv.name) if b"\0" in lock else None
+        return cls(node_id, kv.create_revision, kv.lease_id, kv.value, role)
 
     def __str__(self) -> str:
         if self.node_id is None:
             return f"an unnamed client (lease {self.lease_id:x})"
         return _in_one_line(self.node_id)
+
+
+@dataclass(frozen=True, slots=True)
+class LockStatus:
+    """Who holds a lock and who waits for it, as etcd has it at one revision.
+
+    Attributes:
+        name: the key, after the prefix of the manager.
+        kind: "readers/writers", or "queue" for all others: a mutex, a semaphore, an election, or
+            one key of several have the same entries.
+        holders: in order. Of a queue it is the first, whether it has other keys to wait for or not;
+            those that hold a semaphore beside it are the first of `waiters`: nobody but who takes
+            it knows how many.
+        waiters: in order.
+    """
+
+    name: str
+    kind: str
+    holders: tuple[Holder, ...]
+    waiters: tuple[Holder, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +103,7 @@ def entries(lock: bytes, keys: Iterable[KeyValue]) -> tuple[KeyValue, ...]:
 
 def places(lock: bytes, keys: Iterable[KeyValue]) -> list[tuple[bytes, Holder]]:
     """As `entries`: their names, and whose they are."""
-    return [(kv.name, Holder.of(kv)) for kv in entries(lock, keys)]
+    return [(kv.name, Holder.of(kv, lock)) for kv in entries(lock, keys)]
 
 
 def holding(lock: bytes, queue: Iterable[KeyValue]) -> list[KeyValue]:
@@ -88,15 +112,25 @@ def holding(lock: bytes, queue: Iterable[KeyValue]) -> list[KeyValue]:
     return [by_name[name] for name in admitted(lock, by_name)]
 
 
-def oldest(keys: Iterable[KeyValue]) -> dict[bytes, KeyValue]:
-    """The oldest entry of each lock, given the keys of any number of locks: by the prefix of the
-    lock."""
+def statuses(keys: Iterable[KeyValue]) -> list[LockStatus]:
+    """Of all locks that these keys are entries of, by their names."""
     of_locks: dict[bytes, list[KeyValue]] = {}
     for kv in keys:
         prefix = lock_of(kv.name)
         if prefix and kv.lease_id:
-            of_locks.setdefault(prefix, []).append(kv)
-    return {prefix: entries(prefix, kvs)[0] for prefix, kvs in of_locks.items()}
+            of_locks.setdefault(lock_with(prefix), []).append(kv)
+    found = [_status(lock, kvs) for lock, kvs in of_locks.items()]
+    return sorted(found, key=lambda each: (each.name, each.kind))
+
+
+def _status(lock: bytes, keys: Iterable[KeyValue]) -> LockStatus:
+    queue = entries(lock, keys)
+    prefix, admissions = split(lock)
+    held = len(holding(lock, queue))
+    places = tuple([Holder.of(kv, lock) for kv in queue])
+    kind = "readers/writers" if len(admissions) > 1 else "queue"
+    name = prefix[:-1].decode(errors="backslashreplace")
+    return LockStatus(name, kind, places[:held], places[held:])
 
 
 class Standing(enum.Enum):

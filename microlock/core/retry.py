@@ -10,7 +10,17 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from microlock.core.port import Get, Grant, Holders, KeepAlive, KeepAlives, Read, Request, Revoke
+from microlock.core.port import (
+    Get,
+    Grant,
+    KeepAlive,
+    KeepAlives,
+    Read,
+    ReadAll,
+    Request,
+    Revoke,
+    TimeToLive,
+)
 from microlock.errors import (
     StoreError,
     StoreTimeoutError,
@@ -26,6 +36,7 @@ _RENEWAL = 0.7
 # Seconds that undoing has at the least, though it may begin late, by a process that was suspended:
 # what is not undone keeps others out for a whole ttl.
 _UNDOING = 0.25
+_READS = Read | Get | ReadAll | TimeToLive | KeepAlive | KeepAlives
 # The most addresses that a message has.
 _NAMED = 3
 
@@ -229,8 +240,7 @@ class Retries:
             if others:
                 verdict.args = (f"{verdict}; {_listed(others)} failed too",)
         # Without an answer it is as if a read had not happened.
-        read = isinstance(request, Read | Get | Holders | KeepAlive | KeepAlives)
-        verdict.may_have_happened = self.doubt and not read
+        verdict.may_have_happened = self.doubt and not isinstance(request, _READS)
         return verdict
 
 

@@ -6,12 +6,12 @@ from collections.abc import Generator
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from microlock.core.port import Holders, KeepAlives, Lifetime, Request, Revoke, Transaction
+from microlock.core.port import KeepAlives, Lifetime, ReadAll, Request, Revoke, Transaction
 from microlock.engine import clock
 from microlock.errors import LeaseNotFoundError, MicrolockError, StoreError, StoreTimeoutError
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.holders import holders
+from microlock.etcd.all_entries import read_all
 from microlock.etcd.wire import HAS_LEADER, LoopWire, Metadata, Wire
 
 # Seconds that each answer after the first is waited for: one that never comes is not to make the
@@ -43,7 +43,7 @@ def attempt(
         while True:
             try:
                 reply = wire.call(*asked, timeout=end - clock.now(), metadata=metadata)
-            except LeaseNotFoundError as error:
+            except StoreError as error:
                 asked = asking.throw(error)
             else:
                 asked = asking.send(reply)
@@ -67,7 +67,7 @@ async def attempt_on_loop(
         while True:
             try:
                 reply = await wire.call(*asked, timeout=end - clock.now(), metadata=metadata)
-            except LeaseNotFoundError as error:
+            except StoreError as error:
                 asked = asking.throw(error)
             else:
                 asked = asking.send(reply)
@@ -78,8 +78,8 @@ async def attempt_on_loop(
 def ask(request: Request | Transaction, *, repeated: bool) -> Generator[messages.Asked, Any, Any]:
     """What a request asks a member for: yields each call, is sent its reply, returns that of the
     request."""
-    if isinstance(request, Holders):
-        return (yield from holders(request.prefix))
+    if isinstance(request, ReadAll):
+        return (yield from read_all(request.prefix))
     sent = clock.now()
     try:
         reply = yield messages.encode(request)

@@ -28,6 +28,7 @@ from microlock.core.port import (
     Read,
     Request,
     Revoke,
+    TimeToLive,
     Transaction,
 )
 from microlock.core.queue import entries
@@ -38,6 +39,7 @@ TXN = "/etcdserverpb.KV/Txn"
 GRANT = "/etcdserverpb.Lease/LeaseGrant"
 REVOKE = "/etcdserverpb.Lease/LeaseRevoke"
 KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
+TIME_TO_LIVE = "/etcdserverpb.Lease/LeaseTimeToLive"
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
 
@@ -69,6 +71,8 @@ def encode(request: Request | Transaction) -> Asked:
             return KEEP_ALIVE, keep_alive(lease_id), pb.LeaseKeepAliveResponse
         case Revoke(lease_id):
             return REVOKE, pb.LeaseRevokeRequest(ID=lease_id), pb.LeaseRevokeResponse
+        case TimeToLive(lease_id):
+            return TIME_TO_LIVE, pb.LeaseTimeToLiveRequest(ID=lease_id), pb.LeaseTimeToLiveResponse
         case Read(lock, limit):
             read = _oldest(lock, max(limit, OLDEST) if limit else 0)
             return RANGE, pb.RangeRequest(**read), pb.RangeResponse
@@ -141,7 +145,7 @@ def decode(
             return _entered(request, reply, at, repeated)
         case Leave():
             return Left(reply.succeeded, at, repeated)
-        case Grant() | KeepAlive():
+        case Grant() | KeepAlive() | TimeToLive():
             return Lifetime(reply.TTL, sent, at)
         case KeepAlives((lease_id,)):
             return {lease_id: Lifetime(reply.TTL, sent, at)}
@@ -247,10 +251,6 @@ def txn(guards: Iterable[Part], then: Iterable[Part], otherwise: Iterable[Part] 
 
 def get(name: bytes) -> Part:
     return {"request_range": {"key": name}}
-
-
-def read(prefix: bytes) -> Part:
-    return {"request_range": all_of(prefix)}
 
 
 def all_of(prefix: bytes) -> Part:

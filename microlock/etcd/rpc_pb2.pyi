@@ -127,6 +127,20 @@ class LeaseRevokeResponse(_message.Message):
     __slots__ = []
     def __init__(self) -> None: ...
 
+class LeaseTimeToLiveRequest(_message.Message):
+    __slots__ = ["ID"]
+    ID: int
+    ID_FIELD_NUMBER: _ClassVar[int]
+    def __init__(self, ID: _Optional[int] = ...) -> None: ...
+
+class LeaseTimeToLiveResponse(_message.Message):
+    __slots__ = ["ID", "TTL"]
+    ID: int
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TTL: int
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    def __init__(self, ID: _Optional[int] = ..., TTL: _Optional[int] = ...) -> None: ...
+
 class PutRequest(_message.Message):
     __slots__ = ["key", "lease", "value"]
     KEY_FIELD_NUMBER: _ClassVar[int]
@@ -142,7 +156,7 @@ class PutResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class RangeRequest(_message.Message):
-    __slots__ = ["key", "keys_only", "limit", "range_end", "sort_order", "sort_target"]
+    __slots__ = ["key", "keys_only", "limit", "range_end", "revision", "sort_order", "sort_target"]
     class SortOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = []
     class SortTarget(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -157,6 +171,7 @@ class RangeRequest(_message.Message):
     MOD: RangeRequest.SortTarget
     NONE: RangeRequest.SortOrder
     RANGE_END_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     SORT_ORDER_FIELD_NUMBER: _ClassVar[int]
     SORT_TARGET_FIELD_NUMBER: _ClassVar[int]
     VALUE: RangeRequest.SortTarget
@@ -165,17 +180,20 @@ class RangeRequest(_message.Message):
     keys_only: bool
     limit: int
     range_end: bytes
+    revision: int
     sort_order: RangeRequest.SortOrder
     sort_target: RangeRequest.SortTarget
-    def __init__(self, key: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., limit: _Optional[int] = ..., sort_order: _Optional[_Union[RangeRequest.SortOrder, str]] = ..., sort_target: _Optional[_Union[RangeRequest.SortTarget, str]] = ..., keys_only: bool = ...) -> None: ...
+    def __init__(self, key: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., limit: _Optional[int] = ..., revision: _Optional[int] = ..., sort_order: _Optional[_Union[RangeRequest.SortOrder, str]] = ..., sort_target: _Optional[_Union[RangeRequest.SortTarget, str]] = ..., keys_only: bool = ...) -> None: ...
 
 class RangeResponse(_message.Message):
-    __slots__ = ["header", "kvs"]
+    __slots__ = ["header", "kvs", "more"]
     HEADER_FIELD_NUMBER: _ClassVar[int]
     KVS_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     kvs: _containers.RepeatedCompositeFieldContainer[KeyValue]
-    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., kvs: _Optional[_Iterable[_Union[KeyValue, _Mapping]]] = ...) -> None: ...
+    more: bool
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., kvs: _Optional[_Iterable[_Union[KeyValue, _Mapping]]] = ..., more: bool = ...) -> None: ...
 
 class RequestOp(_message.Message):
     __slots__ = ["request_delete_range", "request_put", "request_range"]

@@ -165,6 +165,11 @@ def refuses(reason: str) -> bool:
     return any(text in reason for text, kind in _BY_TEXT if kind in refusals)
 
 
+def compacted(error: StoreError) -> bool:
+    """Whether etcd has forgotten the revision that was asked for."""
+    return "required revision has been compacted" in str(error)
+
+
 def refusal(error: StoreAuthenticationError) -> Refusal:
     """Why etcd refused who calls."""
     texts = (kind for text, kind in _REFUSALS.items() if text in str(error))

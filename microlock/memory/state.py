@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from microlock.core.keys import MAX_TTL, range_end, range_of
+from microlock.core.keys import MAX_TTL, lock_of, range_end, range_of
 from microlock.core.port import (
     Enter,
     Entered,
@@ -26,7 +26,6 @@ from microlock.core.port import (
     Found,
     Get,
     Grant,
-    Holders,
     Join,
     Joined,
     KeepAlive,
@@ -38,11 +37,13 @@ from microlock.core.port import (
     Move,
     Moved,
     Read,
+    ReadAll,
     Request,
     Revoke,
+    TimeToLive,
     Transaction,
 )
-from microlock.core.queue import entries, oldest
+from microlock.core.queue import entries
 from microlock.errors import LeaseNotFoundError, StoreError
 
 # As on etcd, so many keys of the range of a lock are looked at to find its oldest entry, where a
@@ -249,10 +250,13 @@ class State:
             case Get(entry, others):
                 there = [kv for name in (entry, *others) for kv in self._at(name)]
                 return Found(self.revision, tuple(there)), []
-            case Holders(prefix):
-                first = oldest(self._range(prefix))
-                held = (kv for lock, kv in first.items() if lock[:-1].startswith(prefix))
-                return Found(self.revision, tuple(held)), []
+            case ReadAll(prefix):
+                named = (kv for kv in self._range(prefix) if lock_of(kv.name[len(prefix) :]))
+                return Found(self.revision, tuple([kv for kv in named if kv.lease_id])), []
+            case TimeToLive(lease_id):
+                lease = self.leases.get(lease_id)
+                left = int(lease.end - self.now) if lease else -1
+                return Lifetime(left, self.now, self.now), []
             case Transaction():
                 return self._transaction(request)
         raise AssertionError(f"nothing that etcd is asked: {request!r}")

@@ -12,10 +12,12 @@ from microlock.errors import InvalidArgumentError
 from microlock.server import EtcdServer, EtcdServerError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, *, program: str = "python -m microlock.server"
+) -> int:
     """Runs an etcd until Ctrl-C or SIGTERM; the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m microlock.server",
+        prog=program,
         description="Runs a real etcd on this machine, for demos, tests and development.",
     )
     parser.add_argument("--port", type=int, help="for the clients (default: a free one)")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from microlock import EtcdClient, Holder, Microlock
+from microlock import EtcdClient, Holder, LockStatus, Microlock
 from microlock.core.port import Read, Request
 from microlock.engine.loop_client import LoopClient
 
@@ -65,3 +65,8 @@ def standing(lock: Microlock) -> Holder:
     """The place by which this lock is held, as its object knows it."""
     assert lock.hold
     return Holder(lock.node_id, lock.hold.token, lock.hold.lease_id)
+
+
+def queue(name: str, holder: Microlock) -> LockStatus:
+    """A lock that is held by this object, and nobody waits for it."""
+    return LockStatus(name, "queue", (standing(holder),), ())

@@ -18,7 +18,7 @@ import pytest
 from cluster import Cluster, hang
 from conftest import Etcd
 from ctl import Etcdctl
-from managers import Keep, kept, noted, standing, tries
+from managers import Keep, kept, noted, queue, standing, tries
 from nodes import LONG, begin, queued
 from proxy import Proxy
 from watching import DEADLINE, Recorder, eventually
@@ -299,7 +299,7 @@ def test_a_prefix_is_put_before_the_name_as_it_is(
     jobs = LockManager(etcd, "one", prefix=f"{prefix}my-locks/", ttl=LONG)
     lock = keep(jobs.lock("my-key"))
     assert lock.key == f"{prefix}my-locks/my-key"
-    assert jobs.locks() == {"my-key": standing(lock)}
+    assert jobs.locks() == [queue("my-key", lock)]
     assert LockManager(etcd, "one").create("my-key").key == "my-key"
 
 
@@ -562,7 +562,7 @@ def test_a_prefix_may_end_with_a_colon(etcd: EtcdClient, prefix: str, keep: Keep
     jobs = LockManager(etcd, "one", prefix=f"{prefix}lock:", ttl=LONG)
     lock = keep(jobs.lock("foo"))
     assert lock.key == f"{prefix}lock:foo"
-    assert jobs.locks() == {"foo": standing(lock)}
+    assert jobs.locks() == [queue("foo", lock)]
 
 
 @row(DIST_LOCK, "`acquire(resourceName, owner, callback)`")
@@ -736,7 +736,7 @@ def test_holder_is_none_if_there_is_none(
     theirs.lock()
     assert jobs.holder("foo") == standing(theirs)
     assert foo.waiters() == []
-    assert jobs.locks() == {"foo": standing(theirs)}
+    assert jobs.locks() == [queue("foo", theirs)]
 
 
 @row(DIST_LOCK, "one Redis, 2.6.12 or newer")

@@ -36,7 +36,6 @@ from microlock.core.port import (
     Found,
     Get,
     Grant,
-    Holders,
     Join,
     KeepAlive,
     KeepAlives,
@@ -44,6 +43,7 @@ from microlock.core.port import (
     Lifetime,
     Move,
     Read,
+    ReadAll,
     Request,
     Revoke,
     Transaction,
@@ -141,7 +141,7 @@ def _said(ask: Callable[[Asked], Any], request: Asked) -> Any:
     except StoreError as error:
         text = re.sub("^.*(etcdserver|memory): ", "", str(error))
         return type(error), text, error.may_have_happened
-    if isinstance(request, Holders):
+    if isinstance(request, ReadAll):
         answer = replace(answer, keys=tuple(sorted(answer.keys, key=lambda kv: kv.name)))
     return answer
 
@@ -188,7 +188,7 @@ class Asker:
             self._revoke: 1,
             self._read: 3,
             self._get: 2,
-            self._holders: 3,
+            self._read_all: 3,
             self._enter: 4,
             self._join: 6,
             self._leave: 4,
@@ -221,8 +221,8 @@ class Asker:
     def _get(self) -> Get:
         return Get(self._name(), self._beside())
 
-    def _holders(self) -> Holders:
-        return Holders(self._one_of(PREFIXES))
+    def _read_all(self) -> ReadAll:
+        return ReadAll(self._one_of(PREFIXES))
 
     def _enter(self) -> Enter:
         lock, entry, admission, lease_id = self._asked()

@@ -20,7 +20,7 @@ from clients import python_etcd3
 from conftest import Etcd
 from ctl import Etcdctl
 from faces import BOTH_FACES, LockManager, Microlock
-from managers import Keep, before_each, kept, noted, standing, tries
+from managers import Keep, before_each, kept, noted, queue, standing, tries
 from nodes import LONG, begin, queued
 from proxy import Proxy
 from watching import DEADLINE, Recorder, eventually
@@ -43,8 +43,8 @@ from microlock import (
     StoreUnavailableError,
     connect,
 )
-from microlock.core.port import Holders, Read, Request
-from microlock.etcd.holders import MAX_OPERATIONS
+from microlock.core.port import Read, ReadAll, Request
+from microlock.etcd.all_entries import MAX_OPERATIONS
 
 pytestmark = BOTH_FACES
 
@@ -324,35 +324,37 @@ def test_etcdctl_holds_without_a_name(
 
 
 def test_no_locks_are_there_at_first(jobs: LockManager) -> None:
-    assert jobs.locks() == {}
+    assert jobs.locks() == []
 
 
 def test_locks_tells_each_holder_by_name(
     jobs: LockManager, elsewhere: LockManager, keep: Keep
 ) -> None:
     one, two = keep(jobs.lock("foo")), keep(elsewhere.lock("bar"))
-    assert jobs.locks() == elsewhere.locks() == {"foo": standing(one), "bar": standing(two)}
+    assert jobs.locks() == elsewhere.locks() == [queue("bar", two), queue("foo", one)]
 
 
 def test_locks_tells_names_apart_that_begin_alike(jobs: LockManager, keep: Keep) -> None:
     names = ["job", "jobs", "job/1", "job/1/2", "job/", "job//1", "job/cafe/f00d"]
-    taken = {name: standing(keep(jobs.lock(name))) for name in names}
-    assert jobs.locks() == taken
+    taken = [queue(name, keep(jobs.lock(name))) for name in names]
+    assert sorted(jobs.locks(), key=str) == sorted(taken, key=str)
 
 
-def test_locks_tells_who_holds_and_not_who_waits(
+def test_locks_tells_who_waits(
     foo: Microlock, jobs: LockManager, elsewhere: LockManager, keep: Keep
 ) -> None:
     waiting = begin(lambda: elsewhere.lock("foo", timeout=LONG))
     assert queued(foo)
-    assert jobs.locks() == {"foo": standing(foo)}
+    ((place,),) = [each.waiters for each in jobs.locks()]
     foo.unlock()
-    assert jobs.locks() == {"foo": standing(keep(waiting.result(DEADLINE)))}
+    got = keep(waiting.result(DEADLINE))
+    assert jobs.locks() == [queue("foo", got)]
+    assert standing(got) == place
 
 
 def test_a_lock_that_was_given_back_is_not_told(foo: Microlock, jobs: LockManager) -> None:
     foo.unlock()
-    assert jobs.locks() == {}
+    assert jobs.locks() == []
 
 
 @pytest.mark.parametrize("name", ["foo/1a", "foo/cafe", "foo/0", "1a", "foo/bar/7"])
@@ -360,7 +362,7 @@ def test_locks_leaves_out_a_users_key_that_only_looks_like_an_entry(
     jobs: LockManager, etcdctl: Etcdctl, prefix: str, name: str
 ) -> None:
     etcdctl("put", prefix + name, "a value")
-    assert jobs.locks() == {}
+    assert jobs.locks() == []
 
 
 @pytest.mark.parametrize("name", ["foo", "foo/", "foo/bar", "foo/12345678901234567"])
@@ -370,7 +372,7 @@ def test_locks_leaves_out_a_key_under_a_lease_that_does_not_look_like_an_entry(
     with closing(python_etcd3(etcd_server.endpoint)) as client:
         lease = client.lease(LONG)
         client.put(prefix + name, "a value", lease=lease)
-        assert jobs.locks() == {}
+        assert jobs.locks() == []
         lease.revoke()
 
 
@@ -378,13 +380,13 @@ def test_locks_tells_a_holder_without_a_name(
     jobs: LockManager, etcdctl_lock: Callable[[str], Popen[str]]
 ) -> None:
     etcdctl_lock("foo")
-    assert [(name, holder.node_id) for name, holder in jobs.locks().items()] == [("foo", None)]
+    assert [(each.name, each.holders[0].node_id) for each in jobs.locks()] == [("foo", None)]
 
 
 def test_locks_of_the_whole_etcd_are_told_by_their_keys(
     foo: Microlock, other_etcd: EtcdClient
 ) -> None:
-    assert LockManager(other_etcd, "elsewhere").locks()[foo.key] == standing(foo)
+    assert queue(foo.key, foo) in LockManager(other_etcd, "elsewhere").locks()
 
 
 def test_a_prefix_may_end_within_a_word(
@@ -394,7 +396,7 @@ def test_a_prefix_may_end_within_a_word(
     one, nested = keep(jobs.lock("1")), keep(jobs.lock("1/2"))
     keep(Microlock(etcd, f"{prefix}job", "one", LONG)).lock()
     keep(Microlock(etcd, f"{prefix}jobs", "one", LONG)).lock()
-    assert jobs.locks() == {"1": standing(one), "1/2": standing(nested)}
+    assert jobs.locks() == [queue("1", one), queue("1/2", nested)]
     assert one.key == f"{prefix}job-1"
 
 
@@ -402,14 +404,14 @@ def test_the_lock_whose_key_is_the_prefix_is_none_of_those_under_it(
     etcd: EtcdClient, prefix: str, keep: Keep
 ) -> None:
     keep(Microlock(etcd, f"{prefix}jobs", "one", LONG)).lock()
-    assert LockManager(etcd, "one", prefix=f"{prefix}jobs").locks() == {}
-    assert LockManager(etcd, "one", prefix=f"{prefix}jobs/").locks() == {}
+    assert LockManager(etcd, "one", prefix=f"{prefix}jobs").locks() == []
+    assert LockManager(etcd, "one", prefix=f"{prefix}jobs/").locks() == []
 
 
 def test_locks_of_another_prefix_are_not_told(
     foo: Microlock, etcd: EtcdClient, prefix: str
 ) -> None:
-    assert LockManager(etcd, "one", prefix=f"{prefix}other/").locks() == {}
+    assert LockManager(etcd, "one", prefix=f"{prefix}other/").locks() == []
 
 
 def test_a_name_that_is_no_utf_8_is_told_with_backslashes(
@@ -418,9 +420,9 @@ def test_a_name_that_is_no_utf_8_is_told_with_backslashes(
     with closing(python_etcd3(etcd_server.endpoint)) as client:
         lease = client.lease(LONG)
         client.put(prefix.encode() + b"\xff/%x" % lease.id, b"\xfe", lease=lease)
-        ((name, holder),) = jobs.locks().items()
+        (told,) = jobs.locks()
         lease.revoke()
-    assert (name, holder.node_id) == (r"\xff", r"\xfe")
+    assert (told.name, told.holders[0].node_id) == (r"\xff", r"\xfe")
 
 
 def test_locks_is_one_request(
@@ -429,7 +431,7 @@ def test_locks_is_one_request(
     for name in ("foo", "foo/bar", "baz"):
         keep(elsewhere.lock(name))
     assert len(jobs.locks()) == 3
-    assert [type(request) for request in asked] == [Holders]
+    assert [type(request) for request in asked] == [ReadAll]
 
 
 def test_locks_tells_of_more_locks_than_etcd_reads_in_a_transaction(
@@ -441,7 +443,7 @@ def test_locks_tells_of_more_locks_than_etcd_reads_in_a_transaction(
             client.put(f"{prefix}{number}/{lease.id:x}", f"node-{number}", lease=lease)
         told = jobs.locks()
         lease.revoke()
-    assert {name: holder.node_id for name, holder in told.items()} == {
+    assert {each.name: each.holders[0].node_id for each in told} == {
         str(number): f"node-{number}" for number in range(MAX_OPERATIONS + 1)
     }
 
@@ -812,7 +814,7 @@ def test_break_lock_returns_none_when_it_is_free(jobs: LockManager) -> None:
 def test_break_lock_leaves_the_locks_nested_in_it(jobs: LockManager, keep: Keep) -> None:
     nested = keep(jobs.lock("foo/bar"))
     assert jobs.break_lock("foo") is None
-    assert jobs.locks() == {"foo/bar": standing(nested)}
+    assert jobs.locks() == [queue("foo/bar", nested)]
 
 
 def test_the_object_whose_hold_was_broken_loses_it(foo: Microlock, elsewhere: LockManager) -> None:
@@ -1030,9 +1032,9 @@ def test_a_manager_works_on_a_lent_client(etcd_server: Etcd, prefix: str) -> Non
     with closing(python_etcd3(etcd_server.endpoint)) as client:
         jobs = LockManager(client, "one", prefix=prefix, ttl=LONG)
         foo = jobs.lock("foo")
-        assert jobs.locks() == {"foo": standing(foo)}
+        assert jobs.locks() == [queue("foo", foo)]
         foo.destroy()
-        assert jobs.locks() == {}
+        assert jobs.locks() == []
 
 
 # Microlock.lock(retries=..., interval=...)

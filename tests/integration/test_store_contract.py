@@ -21,13 +21,13 @@ from watching import DEADLINE
 
 from microlock import LeaseNotFoundError, StoreError, connect
 from microlock.core.keys import entry_name
+from microlock.core.overview import watch_name
 from microlock.core.port import (
     Enter,
     Event,
     Found,
     Get,
     Grant,
-    Holders,
     Join,
     KeepAlive,
     KeepAlives,
@@ -35,7 +35,9 @@ from microlock.core.port import (
     Leave,
     Move,
     Read,
+    ReadAll,
     Revoke,
+    TimeToLive,
     WatchCancelled,
     WatchCreated,
     WatchEvents,
@@ -510,6 +512,18 @@ def test_a_watch_of_an_entry_tells_of_nothing_else(port: Port) -> None:
         assert (event.name, event.kv) == (port.entry(mine), None)
 
 
+@pytest.mark.parametrize("cut", [0, 3])  # a whole name, and one that goes on
+def test_a_watch_of_all_locks_that_begin_so_tells_of_each(port: Port, cut: int) -> None:
+    before, prefix = port.lock, port.lock[: len(port.lock) - cut]
+    with port.watch(watch_name(prefix, 1)) as watch:
+        for lock in (b"beside/" + before, before + b"nested/", before):
+            port.lock = lock
+            port.join(port.lease())
+        (nested,), (own,) = watch.next(), watch.next()
+    assert nested.name.startswith(before + b"nested/")
+    assert own.name.rpartition(b"/")[0] + b"/" == before
+
+
 def test_a_watch_that_was_cancelled_soon_tells_nothing_more(port: Port) -> None:
     with port.watch() as one, port.watch() as other:
         one.stream.cancel(1)
@@ -562,16 +576,25 @@ def test_one_entry_is_got_as_it_is(port: Port) -> None:
     assert port.ask(Get(port.lock + b"none")).keys == ()
 
 
-def test_the_holders_of_all_locks_that_begin_so(port: Port) -> None:
-    first = {}
-    for name in (b"a", b"b", b"a/b"):
+def test_all_entries_of_the_locks_that_begin_so(port: Port) -> None:
+    made: dict[bytes, set[bytes]] = {}
+    for name in (b"a", b"b", b"a/b", b"ab/read"):
         lock = port.lock + name + b"/"
         leases = [port.lease() for _ in range(2)]
         for lease_id in leases:
             port.ask(Join(lock, entry_name(lock, lease_id), ALPHA, lease_id, 1))
-        first[lock] = entry_name(lock, leases[0])
-    assert {kv.name for kv in port.ask(Holders(port.lock)).keys} == {*first.values()}
-    begin = port.lock + b"a"
-    assert {kv.name for kv in port.ask(Holders(begin)).keys} == {
-        name for lock, name in first.items() if lock.startswith(begin)
-    }
+        made[lock] = {entry_name(lock, lease_id) for lease_id in leases}
+    for begin in (port.lock, port.lock + b"a", port.lock + b"a/"):
+        found: Found = port.ask(ReadAll(begin))
+        locks = [lock for lock in made if lock.startswith(begin) and lock != begin]
+        assert {kv.name for kv in found.keys} == set[bytes]().union(
+            *(made[lock] for lock in locks if len(lock) > len(begin) + 1)
+        )
+        assert {kv.value for kv in found.keys} == {ALPHA}
+
+
+def test_a_lease_says_how_long_it_lives_yet(port: Port) -> None:
+    lease_id = port.lease(LONG)
+    assert 0 < port.ask(TimeToLive(lease_id)).ttl <= LONG
+    port.ask(Revoke(lease_id))
+    assert port.ask(TimeToLive(lease_id)).ttl <= 0

@@ -12,7 +12,7 @@ from shared_etcd import Store
 from microlock.core import elsewhere
 from microlock.core.keys import Names
 from microlock.core.port import Move, Read, Revoke
-from microlock.core.queue import Holder
+from microlock.core.queue import Holder, LockStatus
 from microlock.core.retry import NOW
 from microlock.errors import LockLostError, LockNotOwnedError, LossReason, StoreTimeoutError
 
@@ -46,18 +46,24 @@ def test_a_free_lock_has_no_places(caller):
 
 
 def test_locks_are_told_by_their_names_after_the_prefix(caller, store):
-    names = ["app/one", "app/two", "app/deep/er", "other"]
-    made = {name: Holder.of(store.keys[store.enter("beta", name)]) for name in names}
-    assert run(caller, elsewhere.locks(b"app/")) == {
-        name.removeprefix("app/"): made[name] for name in sorted(names[:3])
-    }
-    assert run(caller, elsewhere.locks(b"")) == made
+    names = ["app/deep/er", "app/one", "app/two", "other"]
+    made = [Holder.of(store.keys[store.enter("beta", name)]) for name in names]
+    app = [
+        LockStatus(name.removeprefix("app/"), "queue", (holder,), ())
+        for name, holder in zip(names[:3], made, strict=False)
+    ]
+    assert run(caller, elsewhere.locks(b"app/")) == app
+    assert [each.name for each in run(caller, elsewhere.locks(b""))] == names
+
+
+def names(caller: Caller, prefix: bytes) -> list[str]:
+    return [each.name for each in run(caller, elsewhere.locks(prefix))]
 
 
 def test_the_lock_that_is_called_as_the_prefix_is_not_below_it(caller, store):
     store.enter("beta", "app")
     store.enter("beta", "apple")
-    assert [*run(caller, elsewhere.locks(b"app"))] == ["le"]
+    assert names(caller, b"app") == ["le"]
 
 
 def test_a_lock_with_a_strange_name_is_told_too(caller, store):
@@ -65,31 +71,41 @@ def test_a_lock_with_a_strange_name_is_told_too(caller, store):
     kv = store.keys[name]
     strange = b"\xff/" + name.rpartition(b"/")[2]
     store.change((name, None, 0), (strange, kv.value, kv.lease_id))
-    assert [*run(caller, elsewhere.locks(b""))] == ["\\xff"]
+    assert names(caller, b"") == ["\\xff"]
+
+
+def test_a_lease_has_the_time_left_that_the_store_says(caller, store, beta):
+    store.pass_time(20)
+    assert run(caller, elsewhere.remaining(beta.lease_id)) == 39
+
+
+def test_a_lease_that_has_ended_has_none(caller, store, beta):
+    store.pass_time(60)
+    assert run(caller, elsewhere.remaining(beta.lease_id)) == 0.0
 
 
 # By its token.
 
 
 def test_a_hold_is_given_back_by_its_token(foo, hold, caller, store):
-    run(caller, elsewhere.release(ADMIN, hold.token))
+    run(caller, elsewhere.release([ADMIN], hold.token))
     assert foo.entries == []
 
 
 def test_a_hold_that_is_given_back_elsewhere_leaves_its_lease_to_its_maker(foo, hold, caller):
-    run(caller, elsewhere.release(ADMIN, hold.token))
+    run(caller, elsewhere.release([ADMIN], hold.token))
     assert foo.store.ours() == [hold.place.lease.id]
 
 
 def test_what_another_holds_is_not_given_back(caller, store, beta):
     with pytest.raises(LockNotOwnedError, match="no hold has token 999") as raised:
-        run(caller, elsewhere.release(ADMIN, 999))
+        run(caller, elsewhere.release([ADMIN], 999))
     assert raised.value.holder == beta
 
 
 def test_what_nobody_holds_is_not_given_back(caller):
     with pytest.raises(LockNotOwnedError) as raised:
-        run(caller, elsewhere.release(ADMIN, 7))
+        run(caller, elsewhere.release([ADMIN], 7))
     assert raised.value.holder is None
 
 
@@ -107,16 +123,16 @@ class Ends:
 def test_what_ends_meanwhile_is_not_owned(foo, hold, store, act):
     caller = Caller(store, {Read: Ends()})
     steps = (
-        elsewhere.release(ADMIN, hold.token)
+        elsewhere.release([ADMIN], hold.token)
         if act == "release"
-        else elsewhere.extend(ADMIN, hold.token, 30, lease_ids=store.lease_ids)
+        else elsewhere.extend([ADMIN], hold.token, 30, lease_ids=store.lease_ids)
     )
     with pytest.raises(LockNotOwnedError):
         run(caller, steps)
 
 
 def test_a_hold_is_extended_by_its_token_for_whoever_has_it(foo, hold, caller, store):
-    left = run(caller, elsewhere.extend(ADMIN, hold.token, 30, lease_ids=store.lease_ids))
+    left = run(caller, elsewhere.extend([ADMIN], hold.token, 30, lease_ids=store.lease_ids))
     assert left > 29
     (entry,) = store.entries(b"alpha")
     assert entry.create_revision == hold.token
@@ -126,14 +142,14 @@ def test_a_hold_is_extended_by_its_token_for_whoever_has_it(foo, hold, caller, s
 def test_an_extension_leaves_the_lease_of_a_client_without_a_name(caller, store):
     """It may serve other locks too, as Go's sessions do."""
     kv = store.keys[store.enter("")]
-    run(caller, elsewhere.extend(ADMIN, kv.create_revision, 30, lease_ids=store.lease_ids))
+    run(caller, elsewhere.extend([ADMIN], kv.create_revision, 30, lease_ids=store.lease_ids))
     assert kv.lease_id in store.leases
 
 
 def test_an_extension_in_doubt_raises_the_doubt(foo, hold, store):
     caller = Caller(store, {Move: NoAnswer(Fate.APPLIED)})
     with pytest.raises(StoreTimeoutError) as raised:
-        run(caller, elsewhere.extend(ADMIN, hold.token, 30, lease_ids=store.lease_ids))
+        run(caller, elsewhere.extend([ADMIN], hold.token, 30, lease_ids=store.lease_ids))
     assert raised.value.may_have_happened
 
 
@@ -146,7 +162,7 @@ class Slow:
 def test_an_extension_that_is_over_before_it_returns_is_lost(foo, hold, store):
     caller = Caller(store, {Revoke: Slow()})
     with pytest.raises(LockLostError, match="its ttl of 30 s passed") as raised:
-        run(caller, elsewhere.extend(ADMIN, hold.token, 30, lease_ids=store.lease_ids))
+        run(caller, elsewhere.extend([ADMIN], hold.token, 30, lease_ids=store.lease_ids))
     assert raised.value.reason is LossReason.EXPIRED
 
 
@@ -154,26 +170,26 @@ def test_an_extension_that_is_over_before_it_returns_is_lost(foo, hold, store):
 
 
 def test_a_lock_is_broken_whosever_it_is(caller, store, beta):
-    assert run(caller, elsewhere.break_lock(ADMIN)) == beta
+    assert run(caller, elsewhere.break_lock([ADMIN])) == beta
     assert store.keys == {}
 
 
 def test_breaking_a_lock_lets_the_next_have_it(foo, hold, caller, store):
     store.enter("gamma")
-    run(caller, elsewhere.break_lock(ADMIN))
+    run(caller, elsewhere.break_lock([ADMIN]))
     assert run(caller, elsewhere.places(ADMIN))[0][0].node_id == "gamma"
 
 
 def test_a_free_lock_is_not_broken(caller):
-    assert run(caller, elsewhere.break_lock(ADMIN)) is None
+    assert run(caller, elsewhere.break_lock([ADMIN])) is None
 
 
 def test_a_lock_that_became_free_meanwhile_is_not_broken(foo, hold, store):
-    assert run(Caller(store, {Read: Ends()}), elsewhere.break_lock(ADMIN)) is None
+    assert run(Caller(store, {Read: Ends()}), elsewhere.break_lock([ADMIN])) is None
 
 
 def test_the_maker_of_a_broken_hold_learns_of_it(foo, hold, caller, store):
     foo.pass_time(1)
-    run(caller, elsewhere.break_lock(ADMIN))
+    run(caller, elsewhere.break_lock([ADMIN]))
     foo.hear()
     assert foo.status.reason(hold, store.now) is LossReason.DELETED

@@ -33,7 +33,9 @@ ONLY_ON_LOOPS = {kind: {"bound", "listening"} for kind in KINDS} | {
 OF_LOCKS = {"lock", "unlock", "renew", "extend", "destroy", "holder", "holders", "waiters"}
 AWAITED = dict.fromkeys(KINDS, OF_LOCKS) | {
     "Election": OF_LOCKS | {"campaign", "proclaim", "resign", "leader"},
-    "LockManager": {"lock", "holder", "locks", "release", "extend", "break_lock"},
+    "LockManager": {
+        *("lock", "holder", "locks", "remaining", "release", "extend", "break_lock"),
+    },
     "lost": {"wait"},
 }
 

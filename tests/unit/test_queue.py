@@ -11,8 +11,8 @@ from microlock.core.queue import (
     Queue,
     Standing,
     changes,
-    oldest,
     places,
+    statuses,
 )
 
 PREFIX = b"foo/"
@@ -198,28 +198,66 @@ def key(name: str, revision: int, lease_id: int = 1) -> KeyValue:
     return KeyValue(name.encode(), b"alpha", revision, lease_id)
 
 
-def test_each_of_many_locks_is_held_by_its_oldest_entry():
-    first, other = key("foo/1", 5), key("bar/3", 9, 3)
-    assert oldest([key("foo/2", 7, 2), first, other]) == {b"foo/": first, b"bar/": other}
+def told(*keys: KeyValue) -> dict[tuple[str, str], tuple[list[int], list[int]]]:
+    """The tokens of who holds and who waits, by the name of the lock and its kind."""
+    return {
+        (each.name, each.kind): ([h.token for h in each.holders], [w.token for w in each.waiters])
+        for each in statuses(keys)
+    }
+
+
+def test_each_of_many_locks_is_held_by_its_oldest_entry_and_the_others_wait():
+    keys = key("foo/2", 7, 2), key("foo/3", 8, 2), key("foo/1", 5), key("bar/3", 9, 3)
+    assert told(*keys) == {("bar", "queue"): ([9], []), ("foo", "queue"): ([5], [7, 8])}
 
 
 def test_a_nested_lock_has_a_holder_of_its_own():
     foo, nested = key("foo/1", 5), key("foo/bar/2", 7, 2)
-    assert oldest([foo, nested]) == {b"foo/": foo, b"foo/bar/": nested}
+    assert told(foo, nested) == {("foo", "queue"): ([5], []), ("foo/bar", "queue"): ([7], [])}
+
+
+def queued(*roles: str) -> list[KeyValue]:
+    """Readers and writers in the order of arrival, from revision 1 on."""
+    return [key(f"foo/{role}/{at:x}", at) for at, role in enumerate(roles, 1)]
+
+
+@pytest.mark.parametrize(
+    ("roles", "held"), [("rrwr", 2), ("wrr", 1), ("w", 1), ("r", 1), ("wwr", 1)]
+)
+def test_readers_hold_it_up_to_the_first_writer_and_a_writer_alone(roles, held):
+    (lock,) = statuses(queued(*({"r": "read", "w": "write"}[each] for each in roles)))
+    assert (lock.name, lock.kind, len(lock.holders)) == ("foo", "readers/writers", held)
+    everybody = lock.holders + lock.waiters
+    assert [each.token for each in everybody] == [*range(1, len(roles) + 1)]
+    assert "".join((each.role or "")[0] for each in everybody) == roles
+
+
+def test_a_queue_and_readers_of_one_name_are_two_locks():
+    assert told(key("foo/1", 5), *queued("read")) == {
+        ("foo", "queue"): ([5], []),
+        ("foo", "readers/writers"): ([1], []),
+    }
+
+
+@pytest.mark.parametrize("name", ["read/1", "/read/1", "write/1", "bread/1", "foo/reader/1"])
+def test_readers_are_those_of_a_key_alone(name):
+    (lock,) = statuses([key(name, 5)])
+    assert (lock.name, lock.kind) == (name[:-2], "queue")
+    assert lock.holders[0].role is None
 
 
 @pytest.mark.parametrize("name", ["foo", "foo/", "foo/bar", "1", "/1", "foo/12345678901234567"])
 def test_a_key_that_is_no_entry_is_no_lock(name):
-    assert oldest([key(name, 5)]) == {}
+    assert told(key(name, 5)) == {}
 
 
 def test_a_key_without_a_lease_is_no_lock_though_it_looks_like_an_entry():
-    assert oldest([key("users/42", 5, lease_id=0)]) == {}
+    assert told(key("users/42", 5, lease_id=0)) == {}
 
 
 def test_a_key_without_a_lease_does_not_hold_the_lock_that_it_looks_like():
-    holder = key("foo/2", 5)
-    assert oldest([key("foo/1", 3, lease_id=0), holder]) == {b"foo/": holder}
+    keys = key("foo/1", 3, lease_id=0), key("foo/2", 5)
+    assert told(*keys) == {("foo", "queue"): ([5], [])}
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def adopt(names: Names, *, now: float) -> Flow[Place | Holder | None]:
     for kv in held:
         if kv.value == names.value and kv.name.startswith(names.prefix):
             return (yield from _with_others(names, kv, now))
-    return Holder.of(held[0]) if held else None
+    return Holder.of(held[0], names.lock) if held else None
 
 
 def _with_others(names: Names, kv: KeyValue, now: float) -> Flow[Place | Holder | None]:
@@ -154,7 +154,7 @@ def _with_others(names: Names, kv: KeyValue, now: float) -> Flow[Place | Holder 
         found: Found = yield Read(lock)
         held = holding(lock, found.keys)
         if not held or (held[0].name, held[0].create_revision) != (entry, kv.create_revision):
-            return Holder.of(held[0]) if held else None
+            return Holder.of(held[0], names.lock) if held else None
     return replace(_place(kv, now), others=others)
 
 
@@ -164,8 +164,9 @@ def seek(names: Names, token: int, *, now: float) -> Flow[tuple[Names, Place] | 
     held = holding(names.lock, found.keys)
     for kv in held:
         if kv.create_revision == token:
-            return replace(names, value=kv.value), _place(kv, now)
-    return Holder.of(held[0]) if held else None
+            place = yield from _with_others(names, kv, now)
+            return (replace(names, value=kv.value), place) if isinstance(place, Place) else place
+    return Holder.of(held[0], names.lock) if held else None
 
 
 def _place(kv: KeyValue, now: float) -> Place:
@@ -174,8 +175,8 @@ def _place(kv: KeyValue, now: float) -> Place:
     return Place(kv.name, kv.create_revision, lease)
 
 
-def remove(entry: bytes, token: int) -> Flow[bool]:
-    """Deletes the entry of a hold, and leaves its lease alone. Returns whether it is this that
+def remove(entry: bytes, token: int, others: tuple[bytes, ...] = ()) -> Flow[bool]:
+    """Deletes the entries of a hold, and leaves its lease alone. Returns whether it is this that
     has ended the hold."""
-    left: Left = yield Leave(entry, token)
+    left: Left = yield Leave(entry, token, others)
     return left.done or left.repeated  # a copy without an answer may have been the one

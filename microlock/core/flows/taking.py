@@ -53,7 +53,7 @@ def try_lock(
                 lost = None
                 continue
             if not names.admission.admits(before):
-                return Contended(Holder.of(before[0]), None)
+                return Contended(Holder.of(before[0], names.lock), None)
             lease = yield from grant(names, ttl, lease_ids)
             granted = True
         try:
@@ -142,7 +142,7 @@ def _put(names: Names, lease: Lease, now: float) -> Flow[Place | Contended]:
         if entered.token is not None or not entered.before:
             break
         if not admission.admits(entered.before):
-            return Contended(Holder.of(entered.before[0]), lease)
+            return Contended(Holder.of(entered.before[0], names.lock), lease)
         if entered.since is None:
             break
         since = entered.since  # nobody is to come between
@@ -214,7 +214,7 @@ def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Place, AwaitTu
         return place, None, at
     behind = admission.behind(before)
     after = (behind.name, behind.create_revision) if behind else None
-    return place, AwaitTurn(place, Holder.of(before[0]), after), at
+    return place, AwaitTurn(place, Holder.of(before[0], names.lock), after), at
 
 
 def _older(

@@ -1,0 +1,103 @@
+"""Which lock is meant, and how to wait for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from socket import gethostname
+from typing import Any
+
+import click
+
+from microlock.engine.client import Client
+from microlock.lock import Lock
+from microlock.manager import LockManager
+
+Command = Callable[..., Any]
+
+
+def node_id_option(command: Command) -> Command:
+    return click.option(
+        "--node-id",
+        envvar="MICROLOCK_NODE_ID",
+        metavar="NAME",
+        default=lambda: f"{gethostname()}:{os.getpid()}",
+        show_default="host:pid",
+        help="Who takes it, shown to the others.",
+    )(command)
+
+
+def kind_options(command: Command) -> Command:
+    for option in (
+        click.option("--limit", type=int, metavar="N", help="So many may hold it at a time."),
+        click.option("--exclusive", is_flag=True, help="Alone, without those with --shared."),
+        click.option("--shared", is_flag=True, help="Together with others that say --shared."),
+    ):
+        command = option(command)
+    return command
+
+
+def wait_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--conflict-exit-code",
+            type=click.IntRange(0, 255),
+            default=75,
+            metavar="STATUS",
+            show_default=True,
+            help="If somebody else holds it; 0 says nothing either.",
+        ),
+        click.option("--no-wait", is_flag=True, help="Try once, and never wait."),
+        click.option(
+            "--wait",
+            type=float,
+            metavar="SECONDS",
+            show_default="as long as it takes",
+            help="Wait so long at most.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def ttl_option(default: float, help: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--ttl", type=float, default=default, metavar="SECONDS", show_default=True, help=help
+    )
+
+
+def timeout_of(wait: float | None, no_wait: bool) -> float | None:
+    """As `lock()` takes it."""
+    if no_wait and wait is not None:
+        raise click.UsageError("--wait and --no-wait exclude each other")
+    return 0 if no_wait else wait
+
+
+def chosen(
+    client: Client,
+    names: Sequence[str],
+    node_id: str,
+    *,
+    shared: bool,
+    exclusive: bool,
+    limit: int | None,
+    **options: Any,
+) -> Lock:
+    """A lock of the kind that the options say."""
+    said = {"--shared": shared, "--exclusive": exclusive, "--limit": limit is not None}
+    kinds = [name for name, given in said.items() if given]
+    if len(names) > 1:
+        kinds.append("several names")
+    if len(kinds) > 1:
+        raise click.UsageError(f"{' and '.join(kinds)} exclude each other")
+    manager = LockManager(client, node_id)
+    if len(names) > 1:
+        return manager.many(names, **options)
+    (name,) = names
+    if shared:
+        return manager.read(name, **options)
+    if exclusive:
+        return manager.write(name, **options)
+    if limit is not None:
+        return manager.semaphore(name, limit, **options)
+    return manager.create(name, **options)

@@ -1,0 +1,37 @@
+"""Commands of the form `microlock run NAME... -- COMMAND [ARGUMENT]...`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+
+class RunsCommand(click.Command):
+    """What comes after the first `--` is the parameter `command`, as it is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        left = super().parse_args(ctx, args[:end])
+        if not ctx.resilient_parsing:
+            if not hasattr(os, "fork"):
+                raise click.UsageError("needs Linux, macOS or another Unix", ctx)
+            if not args[end + 1 :]:
+                raise click.UsageError("say what to run, after --", ctx)
+        ctx.params["command"] = args[end + 1 :]
+        return left
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "-- COMMAND [ARGUMENT]..."]
+
+
+def grace_option(command: Any) -> Any:
+    return click.option(
+        "--grace",
+        type=click.FloatRange(0),
+        default=5.0,
+        metavar="SECONDS",
+        show_default=True,
+        help="From SIGTERM to SIGKILL, when the lock is lost.",
+    )(command)

@@ -1,0 +1,45 @@
+"""Options from a file: those of etcd in the section [microlock], those of a command in its own."""
+
+from __future__ import annotations
+
+from configparser import ConfigParser, Error, SectionProxy
+from typing import Any
+
+import click
+
+GENERAL = "microlock"
+
+
+def read(context: click.Context, _: click.Parameter, path: str | None) -> str | None:
+    """Makes what the file says the defaults of the command that runs."""
+    if path is None:
+        return None
+    parser = ConfigParser(interpolation=None)
+    try:
+        with open(path, encoding="utf-8") as file:
+            parser.read_file(file)
+    except (OSError, UnicodeDecodeError, Error) as error:
+        first_line, *_ = str(error).splitlines()
+        raise click.UsageError(f"--config {path}: {first_line}", context) from None
+    program = context.find_root().command
+    assert isinstance(program, click.Group)
+    if wrong := {*parser.sections()} - {GENERAL, *program.commands}:
+        raise click.UsageError(f"--config {path}: no section is [{min(wrong)}]", context)
+    options = {each.name: each for each in context.command.params if each.name}
+    general = {name for name, each in options.items() if getattr(each, "of_etcd", False)}
+    defaults: dict[str, Any] = {}
+    for name, known in ((GENERAL, general), (context.info_name, {*options} - general)):
+        if name in parser:
+            defaults |= _checked(context, path, parser[name], known)
+    context.default_map = defaults
+    return path
+
+
+def _checked(
+    context: click.Context, path: str, section: SectionProxy, known: set[str]
+) -> dict[str, str]:
+    found = {name.replace("-", "_"): value for name, value in section.items()}
+    if wrong := found.keys() - known:
+        text = f"--config {path}: [{section.name}] has no option {min(wrong).replace('_', '-')}"
+        raise click.UsageError(text, context)
+    return found

@@ -1,0 +1,62 @@
+"""`microlock elect`: a command on one node at a time, for ever."""
+
+from __future__ import annotations
+
+import random
+from time import sleep
+
+import click
+
+from microlock.cli.child import find
+from microlock.cli.choosing import node_id_option, ttl_option
+from microlock.cli.commands import RunsCommand, grace_option
+from microlock.cli.connection import with_etcd
+from microlock.cli.holding import ended, run_holding, say
+from microlock.cli.signals import Signals
+from microlock.engine.client import Client
+from microlock.errors import LockLostError, LockUncertainError, StoreUnavailableError
+from microlock.manager import LockManager
+
+# Seconds until it stands again for election, on average.
+_PAUSE = 2.0
+
+
+@click.command("elect", cls=RunsCommand)
+@click.argument("name")
+@click.option("--value", metavar="TEXT", show_default="the node id", help="What it proclaims.")
+@ttl_option(10.0, "Others wait so long for a leader that died; renewed while the command runs.")
+@node_id_option
+@grace_option
+@with_etcd
+def elect(
+    client: Client,
+    name: str,
+    command: list[str],
+    value: str | None,
+    ttl: float,
+    node_id: str,
+    grace: float,
+) -> int:
+    """Run a command while this node leads, and again each time that it does.
+
+    As `microlock run`, but after a loss, with the command ended, it stands for election again, also
+    when etcd is away for long. It ends when the command ends by itself, with its exit status.
+    """
+    program, led = find(command), False
+    with Signals() as signals:
+        while True:
+            election = LockManager(client, node_id).election(name, ttl=ttl, auto_renew=True)
+            with ended(election):
+                try:
+                    with signals.raised():
+                        election.campaign(value)
+                    led = True
+                    status = run_holding(election, program, [name], grace=grace, signals=signals)
+                    if status is not None:
+                        return status
+                except (StoreUnavailableError, LockLostError, LockUncertainError) as error:
+                    if not led:
+                        raise
+                    say(error)
+                    with signals.raised():
+                        sleep(_PAUSE * random.uniform(0.5, 1.5))

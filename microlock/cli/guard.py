@@ -1,0 +1,47 @@
+"""Who ends the command when the process that holds the lock is killed.
+
+A shell waits for the end of a pipe that this process alone can write to, and kills the group of
+processes that it was told of last. On Linux the kernel kills the command itself besides, as
+`child` asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+_SCRIPT = """
+while read -r group; do last=$group; done
+[ -z "$last" ] || kill -s KILL -- "-$last"
+"""
+
+
+class Guard:
+    """Kills the group of the command if this process ends without `close()`.
+
+    Attributes:
+        pipe: to be told the group, as a line: by the command itself, before it becomes one.
+    """
+
+    def __init__(self) -> None:
+        reading, self.pipe = os.pipe()
+        try:
+            self._shell = subprocess.Popen(
+                ["/bin/sh", "-c", _SCRIPT],
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,  # what is sent to our group, or typed, is not for it
+            )
+        finally:
+            os.close(reading)
+
+    def close(self) -> None:
+        """What is left of the group is left alone."""
+        try:
+            os.write(self.pipe, b"\n")
+        except BrokenPipeError:
+            pass  # somebody has killed it
+        os.close(self.pipe)
+        self._shell.wait()

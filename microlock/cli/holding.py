@@ -1,0 +1,187 @@
+"""A command that runs while a lock is held."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from time import monotonic
+
+import click
+
+from microlock.cli.child import Child, Program, start
+from microlock.cli.guard import Guard
+from microlock.cli.signals import ENDING, Signals, Stopped
+from microlock.cli.terminal import Terminal, stop_job
+from microlock.errors import LockLostError, MicrolockError
+from microlock.lock import Lock
+
+# Seconds between two looks at what is left of a group, of whose end nobody tells.
+_NAP = 0.05
+
+
+def say(text: object) -> None:
+    click.echo(f"microlock: {text}", err=True)
+
+
+@contextmanager
+def ended(lock: Lock) -> Iterator[None]:
+    """Leaves nothing of the lock after the block, as far as etcd answers."""
+    try:
+        yield
+    finally:
+        _quietly(lock, lock.destroy)
+
+
+def run_holding(
+    lock: Lock, program: Program, names: Sequence[str], *, grace: float, signals: Signals
+) -> int | None:
+    """Runs a command under a lock that is held, and gives it back.
+
+    Args:
+        names: of the lock, for the command.
+        grace: seconds that the command has to end when the lock is lost.
+
+    Returns the exit status of the command; None if the lock was lost before it was given back.
+
+    Raises:
+        CommandError: the command can't be run.
+        Stopped: the command was killed by this signal.
+    """
+    status, lost = _run(lock, program, names, grace, signals)
+    try:
+        if not lost:
+            _quietly(lock, lock.unlock)
+    except LockLostError as error:
+        say(error)
+        lost = True
+    if status < 0 and not lost:
+        raise Stopped(-status)
+    return None if lost else status
+
+
+def _run(
+    lock: Lock, program: Program, names: Sequence[str], grace: float, signals: Signals
+) -> tuple[int, bool]:
+    lock.check()
+    ours = {"MICROLOCK_TOKEN": f"{lock.token}", "MICROLOCK_KEY": "\n".join(names)}
+    with ExitStack() as stack:
+        terminal, guard = Terminal(), Guard()
+        stack.callback(terminal.close)
+        stack.callback(guard.close)
+        signals.take_all()
+        lock.on("lost", signals.wake)
+        child = start(
+            program,
+            os.environ | ours,
+            before=signals.before,
+            guard=guard.pipe,
+            terminal=terminal.to_give,
+        )
+        stack.callback(terminal.give_back, child.group)
+        running = _Running(lock, child, terminal, grace)
+        while not running.over:
+            for signum in signals.wait(running.patience):
+                running.passed_on(signum)
+        assert running.status is not None
+        return running.status, running.lost
+
+
+class _Running:
+    """The command, from its start to the end of its group.
+
+    Attributes:
+        status: of its process, once that has ended.
+        lost: the lock is.
+    """
+
+    def __init__(self, lock: Lock, child: Child, terminal: Terminal, grace: float) -> None:
+        self.status: int | None = None
+        self.lost = False
+        self._lock = lock
+        self._child = child
+        self._terminal = terminal
+        self._grace = grace
+        self._told = False  # somebody has told it to end
+        self._kill_at = math.inf
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended; looks at all that may have happened."""
+        self._look_at_lock()
+        self._look_at_process()
+        if self.status is not None and self._kill_at == math.inf:
+            if self.status >= 0 and not self._told:
+                return True  # what it has left in the background is nobody's, as in a shell
+            self._end()  # what is left of it
+        if killed := monotonic() >= self._kill_at:
+            self._child.signal(signal.SIGKILL)
+        return self.status is not None and (killed or not self._child.alive)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which to look again, if nothing happens."""
+        if self._kill_at == math.inf:
+            return max(_NAP, min(self._lock.remaining, 3600.0))
+        left = self._kill_at - monotonic()
+        return max(_NAP, left) if self.status is None else _NAP
+
+    def passed_on(self, signum: int) -> None:
+        """This process got a signal, which is meant for the command."""
+        if signum == signal.SIGCHLD:
+            return
+        if signum == signal.SIGCONT:
+            self._go_on()
+            return
+        self._told |= signum in ENDING
+        self._child.signal(signum)
+
+    def _look_at_lock(self) -> None:
+        if self.lost or self._lock.held:
+            return
+        self.lost = True
+        reason = self._lock.lost_reason
+        why = f", {reason.value}" if reason else ""
+        say(f"{self._lock.key!r} is lost{why}: the command is told to end")
+        self._end()
+
+    def _look_at_process(self) -> None:
+        while self.status is None and (change := self._child.change()):
+            what, number = change
+            if what == "ended":
+                self.status = number
+            elif self._terminal.fd is not None and not self.lost:
+                self._stopped(number)
+
+    def _stopped(self, signum: int) -> None:
+        """As a shell sees a job that has stopped; of whoever has no terminal nobody sees it."""
+        if signum in (signal.SIGTTIN, signal.SIGTTOU) and self._terminal.ours:
+            self._terminal.give(self._child.group)  # it needs the terminal, and it can have it
+        else:
+            self._terminal.give_back(self._child.group)
+            stop_job(signum)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """It may, unless the lock was lost meanwhile."""
+        self._look_at_lock()
+        if self._terminal.to_give is not None:
+            self._terminal.give(self._child.group)
+        self._child.signal(signal.SIGCONT)
+
+    def _end(self) -> None:
+        self._child.signal(signal.SIGTERM)
+        self._child.signal(signal.SIGCONT)  # a stopped one could not
+        self._kill_at = monotonic() + self._grace
+
+
+def _quietly(lock: Lock, act: Callable[[], object]) -> None:
+    """A lock that can't be given back now is free when its ttl is over."""
+    try:
+        act()
+    except LockLostError:
+        raise
+    except MicrolockError as error:
+        say(f"{lock.key!r} is left to its ttl: {error}")

@@ -1,0 +1,88 @@
+"""All commands under one name; what goes wrong, as one line and an exit status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from microlock.cli.breaking import break_lock
+from microlock.cli.elect import elect
+from microlock.cli.others import etcd, serve
+from microlock.cli.run import run
+from microlock.cli.scripts import extend, lock, unlock
+from microlock.cli.signals import Stopped
+from microlock.cli.status import status
+from microlock.cli.statuses import FAILED, status_of
+from microlock.cli.watch import watch
+from microlock.errors import MicrolockError
+
+
+class Program(click.Group):
+    """Commands that return their exit status, None for 0, or raise."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        options["standalone_mode"] = False
+        try:
+            status = super().main(*args, **options)
+        except MicrolockError as error:
+            status = _failed(self.name, error, status_of(error))
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            name = context.command_path if context else self.name
+            hint = f" (see {name} --help)" if isinstance(error, click.UsageError) else ""
+            status = _failed(name, f"{error.format_message()}{hint}", error.exit_code)
+        except Stopped as stopped:
+            _die_of(stopped.signum)
+        except click.Abort as aborted:
+            if isinstance(aborted.__cause__, KeyboardInterrupt):
+                _die_of(signal.SIGINT)
+            status = FAILED
+        sys.exit(status)
+
+
+def _failed(name: str | None, why: object, status: int) -> int:
+    click.echo(f"{name}: {why}", err=True)
+    return status
+
+
+def _die_of(signum: int) -> NoReturn:
+    """Ends as one that the signal has killed, for a shell to see: it ends a script then, and has
+    128 + the number as status. Of two deaths by one fault only the first one leaves a core."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        pass
+    else:
+        _, most = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, most))
+    sys.stdout.flush()
+    if hasattr(signal, "pthread_kill"):
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+    sys.exit(128 + signum)  # the first process of a container can't be killed by itself
+
+
+@click.group(
+    "microlock",
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="microlock", message="%(prog)s %(version)s")
+def program() -> None:
+    """Locks for shell scripts and operators, on etcd v3.
+
+    What a lock promises, and what no lock can, is in the README; how to use these commands with
+    cron, systemd, make and Kubernetes is in docs/command-line.md.
+    """
+    told = logging.StreamHandler()
+    told.setFormatter(logging.Formatter("microlock: %(message)s"))
+    logging.getLogger("microlock").addHandler(told)
+
+
+for command in (run, elect, status, watch, lock, unlock, extend, break_lock, serve, etcd):
+    program.add_command(command)

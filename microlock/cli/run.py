@@ -1,0 +1,85 @@
+"""`microlock run`: a command under a lock."""
+
+from __future__ import annotations
+
+import click
+
+from microlock.cli.child import find
+from microlock.cli.choosing import (
+    chosen,
+    kind_options,
+    node_id_option,
+    timeout_of,
+    ttl_option,
+    wait_options,
+)
+from microlock.cli.commands import RunsCommand, grace_option
+from microlock.cli.connection import with_etcd
+from microlock.cli.holding import ended, run_holding, say
+from microlock.cli.signals import Signals
+from microlock.cli.statuses import LOST
+from microlock.engine.client import Client
+from microlock.errors import AlreadyLockedError
+
+
+@click.command("run", cls=RunsCommand)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@wait_options
+@ttl_option(10.0, "Others wait so long for a machine that died; renewed while the command runs.")
+@click.option(
+    "--min-hold",
+    type=float,
+    default=0.0,
+    metavar="SECONDS",
+    help="Nobody else gets it earlier than so long after it was taken.",
+)
+@kind_options
+@node_id_option
+@grace_option
+@with_etcd
+def run(
+    client: Client,
+    names: tuple[str, ...],
+    command: list[str],
+    wait: float | None,
+    no_wait: bool,
+    conflict_exit_code: int,
+    ttl: float,
+    min_hold: float,
+    shared: bool,
+    exclusive: bool,
+    limit: int | None,
+    node_id: str,
+    grace: float,
+) -> int:
+    """Run a command while a lock is held; with several NAMEs all of them, or none.
+
+    The command runs in a process group of its own, with MICROLOCK_TOKEN and MICROLOCK_KEY in its
+    environment. Its exit status is passed on. If the lock is lost, the command gets SIGTERM, and
+    SIGKILL after --grace.
+
+    Exit status: 75 if somebody else holds the lock, 76 if it was lost, 69 if etcd does not answer
+    or refuses, 126 and 127 if the command can't be run or is not there, 2 if an option is wrong.
+    """
+    program, timeout = find(command), timeout_of(wait, no_wait)
+    lock = chosen(
+        client,
+        names,
+        node_id,
+        shared=shared,
+        exclusive=exclusive,
+        limit=limit,
+        ttl=ttl,
+        min_hold=min_hold,
+        auto_renew=True,
+    )
+    with Signals() as signals, ended(lock):
+        try:
+            with signals.raised():
+                lock.lock(timeout=timeout)
+        except AlreadyLockedError as error:
+            if conflict_exit_code:
+                say(error)
+            return conflict_exit_code
+        status = run_holding(lock, program, names, grace=grace, signals=signals)
+    return LOST if status is None else status

@@ -1,0 +1,98 @@
+"""For scripts: a lock that is taken by one process and given back by another, by its token."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from microlock.cli.choosing import (
+    chosen,
+    kind_options,
+    node_id_option,
+    timeout_of,
+    ttl_option,
+    wait_options,
+)
+from microlock.cli.connection import with_etcd
+from microlock.cli.holding import say
+from microlock.cli.signals import Signals
+from microlock.engine.client import Client
+from microlock.errors import AlreadyLockedError
+from microlock.manager import LockManager
+
+# Of who gives back or extends a hold nothing is stored.
+_NODE_ID = "microlock"
+
+_name = click.argument("name")
+_token = click.argument("token", type=click.IntRange(1))
+
+
+@click.command("lock")
+@_name
+@wait_options
+@ttl_option(60.0, "It is free after so long, unless it is extended.")
+@kind_options
+@node_id_option
+@with_etcd
+def lock(
+    client: Client,
+    name: str,
+    wait: float | None,
+    no_wait: bool,
+    conflict_exit_code: int,
+    ttl: float,
+    shared: bool,
+    exclusive: bool,
+    limit: int | None,
+    node_id: str,
+) -> int:
+    """Take a lock, print its token, and leave it held for --ttl.
+
+    Give it back with `microlock unlock NAME TOKEN`.
+    """
+    taken = chosen(
+        client, [name], node_id, shared=shared, exclusive=exclusive, limit=limit, ttl=ttl
+    )
+    timeout = timeout_of(wait, no_wait)
+    with Signals() as signals, signals.raised():
+        try:
+            hold = taken.lock(timeout=timeout)
+        except AlreadyLockedError as error:
+            if conflict_exit_code:
+                say(error)
+            return conflict_exit_code
+        try:
+            click.echo(hold.token)
+        except BaseException:  # nobody knows the token
+            taken.destroy()
+            raise
+    # What is held when a client is closed is left to its ttl; it says so, which is no news here.
+    logging.getLogger("microlock").setLevel(logging.ERROR)
+    client.close()
+    return 0
+
+
+@click.command("unlock")
+@_name
+@_token
+@with_etcd
+def unlock(client: Client, name: str, token: int) -> None:
+    """Give back what was taken with this token.
+
+    Exit status: 76 if it is not held any more.
+    """
+    LockManager(client, _NODE_ID).release(name, token)
+
+
+@click.command("extend")
+@_name
+@_token
+@ttl_option(60.0, "It is free after so long from now on.")
+@with_etcd
+def extend(client: Client, name: str, token: int, ttl: float) -> None:
+    """Give what was taken with this token another ttl, longer or shorter.
+
+    Prints the seconds left. Exit status: 76 if it is not held any more.
+    """
+    click.echo(f"{LockManager(client, _NODE_ID).extend(name, token, ttl):.1f}")

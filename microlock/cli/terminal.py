@@ -1,0 +1,73 @@
+"""Who has the foreground of the terminal: the command, which then gets what is typed, Ctrl-C and
+Ctrl-Z too; or, while it is stopped, whoever has started this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from contextlib import suppress
+
+
+class Terminal:
+    """The terminal of this process, if it has one.
+
+    Attributes:
+        fd: None: it has none.
+    """
+
+    def __init__(self) -> None:
+        self.fd: int | None = None
+        with suppress(OSError):
+            self.fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        # In a pipeline others of this job may need the foreground, such as a pager. Then the
+        # command gets it when it asks for it: when it reads, or changes how the terminal works.
+        self._gives = not any(map(_is_pipe, (0, 1)))
+
+    def close(self) -> None:
+        if self.fd is not None:
+            os.close(self.fd)
+
+    @property
+    def ours(self) -> bool:
+        """Whether this process, or who is in a pipeline with it, has the foreground."""
+        with suppress(OSError):  # it is gone
+            return self.fd is not None and os.tcgetpgrp(self.fd) == os.getpgrp()
+        return False
+
+    @property
+    def to_give(self) -> int | None:
+        """The terminal whose foreground a command is to get when it starts or goes on."""
+        return self.fd if self._gives and self.ours else None
+
+    def give(self, group: int) -> None:
+        """Gives the foreground to a group that asks for it, from here on whenever it goes on."""
+        self._gives = True
+        self._move(group)
+
+    def give_back(self, group: int) -> None:
+        """Takes the foreground back, if the group has it."""
+        with suppress(OSError):
+            if self.fd is not None and os.tcgetpgrp(self.fd) == group:
+                self._move(os.getpgrp())
+
+    def _move(self, group: int) -> None:
+        if self.fd is not None:
+            with suppress(OSError):
+                os.tcsetpgrp(self.fd, group)
+
+
+def stop_job(signum: int) -> None:
+    """Stops this process and who is in a pipeline with it, as the command was; until a shell has
+    them go on. If there is no shell that could, nothing happens."""
+    signum = signal.SIGTSTP if signum == signal.SIGSTOP else signum
+    before = signal.signal(signum, signal.SIG_DFL)
+    os.killpg(os.getpgrp(), signum)
+    signal.signal(signum, before)
+
+
+def _is_pipe(fd: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(fd).st_mode)
+    except OSError:
+        return False

@@ -1,0 +1,60 @@
+"""`microlock watch`: what happens to a lock, as it happens."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from queue import SimpleQueue
+
+import click
+
+from microlock import events
+from microlock.cli.choosing import chosen, kind_options
+from microlock.cli.connection import with_etcd
+from microlock.cli.signals import Signals
+from microlock.engine.client import Client
+from microlock.events import LockEvent
+
+
+@click.command("watch")
+@click.argument("name")
+@kind_options
+@click.option("--json", "as_json", is_flag=True, help="One object a line.")
+@with_etcd
+def watch(
+    client: Client, name: str, shared: bool, exclusive: bool, limit: int | None, as_json: bool
+) -> None:
+    """Tell who takes a lock and who gives it back, from now on, until it is stopped."""
+    watched = chosen(client, [name], "watch", shared=shared, exclusive=exclusive, limit=limit)
+    told: SimpleQueue[LockEvent] = SimpleQueue()
+    with Signals() as signals, signals.raised():
+        for each in (events.error, events.locked, events.unlocked):
+            watched.on(each, told.put)
+        while True:
+            event = told.get()
+            if event.error:
+                raise event.error
+            click.echo(_object(event) if as_json else _line(event))
+
+
+def _line(event: LockEvent) -> str:
+    who = f" {event.node_id or 'an unnamed client'}" if event.token else ""
+    token = f", token {event.token}" if event.token else ""
+    return f"{_now()} {event.name:8} {event.key}{who}{token}"
+
+
+def _object(event: LockEvent) -> str:
+    return json.dumps(
+        {
+            "time": _now(),
+            "event": event.name,
+            "name": event.key,
+            "node_id": event.node_id,
+            "token": event.token,
+            "synthesised": event.synthesised,
+        }
+    )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -1,0 +1,57 @@
+"""All entries of many locks, without the values of all keys."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from microlock.core.keys import lock_of
+from microlock.core.port import Found, KeyValue
+from microlock.errors import StoreError
+from microlock.etcd import messages
+from microlock.etcd import rpc_pb2 as pb
+from microlock.etcd.translate import compacted
+
+# etcd's --max-txn-ops, where nobody has changed it.
+MAX_OPERATIONS = 128
+# So many names are read at a time.
+PAGE = 10_000
+
+T = TypeVar("T")
+
+# Yields a method, a message and the class of the reply; is sent the reply.
+Asking = Generator[messages.Asked, Any, T]
+
+
+def read_all(prefix: bytes) -> Asking[Found]:
+    """The entries of all locks whose key begins with this, and goes on, as of one revision."""
+    while True:
+        try:
+            return (yield from _read_all(prefix))
+        except StoreError as error:
+            if not compacted(error):  # else that revision is forgotten by now
+                raise
+
+
+def _read_all(prefix: bytes) -> Asking[Found]:
+    names: list[bytes] = []
+    page, more, revision = messages.all_of(prefix) | {"keys_only": True, "limit": PAGE}, True, 0
+    while more:
+        asked = pb.RangeRequest(**page, revision=revision)
+        reply = yield messages.RANGE, asked, pb.RangeResponse
+        names += [kv.key for kv in reply.kvs if kv.lease and lock_of(kv.key[len(prefix) :])]
+        revision, more = revision or reply.header.revision, reply.more
+        page["key"] = reply.kvs[-1].key + b"\0" if more else b""
+    left, found = iter(names), list[KeyValue]()
+    while batch := [messages.get(name) for name in islice(left, MAX_OPERATIONS)]:
+        for each in batch:
+            each["request_range"]["revision"] = revision
+        reply = yield messages.txn((), batch)
+        found += _found(reply)
+    return Found(revision, tuple(found))
+
+
+def _found(reply: pb.TxnResponse) -> Iterator[KeyValue]:
+    for each in reply.responses:
+        yield from messages.keys(each.response_range)
