@@ -1,9 +1,8 @@
-"""What the README and the demo show is what happens."""
+"""What the README, the pages and the demo show is what happens."""
 
 from __future__ import annotations
 
-import ast
-import asyncio
+import inspect
 import pydoc
 import re
 import signal
@@ -21,7 +20,7 @@ import pytest
 import microlock
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+CALLS = (ROOT / "docs/calls.md").read_text()
 
 
 def test_the_demo_runs_to_its_end(etcd_server: Any) -> None:
@@ -37,12 +36,49 @@ def test_the_demo_runs_to_its_end(etcd_server: Any) -> None:
     assert "rose with every holder" in demo.stdout
 
 
-def example(containing: str, endpoint: str) -> str:
-    """The one example of the README with these words in it, for this etcd."""
-    (found,) = (
-        each for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if containing in each
-    )
+def examples(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def example(page: str, containing: str, endpoint: str) -> str:
+    """The one example of the page with these words in it, for this etcd."""
+    (found,) = (each for each in examples(page) if containing in each)
     return found.replace("localhost:2379", endpoint)
+
+
+@pytest.mark.parametrize("store", ["etcd", "memory"])
+@pytest.mark.parametrize("face", ["microlock", "microlock.asyncio"])
+def test_the_readmes_examples_run_as_pasted(
+    etcd_server: Any, store: str, face: str, capsys: Any
+) -> None:
+    endpoint = etcd_server.endpoint if store == "etcd" else "memory://"
+    names: dict[str, Any] = {}
+    exec(example("README.md", f"from {face} import", endpoint), names)
+    if face == "microlock":
+        names["etcd"].close()
+    assert capsys.readouterr().out.startswith("mine until the end of the block; token ")
+
+
+def test_the_tutorial_prints_what_it_shows(etcd_server: Any, capsys: Any) -> None:
+    page = (ROOT / "docs/tutorial.md").read_text()
+    names: dict[str, Any] = {}
+    for block, shown in re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL):
+        exec(block.replace("localhost:2379", etcd_server.endpoint), names)
+        assert capsys.readouterr().out == shown
+    assert page.count("```python") == page.count("```text") == 4
+
+
+def test_the_example_of_events_runs(capsys: Any) -> None:
+    (block,) = examples("docs/events.md")
+    exec(block, {})
+    assert capsys.readouterr().out == "foo is free\n"
+
+
+def test_connect_takes_the_arguments_of_its_page() -> None:
+    page = (ROOT / "docs/connecting.md").read_text()
+    named = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    told = {name for cell in named for name in re.findall(r"`(\w+)`", cell)}
+    assert told == set(inspect.signature(microlock.connect).parameters)
 
 
 @pytest.mark.parametrize("page", ["kinds", "waiting", "keeping", "losing", "fencing"])
@@ -74,20 +110,10 @@ def test_the_examples_of_testing_are_tests_that_pass(tmp_path: Path) -> None:
     assert f"{sum(block.count('def test_') for block in blocks)} passed" in ran.stdout
 
 
-def test_the_readmes_first_example_runs(etcd_server: Any, capsys: Any) -> None:
-    fences: list[int] = []
-    names: dict[str, Any] = {"work": lambda fence: fences.append(fence)}
-    exec(example("from socket", etcd_server.endpoint), names)
-    names["etcd"].close()
-    assert len(fences) == 2
-    assert fences[0] < fences[1]
-    assert capsys.readouterr().out == "foo is free\n"
-
-
-def test_the_readmes_first_example_tells_that_foo_is_free_in_each_of_30_processes(
+def test_the_tutorials_first_example_tells_that_foo_is_free_in_each_of_30_processes(
     etcd_server: Any,
 ) -> None:
-    script = f"def work(fence): pass\n{example('from socket', etcd_server.endpoint)}"
+    script = example("docs/tutorial.md", "from socket", etcd_server.endpoint)
 
     def run(_: int) -> str:
         return subprocess.run(
@@ -99,10 +125,12 @@ def test_the_readmes_first_example_tells_that_foo_is_free_in_each_of_30_processe
         ).stdout
 
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(run, range(30))) == ["foo is free\n"] * 30
+        assert list(pool.map(run, range(30))) == ["locked\nfoo is free\n"] * 30
 
 
-def test_the_readmes_restart_carries_on(etcd_server: Any, prefix: str) -> None:
+def test_a_restarted_process_carries_on_as_the_page_of_calls_says(
+    etcd_server: Any, prefix: str
+) -> None:
     with microlock.connect(etcd_server.endpoint) as etcd:
         killed = microlock.Microlock(etcd, prefix, "node-a", ttl=30)
         token = killed.lock().token
@@ -111,43 +139,28 @@ def test_the_readmes_restart_carries_on(etcd_server: Any, prefix: str) -> None:
                 killed.unlock()
             foo = microlock.Microlock(etcd, prefix, restarted, ttl=30)
             names = {"foo": foo, "LockNotOwnedError": microlock.LockNotOwnedError}
-            exec(example("before any lock()", etcd_server.endpoint), names)
+            exec(example("docs/calls.md", "before any lock()", etcd_server.endpoint), names)
             assert foo.held
             assert (foo.token == token) == (restarted == "node-a")
         foo.destroy()
 
 
-def test_the_readmes_asyncio_works_under_the_lock(etcd_server: Any, key: str) -> None:
-    fences: list[int] = []
-
-    async def work(fence: int) -> None:
-        fences.append(fence)
-
-    async def main() -> None:
-        async with microlock.connect(etcd_server.endpoint) as etcd:
-            names = {"etcd": etcd, "gethostname": lambda: "node-a", "work": work}
-            code = example("microlock.asyncio", "").replace('"foo"', repr(key))
-            flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-            await eval(compile(code, "README.md", "exec", flags=flags), names)
-
-    asyncio.run(main())
-    assert len(fences) == 1
-
-
-def test_the_readme_names_every_public_name() -> None:
-    missing = [name for name in microlock.__all__ if not re.search(rf"\b{name}\b", README)]
-    assert missing == ["EtcdClient"]  # what connect() returns: nobody needs its name
+def test_the_pages_of_reference_name_every_public_name() -> None:
+    pages = ("README", *(f"docs/{page}" for page in ("calls", "connecting", "errors", "events")))
+    text = "".join((ROOT / f"{page}.md").read_text() for page in pages)
+    missing = [name for name in microlock.__all__ if not re.search(rf"\b{name}\b", text)]
+    assert missing == ["EtcdClient", "Leader"]  # what connect() and Election.leader() return
 
 
 def in_first_column(section: str) -> set[str]:
     """The names in the first column of the table of a section."""
-    text = README.split(f"\n{section}\n", 1)[1].split("\n#", 1)[0]
+    text = CALLS.split(f"\n{section}\n", 1)[1].split("\n#", 1)[0]
     cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     return {name for cell in cells for name in re.findall(r"[`(, ](\w+)(?=[`(.,])", cell)}
 
 
 @pytest.mark.parametrize("of", ["the class", "an object"])
-def test_the_public_names_of_a_lock_are_those_of_the_readmes_table(
+def test_the_public_names_of_a_lock_are_those_of_the_table_of_calls(
     etcd_server: Any, of: str
 ) -> None:
     with microlock.connect(etcd_server.endpoint) as etcd:
@@ -160,7 +173,7 @@ def test_the_public_names_of_a_lock_are_those_of_the_readmes_table(
     ) | constructor | {"events"}
 
 
-def test_help_shows_the_names_of_the_readmes_table_and_nothing_else() -> None:
+def test_help_shows_the_names_of_the_table_of_calls_and_nothing_else() -> None:
     shown = pydoc.render_doc(microlock.Microlock, renderer=pydoc.plaintext)
     names = set(re.findall(r"^ \|  ([a-z]\w*)(?:\(.*| = .*)?$", shown, re.MULTILINE))
     told = {name for name in in_first_column("## The lock") if hasattr(microlock.Microlock, name)}
@@ -168,9 +181,9 @@ def test_help_shows_the_names_of_the_readmes_table_and_nothing_else() -> None:
     assert names - told <= {"key", "node_id", "ttl", "events", *dir(pyee.EventEmitter)}
 
 
-def test_the_public_names_of_a_manager_are_those_of_the_readmes_table() -> None:
+def test_the_public_names_of_a_manager_are_those_of_the_table_of_calls() -> None:
     names = {name for name in dir(microlock.LockManager) if not name.startswith("_")}
-    told = in_first_column("### Many locks")
+    told = in_first_column("## Many locks")
     assert names == {name for name in told if hasattr(microlock.LockManager, name)}
 
 
