@@ -31,8 +31,8 @@ class Election(ElectionFace, Lock):
             node id is what is proclaimed where no value is given.
 
     Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
-            InvalidArgumentError: an argument is wrong.
+        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+            NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
     def campaign(self, value: str | bytes | None = None, *, timeout: float | None = None) -> Hold:

@@ -47,8 +47,8 @@ class ElectionFace(Face):
         Returns:
             Seconds left.
 
-        Raises: as `extend()`. After a StoreError that `may_have_happened`, the next `renew()`,
-            `extend()` or `proclaim()` finishes what was begun.
+        Raises as `extend()`. After a StoreError that `may_have_happened`, the next `renew()`,
+        `extend()` or `proclaim()` finishes what was begun.
         """
         raise NotImplementedError
 

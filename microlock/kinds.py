@@ -24,8 +24,8 @@ class Semaphore(Lock):
         limit: how many may hold it, 1 or more.
 
     Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
-            InvalidArgumentError: an argument is wrong.
+        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+            NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class ReadLock(Lock):
         etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
 
     Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
-            InvalidArgumentError: an argument is wrong.
+        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+            NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
     _admission = READER
@@ -87,8 +87,8 @@ class WriteLock(Lock):
         etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
 
     Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
-            InvalidArgumentError: an argument is wrong.
+        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+            NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
     _admission = WRITER
@@ -112,8 +112,8 @@ class MultiLock(Lock):
             etcd takes no more in one transaction, unless it was told to (`--max-txn-ops`).
 
     Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
-            InvalidArgumentError: an argument is wrong.
+        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+            NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
     def __init__(

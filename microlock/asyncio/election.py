@@ -27,8 +27,8 @@ class Election(ElectionFace, Lock):
             node id is what is proclaimed where no value is given.
 
     Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
-            InvalidArgumentError: an argument is wrong.
+        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+            NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
     async def campaign(

@@ -333,8 +333,8 @@ class Microlock(Lock):
         timeout: seconds that `async with` waits for its turn. None: as long as it takes.
 
     Raises:
-        KeyRequiredError, NodeIdRequiredError, InvalidTtlError, ClientRequiredError,
-            InvalidArgumentError: an argument is wrong.
+        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+            NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
 
