@@ -47,7 +47,7 @@ def run_holding(
     Returns the exit status of the command; None if the lock was lost before it was given back.
 
     Raises:
-        CommandError: the command can't be run.
+        NotFoundError, NotExecutableError: the command can't be run.
         Stopped: the command was killed by this signal.
     """
     status, lost = _run(lock, program, names, grace, signals)

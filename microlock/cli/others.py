@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import click
@@ -23,7 +24,7 @@ def _taken(command: Callable[..., Any]) -> Callable[..., Any]:
 def serve(arguments: tuple[str, ...]) -> Any:
     """Serve locks over HTTP, with a live page."""
     try:
-        from microlock.service.command import serve as command
+        command = import_module("microlock.service.command").serve
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"serve needs {error.name}: pip install 'microlock[service]'"

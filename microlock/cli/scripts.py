@@ -26,6 +26,7 @@ _NODE_ID = "microlock"
 
 _name = click.argument("name")
 _token = click.argument("token", type=click.IntRange(1))
+_limit = click.option("--limit", type=int, default=1, metavar="N", help="As it was taken with.")
 
 
 @click.command("lock")
@@ -47,9 +48,9 @@ def lock(
     limit: int | None,
     node_id: str,
 ) -> int:
-    """Take a lock, print its token, and leave it held for --ttl.
+    """Take a lock and print its token.
 
-    Give it back with `microlock unlock NAME TOKEN`.
+    It is held for --ttl, or until `microlock unlock NAME TOKEN`.
     """
     taken = chosen(
         client, [name], node_id, shared=shared, exclusive=exclusive, limit=limit, ttl=ttl
@@ -76,23 +77,26 @@ def lock(
 @click.command("unlock")
 @_name
 @_token
+@_limit
 @with_etcd
-def unlock(client: Client, name: str, token: int) -> None:
-    """Give back what was taken with this token.
+def unlock(client: Client, name: str, token: int, limit: int) -> None:
+    """Give a hold back, by its token.
 
     Exit status: 76 if it is not held any more.
     """
-    LockManager(client, _NODE_ID).release(name, token)
+    LockManager(client, _NODE_ID).release(name, token, limit=limit)
 
 
 @click.command("extend")
 @_name
 @_token
+@_limit
 @ttl_option(60.0, "It is free after so long from now on.")
 @with_etcd
-def extend(client: Client, name: str, token: int, ttl: float) -> None:
-    """Give what was taken with this token another ttl, longer or shorter.
+def extend(client: Client, name: str, token: int, limit: int, ttl: float) -> None:
+    """Give a hold another ttl, by its token.
 
     Prints the seconds left. Exit status: 76 if it is not held any more.
     """
-    click.echo(f"{LockManager(client, _NODE_ID).extend(name, token, ttl):.1f}")
+    left = LockManager(client, _NODE_ID).extend(name, token, ttl, limit=limit)
+    click.echo(f"{left:.1f}")
