@@ -38,8 +38,8 @@ def break_lock(client: Client, name: str, token: int | None, yes: bool) -> int:
     for place in found:
         left = "" if place.seconds_left is None else f", {place.seconds_left} s left"
         click.echo(f"{key}: {place.holder}, token {place.holder.token}{left}", err=True)
-    if not yes and not click.confirm("It may be at work still. Break it?", err=True):
-        return FAILED
+    if not yes:
+        click.confirm("It may be at work still. Break it?", err=True, abort=True)
     manager, broken = LockManager(client, "microlock"), 0
     for place in found:
         try:

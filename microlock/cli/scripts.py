@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -17,8 +19,9 @@ from microlock.cli.choosing import (
 from microlock.cli.connection import with_etcd
 from microlock.cli.holding import say
 from microlock.cli.signals import Signals
+from microlock.cli.statuses import LOST
 from microlock.engine.client import Client
-from microlock.errors import AlreadyLockedError
+from microlock.errors import AlreadyLockedError, LockNotOwnedError
 from microlock.manager import LockManager
 
 # Of who gives back or extends a hold nothing is stored.
@@ -68,9 +71,7 @@ def lock(
         except BaseException:  # nobody knows the token
             taken.destroy()
             raise
-    # What is held when a client is closed is left to its ttl; it says so, which is no news here.
-    logging.getLogger("microlock").setLevel(logging.ERROR)
-    client.close()
+    client.close()  # so what is held is left to its ttl
     return 0
 
 
@@ -84,7 +85,8 @@ def unlock(client: Client, name: str, token: int, limit: int) -> None:
 
     Exit status: 76 if it is not held any more.
     """
-    LockManager(client, _NODE_ID).release(name, token, limit=limit)
+    with _by_token(name, token):
+        LockManager(client, _NODE_ID).release(name, token, limit=limit)
 
 
 @click.command("extend")
@@ -98,5 +100,16 @@ def extend(client: Client, name: str, token: int, limit: int, ttl: float) -> Non
 
     Prints the seconds left. Exit status: 76 if it is not held any more.
     """
-    left = LockManager(client, _NODE_ID).extend(name, token, ttl, limit=limit)
+    with _by_token(name, token):
+        left = LockManager(client, _NODE_ID).extend(name, token, ttl, limit=limit)
     click.echo(f"{left:.1f}")
+
+
+@contextmanager
+def _by_token(name: str, token: int) -> Iterator[None]:
+    try:
+        yield
+    except LockNotOwnedError as error:
+        by = f"; {error.holder} holds it, by token {error.holder.token}" if error.holder else ""
+        say(f"{name!r} is not held by token {token}{by}")
+        sys.exit(LOST)
