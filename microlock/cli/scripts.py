@@ -61,13 +61,11 @@ def lock(
     timeout = timeout_of(wait, no_wait)
     with Signals() as signals, signals.raised():
         try:
-            hold = taken.lock(timeout=timeout)
+            click.echo(taken.lock(timeout=timeout).token)
         except AlreadyLockedError as error:
             if conflict_exit_code:
                 say(error)
             return conflict_exit_code
-        try:
-            click.echo(hold.token)
         except BaseException:  # nobody knows the token
             taken.destroy()
             raise
