@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -307,6 +309,24 @@ def test_a_password_is_of_a_variable_or_a_file_and_of_no_option(
     monkeypatch.setenv("MICROLOCK_PASSWORD", "of a variable")
     assert said(call("status", *user))[0] == 0
     assert asked["password"] == "of a variable"
+
+
+# What the page on the command line shows.
+
+PAGE = (Path(__file__).parents[2] / "docs/command-line.md").read_text()
+
+
+@pytest.mark.parametrize("line", sorted({*re.findall(r"(?<![\w/`])microlock [a-z].*", PAGE)}))
+def test_what_the_page_shows_can_be_said(line: str) -> None:
+    said = re.sub(r"\$\(\w+\)|\"\$\w+\"", "1", line)  # variables of a shell and of make
+    name, *arguments = shlex.split(re.split(r"[|)`]", said)[0])[1:]
+    program.commands[name].make_context(name, arguments)
+
+
+def test_the_page_names_all_variables() -> None:
+    options = {each for command in program.commands.values() for each in command.params}
+    variables = {each.envvar for each in options if each.envvar} - {"MICROLOCK_NODE_ID"}
+    assert {name for name in variables if f"`{name}`" not in PAGE} == set()
 
 
 # What is wrong is one line.
