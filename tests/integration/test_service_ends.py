@@ -25,6 +25,7 @@ from services import DEADLINE, Service, told, until
 
 from microlock import connect
 from microlock.asyncio import Microlock, MultiLock
+from microlock.cli.program import program
 from microlock.engine.reader import Reader
 from microlock.errors import StoreUnavailableError
 from microlock.server import free_ports
@@ -394,3 +395,14 @@ def test_a_wrong_option_is_named(
     with pytest.raises(click.UsageError) as wrong:
         command.serve.main(["-N", *options], standalone_mode=False)
     assert named in wrong.value.format_message()
+
+
+def test_options_come_from_the_file_of_the_command_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "options").write_text("[microlock]\netcd = foo:1\n[serve]\nport = 70000\n")
+    (tmp_path / ".env").write_text("PORT=0\n")
+    with pytest.raises(SystemExit, match="2"):
+        program.main(["serve", "--config", "options"])
+    assert "70000 is not in the range" in capsys.readouterr().err
