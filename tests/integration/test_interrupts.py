@@ -48,6 +48,7 @@ def interrupted(call: Callable[[], object], number: int) -> bool:
     """Whether so many lines were run, and the call was interrupted there."""
     tracing = sys.gettrace()
     interrupter = Interrupter(number)
+    gc.disable()  # it would interrupt a generator that an earlier round has left
     sys.settrace(interrupter)
     try:
         call()
@@ -55,6 +56,7 @@ def interrupted(call: Callable[[], object], number: int) -> bool:
         return True
     finally:
         sys.settrace(tracing)
+        gc.enable()
     assert interrupter.left > 0, "the interrupt was swallowed"
     return False
 
