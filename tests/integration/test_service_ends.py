@@ -346,7 +346,9 @@ def test_a_service_that_was_killed_goes_on_where_it_was(
                     if tokens is None:
                         answer = client.post("/lock", json={"uid": "a", "keys": key})
                         tokens = answer.json()["tokens"]
-                        lease = client.get("/locks").json()["locks"][0]["holders"][0]["lease"]
+                        locks = client.get("/locks").json()["locks"]
+                        (own,) = (each for each in locks if each["key"] == key)
+                        lease = own["holders"][0]["lease"]
                         left = client.get("/leases", params={"id": lease}).json()["leases"]
                         assert left[lease] > 50  # the expiry of the file
                     else:
