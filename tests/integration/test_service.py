@@ -128,6 +128,22 @@ def test_the_service_ends_a_hold_long_before_its_lease_would(
     assert not service.client.store.state.leases  # type: ignore[attr-defined]
 
 
+def test_nothing_is_left_of_a_hold_that_was_renewed_and_unlocked(
+    own: Callable[..., Service], prefix: str
+) -> None:
+    service = own("memory://")
+    leases = service.client.store.state.leases  # type: ignore[attr-defined]
+    tokens = service.lock("a", [f"{prefix}x", f"{prefix}y"], exp=LONG)
+    for _ in range(2):
+        answer = service.post("/renew", uid="a", tokens=tokens, exp=LONG)
+        assert len(answer.json()["renewed"]) == 2
+    until(lambda: len(leases) == 1)
+    service.unlock("a", tokens[:1])
+    assert len(leases) == 1
+    service.unlock("a", tokens[1:])
+    until(lambda: not leases)
+
+
 # Beside that.
 
 
