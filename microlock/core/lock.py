@@ -180,7 +180,8 @@ class LockCore:
                 yield from self.turns.pause(call, now + pause * (0.5 + self._env.random()))
                 number += 1
         except Exception as error:
-            self._env.tell(events.failed, node_id=self.names.node_id, error=error)
+            waited = (yield NOW) - call.started
+            self._env.tell(events.failed, node_id=self.names.node_id, error=error, waited=waited)
             raise
 
     @_in_turn

@@ -143,7 +143,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
     async def metrics_() -> Response:
         """Figures of this service, for Prometheus."""
         if metrics is None:
-            raise HTTPException(404, "there are no metrics: they need microlock[telemetry]")
+            raise HTTPException(404, "this service has no metrics")
         body, kind = metrics()
         return Response(body, media_type=kind)
 

@@ -16,6 +16,7 @@ from microlock.core.keys import check_prefix
 from microlock.engine.client import Client
 from microlock.etcd.connect import connect
 from microlock.service.app import create_app
+from microlock.service.metrics import prometheus
 from microlock.service.server import Server
 from microlock.service.settings import MAX_EXPIRY_MS, Settings
 
@@ -149,7 +150,7 @@ def serve(
     if memory:
         client = connect("memory://")
     Server(
-        create_app(client, settings),
+        create_app(client, settings, metrics=prometheus(client)),
         host=host,
         port=port,
         ssl_certfile=tls_cert,

@@ -12,10 +12,12 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from services import DEADLINE, Service, until
 
 from microlock import Microlock, ReadLock, connect
+from microlock.service.app import create_app
 from microlock.service.holds import Holds
 from microlock.service.settings import Settings
 from microlock.testing import MemoryStore
@@ -251,11 +253,13 @@ def test_what_a_service_has_locked_when_it_ends_is_free_when_the_lease_is(key: s
         with MemoryStore() as store:
             client = store.connect()
             holds = Holds(client, Settings())
-            await store.until(holds.lock("a", [key], 1, 0))
+            await store.until(holds.lock("a", [key], LONG, 0))
+            assert len(holds.expiry) == 1
             await holds.close()
-            await asyncio.sleep(0.01)
+            assert len(holds.expiry) == 0
+            await store.advance_async(LONG / 1000)
             assert await holds.locked([key])
-            await store.advance_async(3)
+            await store.advance_async(LONG / 1000 / 9 + 1)
             assert not await holds.locked([key])
 
     asyncio.run(main())
@@ -390,10 +394,18 @@ def test_it_is_healthy_as_long_as_the_store_answers(service: Service) -> None:
     assert service.http.get("/healthz").json() == {"status": "ok"}
 
 
-def test_without_telemetry_there_are_no_metrics(service: Service) -> None:
-    answer = service.http.get("/metrics")
-    assert answer.status_code == 404
-    assert "telemetry" in answer.json()["error"]
+def test_metrics_are_those_that_it_was_given(service: Service) -> None:
+    assert service.http.get("/metrics").status_code == 404
+    client = connect("memory://")
+    app = create_app(client, Settings(), metrics=lambda: (b"up 1", "text/plain; version=0.0.4"))
+
+    async def asked() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            return await http.get("/metrics")
+
+    answer = asyncio.run(asked())
+    assert (answer.text, answer.headers["content-type"]) == ("up 1", "text/plain; version=0.0.4")
 
 
 def test_no_request_is_answered_by_another_sites_leave(service: Service) -> None:
