@@ -14,7 +14,7 @@ SECONDS = 60
 PEERS = pypi
 PARALLEL = --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: help demo test unit integration faults soak page bench lint check format matrix compat proto clean
+.PHONY: help demo test unit integration faults soak page bench docs dist lint check format matrix compat proto clean
 .SILENT:
 
 help: ## shows this
@@ -45,6 +45,16 @@ page: $(VENV)/.page ## the page of the service in Chromium; on Debian: chromium,
 
 bench: .venvs/bench/.made ## compares with other locks in about 5 minutes; PEERS=all: in an hour
 	.venvs/bench/bin/python benchmarks/run.py --peers '$(PEERS)'
+
+docs: $(VENV)/.docs ## builds the pages as a site into build/site; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	echo build/site/index.html
+
+dist: $(VENV)/.dist ## builds sdist and wheel into dist/, and tries them in empty environments
+	rm -rf dist build/lib build/bdist.*
+	$(VENV)/bin/python -m build --outdir dist . >$(VENV)/build || { cat $(VENV)/build; exit 1; }
+	$(VENV)/bin/twine check --strict dist/*
+	$(PYTEST) tests/dist
 
 lint: $(VENV)/.dev ## checks format, style, types and the layers
 	$(VENV)/bin/ruff format --check --quiet .
