@@ -54,7 +54,7 @@ dist: $(VENV)/.dist ## builds sdist and wheel into dist/, and tries them in empt
 	rm -rf dist build/lib build/bdist.*
 	$(VENV)/bin/python -m build --outdir dist . >$(VENV)/build || { cat $(VENV)/build; exit 1; }
 	$(VENV)/bin/twine check --strict dist/*
-	$(PYTEST) tests/dist
+	$(PYTEST) tests/package
 
 lint: $(VENV)/.dev ## checks format, style, types and the layers
 	$(VENV)/bin/ruff format --check --quiet .
