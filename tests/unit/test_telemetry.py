@@ -429,6 +429,16 @@ def _of(span: ReadableSpan, key: str) -> bool:
     return bool(span.attributes) and span.attributes["microlock.key"] == key
 
 
+def test_what_happened_before_the_client_is_closed_is_recorded(sdk):
+    with microlock.connect("memory://") as client:
+        instrument(client, **sdk.providers)
+        for _ in range(100):
+            with Microlock(client, "foo", "node", ttl=60):
+                pass
+    assert sum(each.count for each in sdk.points("hold.duration")) == 100
+    assert client.observers is None
+
+
 def test_users_who_remove_their_listeners_do_not_end_it(store, sdk):
     client = store.connect()
     instrument(client, **sdk.providers)
