@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -22,12 +22,19 @@ _PR_SET_PDEATHSIG = 1
 _DEFAULT = ("SIGPIPE", "SIGXFSZ")
 
 
-class CommandError(click.ClickException):
+class NotExecutableError(click.ClickException):
     """The command can't be run, for a reason of its own."""
 
-    def __init__(self, name: str, why: str, status: int) -> None:
+    exit_code = NOT_EXECUTABLE
+
+    def __init__(self, name: str, why: str) -> None:
         super().__init__(f"{name}: {why}")
-        self.exit_code = status
+
+
+class NotFoundError(NotExecutableError):
+    """There is no such command."""
+
+    exit_code = NOT_FOUND
 
 
 @dataclass(frozen=True)
@@ -35,22 +42,22 @@ class Program:
     """What is to be run: its file, and its arguments from its name on."""
 
     path: str
-    arguments: Sequence[str]
+    arguments: list[str]
 
 
-def find(arguments: Sequence[str]) -> Program:
+def find(arguments: list[str]) -> Program:
     """Looks for the command, as a shell does.
 
-    Raises CommandError if there is none.
+    Raises NotFoundError, NotExecutableError.
     """
     name = arguments[0]
     if path := shutil.which(name):
         return Program(path, arguments)
     if os.path.isdir(name) and os.sep in name:
-        raise CommandError(name, "is a directory", NOT_EXECUTABLE)
+        raise NotExecutableError(name, "is a directory")
     if shutil.which(name, mode=os.F_OK):
-        raise CommandError(name, "permission denied", NOT_EXECUTABLE)
-    raise CommandError(name, "command not found", NOT_FOUND)
+        raise NotExecutableError(name, "permission denied")
+    raise NotFoundError(name, "command not found")
 
 
 class Child:
@@ -107,7 +114,7 @@ def start(
         guard: where to write the number of the group.
         terminal: whose foreground it is to have.
 
-    Raises CommandError if it can't be run.
+    Raises NotFoundError, NotExecutableError.
     """
     reading, writing = os.pipe()
     parent = os.getpid()
@@ -140,8 +147,8 @@ def start(
     if failed:
         os.waitpid(pid, 0)
         number = int(failed)
-        status = NOT_FOUND if number == errno.ENOENT else NOT_EXECUTABLE
-        raise CommandError(program.arguments[0], os.strerror(number).lower(), status)
+        kind = NotFoundError if number == errno.ENOENT else NotExecutableError
+        raise kind(program.arguments[0], os.strerror(number).lower())
     return Child(pid)
 
 

@@ -10,7 +10,7 @@ import click
 GENERAL = "microlock"
 
 
-def read(context: click.Context, _: click.Parameter, path: str | None) -> str | None:
+def read(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
     """Makes what the file says the defaults of the command that runs."""
     if path is None:
         return None
@@ -19,7 +19,7 @@ def read(context: click.Context, _: click.Parameter, path: str | None) -> str | 
         with open(path, encoding="utf-8") as file:
             parser.read_file(file)
     except (OSError, UnicodeDecodeError, Error) as error:
-        first_line, *_ = str(error).splitlines()
+        first_line = str(error).partition("\n")[0]
         raise click.UsageError(f"--config {path}: {first_line}", context) from None
     program = context.find_root().command
     assert isinstance(program, click.Group)
@@ -28,10 +28,10 @@ def read(context: click.Context, _: click.Parameter, path: str | None) -> str | 
     options = {each.name: each for each in context.command.params if each.name}
     general = {name for name, each in options.items() if getattr(each, "of_etcd", False)}
     defaults: dict[str, Any] = {}
-    for name, known in ((GENERAL, general), (context.info_name, {*options} - general)):
+    for name, known in ((GENERAL, general), (context.command.name or "", {*options} - general)):
         if name in parser:
             defaults |= _checked(context, path, parser[name], known)
-    context.default_map = defaults
+    context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
 

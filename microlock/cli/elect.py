@@ -37,7 +37,7 @@ def elect(
     node_id: str,
     grace: float,
 ) -> int:
-    """Run a command while this node leads, and again each time that it does.
+    """Run a command each time that this node leads.
 
     As `microlock run`, but after a loss, with the command ended, it stands for election again, also
     when etcd is away for long. It ends when the command ends by itself, with its exit status.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 
 _SCRIPT = """
 while read -r group; do last=$group; done
@@ -39,9 +40,7 @@ class Guard:
 
     def close(self) -> None:
         """What is left of the group is left alone."""
-        try:
+        with suppress(BrokenPipeError):  # somebody has killed it
             os.write(self.pipe, b"\n")
-        except BrokenPipeError:
-            pass  # somebody has killed it
         os.close(self.pipe)
         self._shell.wait()

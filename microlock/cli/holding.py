@@ -11,11 +11,13 @@ from time import monotonic
 
 import click
 
+from microlock import events
 from microlock.cli.child import Child, Program, start
 from microlock.cli.guard import Guard
 from microlock.cli.signals import ENDING, Signals, Stopped
 from microlock.cli.terminal import Terminal, stop_job
 from microlock.errors import LockLostError, MicrolockError
+from microlock.events import LockEvent
 from microlock.lock import Lock
 
 # Seconds between two looks at what is left of a group, of whose end nobody tells.
@@ -47,7 +49,7 @@ def run_holding(
     Returns the exit status of the command; None if the lock was lost before it was given back.
 
     Raises:
-        CommandError: the command can't be run.
+        NotFoundError, NotExecutableError: the command can't be run.
         Stopped: the command was killed by this signal.
     """
     status, lost = _run(lock, program, names, grace, signals)
@@ -72,7 +74,8 @@ def _run(
         stack.callback(terminal.close)
         stack.callback(guard.close)
         signals.take_all()
-        lock.on("lost", signals.wake)
+        lock.on(events.lost, signals.wake)
+        lock.on(events.suspended, _suspended)
         child = start(
             program,
             os.environ | ours,
@@ -87,6 +90,10 @@ def _run(
                 running.passed_on(signum)
         assert running.status is not None
         return running.status, running.lost
+
+
+def _suspended(event: LockEvent) -> None:
+    say(f"{event.key!r} could not be renewed, and stands until its ttl is over: {event.error}")
 
 
 class _Running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import click
@@ -23,12 +24,17 @@ def _taken(command: Callable[..., Any]) -> Callable[..., Any]:
 def serve(arguments: tuple[str, ...]) -> Any:
     """Serve locks over HTTP, with a live page."""
     try:
-        from microlock.service.command import serve as command
+        command = import_module("microlock.service.command").serve
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"serve needs {error.name}: pip install 'microlock[service]'"
         ) from None
-    return command.main([*arguments], prog_name="microlock serve", standalone_mode=False)
+    return command.main(
+        [*arguments],
+        prog_name="serve",
+        standalone_mode=False,
+        parent=click.get_current_context().parent,
+    )
 
 
 @click.command("etcd", **_AS_IT_IS)

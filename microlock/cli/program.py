@@ -79,9 +79,7 @@ def program() -> None:
     What a lock promises, and what no lock can, is in the README; how to use these commands with
     cron, systemd, make and Kubernetes is in docs/command-line.md.
     """
-    told = logging.StreamHandler()
-    told.setFormatter(logging.Formatter("microlock: %(message)s"))
-    logging.getLogger("microlock").addHandler(told)
+    logging.getLogger("microlock").addHandler(logging.NullHandler())  # commands say it themselves
 
 
 for command in (run, elect, status, watch, lock, unlock, extend, break_lock, serve, etcd):

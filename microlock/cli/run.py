@@ -52,11 +52,11 @@ def run(
     node_id: str,
     grace: float,
 ) -> int:
-    """Run a command while a lock is held; with several NAMEs all of them, or none.
+    """Run a command while a lock is held.
 
-    The command runs in a process group of its own, with MICROLOCK_TOKEN and MICROLOCK_KEY in its
-    environment. Its exit status is passed on. If the lock is lost, the command gets SIGTERM, and
-    SIGKILL after --grace.
+    Of several NAMEs it holds all, or none. The command runs in a process group of its own, with
+    MICROLOCK_TOKEN and MICROLOCK_KEY in its environment, and its exit status is passed on. If the
+    lock is lost, it gets SIGTERM, and SIGKILL after --grace.
 
     Exit status: 75 if somebody else holds the lock, 76 if it was lost, 69 if etcd does not answer
     or refuses, 126 and 127 if the command can't be run or is not there, 2 if an option is wrong.

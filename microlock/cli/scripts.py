@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -17,8 +19,9 @@ from microlock.cli.choosing import (
 from microlock.cli.connection import with_etcd
 from microlock.cli.holding import say
 from microlock.cli.signals import Signals
+from microlock.cli.statuses import LOST
 from microlock.engine.client import Client
-from microlock.errors import AlreadyLockedError
+from microlock.errors import AlreadyLockedError, LockNotOwnedError
 from microlock.manager import LockManager
 
 # Of who gives back or extends a hold nothing is stored.
@@ -26,6 +29,7 @@ _NODE_ID = "microlock"
 
 _name = click.argument("name")
 _token = click.argument("token", type=click.IntRange(1))
+_limit = click.option("--limit", type=int, default=1, metavar="N", help="As it was taken with.")
 
 
 @click.command("lock")
@@ -47,9 +51,9 @@ def lock(
     limit: int | None,
     node_id: str,
 ) -> int:
-    """Take a lock, print its token, and leave it held for --ttl.
+    """Take a lock and print its token.
 
-    Give it back with `microlock unlock NAME TOKEN`.
+    It is held for --ttl, or until `microlock unlock NAME TOKEN`.
     """
     taken = chosen(
         client, [name], node_id, shared=shared, exclusive=exclusive, limit=limit, ttl=ttl
@@ -57,42 +61,53 @@ def lock(
     timeout = timeout_of(wait, no_wait)
     with Signals() as signals, signals.raised():
         try:
-            hold = taken.lock(timeout=timeout)
+            click.echo(taken.lock(timeout=timeout).token)
         except AlreadyLockedError as error:
             if conflict_exit_code:
                 say(error)
             return conflict_exit_code
-        try:
-            click.echo(hold.token)
         except BaseException:  # nobody knows the token
             taken.destroy()
             raise
-    # What is held when a client is closed is left to its ttl; it says so, which is no news here.
-    logging.getLogger("microlock").setLevel(logging.ERROR)
-    client.close()
+    client.close()  # so what is held is left to its ttl
     return 0
 
 
 @click.command("unlock")
 @_name
 @_token
+@_limit
 @with_etcd
-def unlock(client: Client, name: str, token: int) -> None:
-    """Give back what was taken with this token.
+def unlock(client: Client, name: str, token: int, limit: int) -> None:
+    """Give a hold back, by its token.
 
     Exit status: 76 if it is not held any more.
     """
-    LockManager(client, _NODE_ID).release(name, token)
+    with _by_token(name, token):
+        LockManager(client, _NODE_ID).release(name, token, limit=limit)
 
 
 @click.command("extend")
 @_name
 @_token
+@_limit
 @ttl_option(60.0, "It is free after so long from now on.")
 @with_etcd
-def extend(client: Client, name: str, token: int, ttl: float) -> None:
-    """Give what was taken with this token another ttl, longer or shorter.
+def extend(client: Client, name: str, token: int, limit: int, ttl: float) -> None:
+    """Give a hold another ttl, by its token.
 
     Prints the seconds left. Exit status: 76 if it is not held any more.
     """
-    click.echo(f"{LockManager(client, _NODE_ID).extend(name, token, ttl):.1f}")
+    with _by_token(name, token):
+        left = LockManager(client, _NODE_ID).extend(name, token, ttl, limit=limit)
+    click.echo(f"{left:.1f}")
+
+
+@contextmanager
+def _by_token(name: str, token: int) -> Iterator[None]:
+    try:
+        yield
+    except LockNotOwnedError as error:
+        by = f"; {error.holder} holds it, by token {error.holder.token}" if error.holder else ""
+        say(f"{name!r} is not held by token {token}{by}")
+        sys.exit(LOST)

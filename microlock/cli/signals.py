@@ -72,7 +72,7 @@ class Signals:
             self._raises = False
 
     def take_all(self) -> None:
-        """From here on all that a command may be meant by comes here, and a stop of this one too."""
+        """From here on all signals that a command may get come here, and those that stop a job."""
         for signum in (getattr(signal, name) for name in _OTHERS):
             before = self.before.setdefault(signum, _handler(signum))
             if before is not signal.SIG_IGN or signum == signal.SIGCHLD:

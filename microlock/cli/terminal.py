@@ -20,9 +20,9 @@ class Terminal:
         self.fd: int | None = None
         with suppress(OSError):
             self.fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        # In a pipeline others of this job may need the foreground, such as a pager. Then the
+        # Others of this job may need the foreground, such as a pager in a pipeline. Then the
         # command gets it when it asks for it: when it reads, or changes how the terminal works.
-        self._gives = not any(map(_is_pipe, (0, 1)))
+        self._gives = os.isatty(0) and not _is_pipe(1)
 
     def close(self) -> None:
         if self.fd is not None:

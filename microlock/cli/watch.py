@@ -12,6 +12,7 @@ from microlock import events
 from microlock.cli.choosing import chosen, kind_options
 from microlock.cli.connection import with_etcd
 from microlock.cli.signals import Signals
+from microlock.core.queue import in_one_line
 from microlock.engine.client import Client
 from microlock.events import LockEvent
 
@@ -24,7 +25,7 @@ from microlock.events import LockEvent
 def watch(
     client: Client, name: str, shared: bool, exclusive: bool, limit: int | None, as_json: bool
 ) -> None:
-    """Tell who takes a lock and who gives it back, from now on, until it is stopped."""
+    """Tell who takes a lock and who gives it back."""
     watched = chosen(client, [name], "watch", shared=shared, exclusive=exclusive, limit=limit)
     told: SimpleQueue[LockEvent] = SimpleQueue()
     with Signals() as signals, signals.raised():
@@ -38,9 +39,10 @@ def watch(
 
 
 def _line(event: LockEvent) -> str:
-    who = f" {event.node_id or 'an unnamed client'}" if event.token else ""
-    token = f", token {event.token}" if event.token else ""
-    return f"{_now()} {event.name:8} {event.key}{who}{token}"
+    line = f"{_now()} {event.name:8} {in_one_line(event.key)}"
+    if event.token is not None:
+        line += f" {in_one_line(event.node_id or 'an unnamed client')}, token {event.token}"
+    return line
 
 
 def _object(event: LockEvent) -> str:
@@ -48,7 +50,7 @@ def _object(event: LockEvent) -> str:
         {
             "time": _now(),
             "event": event.name,
-            "name": event.key,
+            "key": event.key,
             "node_id": event.node_id,
             "token": event.token,
             "synthesised": event.synthesised,

@@ -46,7 +46,7 @@ class Holder:
     def __str__(self) -> str:
         if self.node_id is None:
             return f"an unnamed client (lease {self.lease_id:x})"
-        return _in_one_line(self.node_id)
+        return in_one_line(self.node_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Leader:
         return self.value.decode(errors="backslashreplace")
 
 
-def _in_one_line(text: str) -> str:
+def in_one_line(text: str) -> str:
     """What others wrote, for messages and logs: no control characters, and not too long."""
     shown = text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
     return "".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -317,6 +318,33 @@ def test_who_listens_is_told_of_all_locks_and_then_of_each_that_changes(
                 break
         assert (seen[key]["holders"], seen[key]["waiters"]) == ([], [])
         assert seen[token["key"]]["holders"][0]["node_id"] == "<b>"
+
+
+def test_what_a_listener_has_put_together_is_what_all_locks_are(
+    service: Service, other: Service, prefix: str
+) -> None:
+    chance = random.Random(7)
+
+    def come_and_go(number: int) -> None:
+        here, uid = (service, other)[number % 2], f"node-{number}"
+        for _ in range(6):
+            keys = chance.sample([f"{prefix}{each}" for each in range(4)], 2)
+            tokens = here.lock(uid, keys, wait=LONG, exp=LONG)
+            here.unlock(uid, tokens[: chance.randint(1, 2)])
+            here.unlock(uid, tokens)
+
+    with ThreadPoolExecutor(6) as pool, service.events() as events:
+        list(pool.map(come_and_go, range(6)))
+        service.lock("last", [f"{prefix}0", f"{prefix}last"], exp=LONG)
+        seen: dict[str, Any] = {}
+        while f"{prefix}last" not in seen:
+            _, data = next(events)
+            seen |= {each["key"]: each for each in data.get("locks", ())}
+        held = [each for each in seen.values() if each["holders"] and prefix in each["key"]]
+        locks = service.http.get("/locks").json()["locks"]
+        assert sorted(held, key=lambda each: each["key"]) == [
+            each for each in locks if prefix in each["key"]
+        ]
 
 
 @pytest.mark.parametrize("whom", ["the holder", "a waiter"])

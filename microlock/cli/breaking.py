@@ -1,0 +1,57 @@
+"""`microlock break`: ends a hold, whosever it is."""
+
+from __future__ import annotations
+
+import click
+
+from microlock.cli.connection import with_etcd
+from microlock.cli.holding import say
+from microlock.cli.looking import Place, look
+from microlock.cli.statuses import FAILED
+from microlock.core.queue import in_one_line
+from microlock.engine.client import Client
+from microlock.errors import LockNotOwnedError
+from microlock.manager import LockManager
+
+# More than any semaphore has: its limit is not stored, and a place in the queue may be a hold.
+_ANY = 1_000_000
+
+
+@click.command("break")
+@click.argument("name")
+@click.option("--token", type=click.IntRange(1), help="Only this hold, or this place in the queue.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@with_etcd
+def break_lock(client: Client, name: str, token: int | None, yes: bool) -> int:
+    """End a hold, whosever it is.
+
+    Shows whose it is, and asks. Whoever holds it learns of it, but may be at work still; the next
+    in the queue gets the lock.
+
+    Exit status: 1 if nothing was broken.
+    """
+    key = in_one_line(name)
+    found = _found(client, name, token)
+    if not found:
+        say(f"{key!r} is not held" if token is None else f"{key!r} is not held by token {token}")
+        return FAILED
+    for place in found:
+        left = "" if place.seconds_left is None else f", {place.seconds_left} s left"
+        click.echo(f"{key}: {place.holder}, token {place.holder.token}{left}", err=True)
+    if not yes:
+        click.confirm("It may be at work still. Break it?", err=True, abort=True)
+    manager, broken = LockManager(client, "microlock"), 0
+    for place in found:
+        try:
+            manager.release(name, place.holder.token, limit=_ANY)
+            broken += 1
+        except LockNotOwnedError:
+            say(f"{place.holder} gave it back just now")
+    return 0 if broken else FAILED
+
+
+def _found(client: Client, name: str, token: int | None) -> list[Place]:
+    locks = look(client, name, exact=True)
+    if token is None:
+        return [place for lock in locks for place in lock.holders]
+    return [place for lock in locks for place in lock.places if place.holder.token == token]

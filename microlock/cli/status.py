@@ -1,0 +1,134 @@
+"""`microlock status`: who holds what, and who waits for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from time import sleep
+from typing import Any
+from unicodedata import east_asian_width
+
+import click
+
+from microlock.cli.connection import with_etcd
+from microlock.cli.looking import Place, Seen, look
+from microlock.cli.signals import Signals
+from microlock.core.queue import in_one_line
+from microlock.engine.client import Client
+from microlock.errors import StoreUnavailableError
+
+_HEAD = ("LOCK", "STATE", "WHO", "TOKEN", "LEASE")
+_COLOURS = {"held": "green", "waits": "yellow"}
+# To the upper left; from there on nothing.
+_HOME = "\033[H\033[J"
+
+
+@click.command("status")
+@click.argument("prefix", default="")
+@click.option("--watch", is_flag=True, help="Go on, until it is stopped.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1),
+    default=1.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="Of --watch.",
+)
+@click.option("--json", "as_json", is_flag=True, help="An array of locks, in one line.")
+@with_etcd
+def status(client: Client, prefix: str, watch: bool, interval: float, as_json: bool) -> None:
+    """Show who holds locks, and who waits.
+
+    Of all locks whose names begin with PREFIX, in order. LEASE is how many seconds the lease has
+    left if nothing renews it. Of a semaphore the first is shown to hold it, as its limit is not
+    stored.
+    """
+    shown = _as_json if as_json else _table
+    if not watch:
+        click.echo(shown(look(client, prefix)))
+        return
+    live = sys.stdout.isatty() and not as_json
+    with Signals() as signals, signals.raised():
+        while True:
+            try:
+                text = shown(look(client, prefix))
+            except StoreUnavailableError as error:
+                if not live:
+                    raise
+                text = str(error)
+            click.echo(f"{_HOME}{_cut(text)}" if live else text)
+            sleep(interval)
+
+
+def _as_json(locks: Sequence[Seen]) -> str:
+    return json.dumps(
+        [
+            {
+                "key": lock.key,
+                "kind": lock.kind,
+                "holders": [*map(_object, lock.holders)],
+                "waiters": [*map(_object, lock.waiters)],
+            }
+            for lock in locks
+        ]
+    )
+
+
+def _object(place: Place) -> dict[str, Any]:
+    holder = place.holder
+    return {
+        "node_id": holder.node_id,
+        "role": holder.role,
+        "token": holder.token,
+        "lease": f"{holder.lease_id:x}",
+        "seconds_left": place.seconds_left,
+    }
+
+
+def _table(locks: Sequence[Seen]) -> str:
+    if not locks:
+        return "no locks"
+    rows = [_HEAD, *(row for lock in locks for row in _rows(lock))]
+    columns = zip(*rows, strict=True)
+    widths = [max(map(_width, column)) for column in columns]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def _rows(lock: Seen) -> Iterator[tuple[str, ...]]:
+    key, held = in_one_line(lock.key), len(lock.holders)
+    for number, place in enumerate(lock.places):
+        who, left = place.holder, place.seconds_left
+        role = f" ({who.role})" if who.role else ""
+        yield (
+            key if number == 0 else "",
+            "held" if number < held else "waits",
+            f"{who}{role}",
+            f"{who.token}",
+            "?" if left is None else f"{left} s",
+        )
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+    for number in (3, 4):  # numbers end below each other
+        cells[number] = row[number].rjust(widths[number])
+    if row is _HEAD:
+        return click.style("  ".join(cells), bold=True)
+    colour = _COLOURS[row[1]]
+    cells[1] = click.style(cells[1], fg=colour)
+    return "  ".join([click.style(cells[0], bold=True), *cells[1:]])
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal."""
+    return sum(2 if east_asian_width(each) in "WF" else 1 for each in text)
+
+
+def _cut(text: str) -> str:
+    """As much as fits on the screen."""
+    lines, height = text.splitlines(), shutil.get_terminal_size().lines - 2
+    if len(lines) <= height:
+        return text
+    return "\n".join([*lines[:height], f"... and {len(lines) - height} more"])

@@ -1,0 +1,391 @@
+"""Commands that are no processes: on a store in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner, Result
+
+from microlock import Client, LockManager, Microlock, connect
+from microlock.cli.program import program
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def address() -> str:
+    return f"memory://cli-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def etcd(address: str) -> Iterator[Client]:
+    with connect(address) as client:
+        yield client
+
+
+@pytest.fixture
+def jobs(etcd: Client) -> LockManager:
+    return LockManager(etcd, "me", ttl=60)
+
+
+@pytest.fixture
+def call(address: str, etcd: Client, monkeypatch: pytest.MonkeyPatch) -> Call:
+    for name in os.environ:
+        if name.startswith("MICROLOCK_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MICROLOCK_ETCD", address)
+
+    def call(*arguments: str, input: str | None = None) -> Result:
+        result = CliRunner().invoke(program, arguments, input=input, prog_name="microlock")
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return call
+
+
+def said(result: Result) -> tuple[int, str, str]:
+    return result.exit_code, result.stdout, result.stderr
+
+
+# lock, unlock, extend
+
+
+def test_a_lock_that_is_taken_stays_held_and_is_given_back_by_its_token(
+    call: Call, jobs: LockManager
+) -> None:
+    status, token, _ = said(call("lock", "foo", "--ttl", "300", "--node-id", "script"))
+    holder = jobs.holder("foo")
+    assert holder
+    assert (status, token, holder.node_id) == (0, f"{holder.token}\n", "script")
+    assert 200 < jobs.remaining(holder) <= 300
+    assert said(call("unlock", "foo", token.strip())) == (0, "", "")
+    assert jobs.holder("foo") is None
+
+
+def test_a_hold_gets_another_ttl_by_its_token(call: Call, jobs: LockManager) -> None:
+    token = call("lock", "foo").stdout.strip()
+    status, left, _ = said(call("extend", "foo", token, "--ttl", "500"))
+    holder = jobs.holder("foo")
+    assert holder
+    assert status == 0
+    assert 400 < float(left) <= 500
+    assert 400 < jobs.remaining(holder) <= 500
+
+
+@pytest.mark.parametrize("command", ["unlock", "extend"])
+def test_what_is_not_held_by_the_token_is_76_and_untouched(
+    call: Call, jobs: LockManager, command: str
+) -> None:
+    foo = jobs.lock("foo")
+    theirs = f"me holds it, by token {foo.token}"
+    assert said(call(command, "foo", "1")) == (
+        76,
+        "",
+        f"microlock: 'foo' is not held by token 1; {theirs}\n",
+    )
+    assert said(call(command, "bar", "1"))[2] == "microlock: 'bar' is not held by token 1\n"
+    foo.check()
+
+
+def test_who_does_not_get_a_lock_learns_who_holds_it(call: Call, jobs: LockManager) -> None:
+    foo = jobs.lock("foo")
+    locked = "microlock: 'foo' is locked by me\n"
+    assert said(call("lock", "foo", "--no-wait")) == (75, "", locked)
+    assert said(call("lock", "foo", "--wait", "0.01", "--conflict-exit-code", "9"))[0] == 9
+    assert said(call("lock", "foo", "--no-wait", "--conflict-exit-code", "0")) == (0, "", "")
+    assert foo.waiters() == []
+
+
+def test_options_say_which_kind_of_lock_it_is(call: Call, jobs: LockManager) -> None:
+    def status(*options: str) -> int:
+        return said(call("lock", *options, "--no-wait"))[0]
+
+    assert [status("foo", "--limit", "2") for _ in range(3)] == [0, 0, 75]
+    assert [status("bar", "--shared") for _ in range(2)] == [0, 0]
+    assert status("bar", "--exclusive") == 75
+    second = jobs.locks()[1].waiters[0].token
+    assert status("foo", "--limit", "2") == 75
+    assert said(call("unlock", "foo", f"{second}", "--limit", "2"))[0] == 0
+    assert status("foo", "--limit", "2") == 0
+
+
+# break
+
+
+def test_break_says_whose_hold_it_is_and_asks(call: Call, jobs: LockManager) -> None:
+    foo = jobs.lock("foo")
+    status, _, err = said(call("break", "foo", input="n\n"))
+    assert status == 1
+    assert err.startswith(f"foo: me, token {foo.token}, ")
+    foo.check()
+    assert said(call("break", "foo", input="y\n"))[0] == 0
+    assert jobs.holder("foo") is None
+
+
+def test_without_an_answer_nothing_is_broken(call: Call, jobs: LockManager) -> None:
+    jobs.create("foo").lock()
+    assert said(call("break", "foo", input=""))[0] == 1
+
+
+def test_break_ends_all_readers_or_the_one_with_the_token(call: Call, jobs: LockManager) -> None:
+    readers = [jobs.read("foo") for _ in range(3)]
+    first, *others = [each.lock().token for each in readers]
+    assert said(call("break", "foo", "--yes", "--token", f"{first}"))[0] == 0
+    assert [each.token for each in readers[1].holders()] == others
+    status, _, err = said(call("break", "foo", "--yes"))
+    assert (status, err.count("\n")) == (0, 2)
+    assert readers[1].holders() == []
+
+
+def test_break_ends_any_place_in_a_queue_by_its_token(call: Call, jobs: LockManager) -> None:
+    one, other = jobs.semaphore("foo", 2), jobs.semaphore("foo", 2)
+    one.lock()
+    assert said(call("break", "foo", "--yes", "--token", f"{other.lock().token}"))[0] == 0
+    assert [each.token for each in other.holders()] == [one.token]
+
+
+def test_what_is_free_is_not_broken(call: Call, jobs: LockManager) -> None:
+    foo = jobs.lock("foo/bar")
+    assert said(call("break", "foo", "--yes")) == (1, "", "microlock: 'foo' is not held\n")
+    assert said(call("break", "foo/bar", "--yes", "--token", "1"))[0] == 1
+    foo.check()
+
+
+# status
+
+
+def test_status_is_a_table_for_eyes(call: Call, jobs: LockManager) -> None:
+    held = jobs.lock("a lock")
+    reading = jobs.read("ロック")
+    hold = reading.lock()
+    status, out, err = said(call("status"))
+    assert (status, err) == (0, "")
+    head, one, other = out.splitlines()
+    assert head.split() == ["LOCK", "STATE", "WHO", "TOKEN", "LEASE"]
+    assert one.startswith("a lock  held   me           ")
+    assert one.split()[-3] == f"{held.token}"
+    assert other.startswith("ロック  held   me (reader)  ")
+    assert other.split()[-3] == f"{hold.token}"
+
+
+def test_status_as_json_is_stable(call: Call, jobs: LockManager) -> None:
+    foo = jobs.lock("foo")
+    waiter = jobs.create("foo")
+    behind = jobs.semaphore("foo", 2)  # not held together: one that takes a mutex waits for both
+    behind.lock()
+    (lock,) = json.loads(call("status", "--json").stdout)
+    assert [*lock] == ["key", "kind", "holders", "waiters"]
+    assert (lock["key"], lock["kind"]) == ("foo", "queue")
+    (holder,), (second,) = lock["holders"], lock["waiters"]
+    assert [*holder] == ["node_id", "role", "token", "lease", "seconds_left"]
+    assert (holder["node_id"], holder["role"], holder["token"]) == ("me", None, foo.token)
+    assert int(holder["lease"], 16) == waiter.holders()[0].lease_id
+    assert 0 < holder["seconds_left"] <= 60
+    assert second["token"] == behind.token
+
+
+@pytest.mark.parametrize(
+    ("prefix", "shown"),
+    [
+        ("", ["foo", "foo/bar", "fop", "goo"]),
+        ("foo", ["foo", "foo/bar"]),
+        ("foo/", ["foo/bar"]),
+        ("fo", ["foo", "foo/bar", "fop"]),
+        ("x", []),
+    ],
+)
+def test_status_shows_what_begins_with_the_prefix(
+    call: Call, jobs: LockManager, prefix: str, shown: list[str]
+) -> None:
+    held = [jobs.lock(name) for name in ("foo", "foo/bar", "fop", "goo")]
+    assert [each["key"] for each in json.loads(call("status", "--json", prefix).stdout)] == shown
+    assert all(each.held for each in held)
+
+
+def test_without_locks_the_status_says_so(call: Call) -> None:
+    assert said(call("status")) == (0, "no locks\n", "")
+    assert said(call("status", "--json")) == (0, "[]\n", "")
+
+
+def test_what_others_call_themselves_is_text(call: Call, etcd: Client) -> None:
+    foo = Microlock(etcd, "a\nb\x1b[31m", "me\r\x1b]0;you\x07\u202e", 60)
+    foo.lock()
+    for command in (["status"], ["break", foo.key, "--yes"]):
+        text = call(*command).output
+        assert "a\\nb\\x1b[31m" in text
+        assert "me\\r\\x1b]0;you\\x07\\u202e" in text
+
+
+# Options, variables and files.
+
+
+def test_a_file_has_options_of_etcd_and_of_commands(
+    call: Call, jobs: LockManager, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MICROLOCK_ETCD")
+    file = tmp_path / "microlock.ini"
+    file.write_text(f"[microlock]\netcd = {address}\n[lock]\nttl = 300\nno-wait = yes\n[run]\n")
+    monkeypatch.setenv("MICROLOCK_CONFIG", str(file))
+    assert said(call("lock", "foo"))[0] == 0
+    holder = jobs.holder("foo")
+    assert holder
+    assert 200 < jobs.remaining(holder) <= 300
+    assert said(call("lock", "foo"))[0] == 75
+    assert said(call("lock", "--ttl", "9", "bar"))[0] == 0
+    bar = jobs.holder("bar")
+    assert bar
+    assert jobs.remaining(bar) <= 9
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[microlock]\nttl = 3", "[microlock] has no option ttl"),
+        ("[lock]\nettcd = x", "[lock] has no option ettcd"),
+        ("[lokc]", "no section is [lokc]"),
+        ("etcd = x", "File contains no section headers."),
+    ],
+)
+def test_a_wrong_file_is_refused(call: Call, tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "microlock.ini"
+    file.write_text(text)
+    status, _, err = said(call("lock", "--config", str(file), "foo"))
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"--config {file}: {why}" in err
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `connect` was called with."""
+    given: dict[str, Any] = {}
+
+    def connected(endpoints: str, **options: Any) -> Client:
+        given.update(options, endpoints=endpoints)
+        return connect("memory://")
+
+    monkeypatch.setattr("microlock.cli.connection.connect", connected)
+    return given
+
+
+def test_all_that_connect_takes_is_an_option(call: Call, asked: dict[str, Any]) -> None:
+    tls = ("--ca-cert", "ca", "--cert", "crt", "--cert-key", "key", "--server-name", "etcd")
+    assert said(call("status", "--etcd", "a,b", *tls, "--timeout", "2"))[0] == 0
+    assert asked == {
+        "endpoints": "a,b",
+        "ca_cert": "ca",
+        "cert_cert": "crt",
+        "cert_key": "key",
+        "server_name": "etcd",
+        "user": None,
+        "password": None,
+        "timeout": 2.0,
+    }
+
+
+def test_a_password_is_of_a_variable_or_a_file_and_of_no_option(
+    call: Call, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    user, file, config = ("--user", "app"), tmp_path / "password", tmp_path / "ini"
+    file.write_text("of a file\n")
+    config.write_text("[microlock]\npassword = 100%\n")
+    status, _, err = said(call("status", *user))
+    assert status == 2
+    assert "--user app needs a password" in err
+    assert said(call("status", *user, "--password", "secret"))[0] == 2
+    assert said(call("status", *user, "--password-file", str(file)))[0] == 0
+    assert (asked["user"], asked["password"]) == ("app", "of a file")
+    assert said(call("status", *user, "--config", str(config)))[0] == 0
+    assert asked["password"] == "100%"
+    monkeypatch.setenv("MICROLOCK_PASSWORD", "of a variable")
+    assert said(call("status", *user))[0] == 0
+    assert asked["password"] == "of a variable"
+
+
+# What the page on the command line shows.
+
+PAGE = (Path(__file__).parents[2] / "docs/command-line.md").read_text()
+
+
+@pytest.mark.parametrize("line", sorted({*re.findall(r"(?<![\w/`])microlock [a-z].*", PAGE)}))
+def test_what_the_page_shows_can_be_said(line: str) -> None:
+    said = re.sub(r"\$\(\w+\)|\"\$\w+\"", "1", line)  # variables of a shell and of make
+    name, *arguments = shlex.split(re.split(r"[|)`]", said)[0])[1:]
+    program.commands[name].make_context(name, arguments)
+
+
+def test_the_page_names_all_variables() -> None:
+    options = {each for command in program.commands.values() for each in command.params}
+    variables = {each.envvar for each in options if each.envvar} - {"MICROLOCK_NODE_ID"}
+    assert {name for name in variables if f"`{name}`" not in PAGE} == set()
+
+
+# What is wrong is one line.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["run", "foo"], "say what to run, after --"),
+        (["run", "--", "true"], "Missing argument 'NAME...'"),
+        (["run", "--now", "foo", "--", "true"], "No such option"),
+        (["run", "foo", "--shared", "--limit", "2", "--", "true"], "--shared and --limit exclude"),
+        (["run", "a", "b", "--shared", "--", "true"], "--shared and several names exclude"),
+        (["run", "a", "--wait", "1", "--no-wait", "--", "true"], "--wait and --no-wait exclude"),
+        (["run", "a", "--ttl", "0", "--", "true"], "ttl must be in 0 < ttl"),
+        (["run", "a", "--limit", "0", "--", "true"], "limit must be an int of 1 or more"),
+        (["run", "", "--", "true"], "key must not be empty"),
+        (["elect", "a", "b", "--", "true"], "unexpected extra argument"),
+        (["unlock", "foo", "bar"], "'bar' is not a valid integer range"),
+        (["lokc"], "No such command"),
+        (["lock", "foo", "--etcd", "memory://a/b"], "endpoints: 'memory://a/b' is not"),
+    ],
+)
+def test_what_is_wrong_with_the_arguments_is_one_line_and_2(
+    call: Call, arguments: list[str], why: str
+) -> None:
+    status, out, err = said(call(*arguments))
+    assert (status, out) == (2, "")
+    assert err.startswith("microlock")
+    assert err.count("\n") == 1
+    assert why in err
+
+
+def test_where_click_is_missing_the_command_line_says_what_to_install() -> None:
+    script = "import sys; sys.modules['click'] = None; from microlock.__main__ import main; main()"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert ran.stderr == ("microlock: the command line needs click: pip install 'microlock[cli]'\n")
+
+
+def test_what_serves_is_not_imported_for_other_commands() -> None:
+    script = (
+        "import sys; from microlock.cli.program import program; "
+        "print([each for each in ('fastapi', 'uvicorn', 'asyncio', 'microlock.server') "
+        "if each in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+def test_where_the_extra_is_missing_serve_says_what_to_install(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "microlock.service.command", None)
+    status, _, err = said(call("serve", "-p", "0"))
+    assert status == 1
+    assert err.endswith("pip install 'microlock[service]'\n")
+    assert err.count("\n") == 1
+
+
+def test_etcd_takes_the_options_of_the_server(call: Call) -> None:
+    assert "--data-dir" in call("etcd", "--help").stdout
