@@ -1,4 +1,4 @@
-"""The models of the protocol in docs/model, checked from end to end by spin, where spin is there."""
+"""The models of the protocol in docs/model, gone through from end to end by spin."""
 
 from __future__ import annotations
 
