@@ -12,12 +12,10 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 from services import DEADLINE, Service, until
 
 from microlock import Microlock, ReadLock, connect
-from microlock.service.app import create_app
 from microlock.service.holds import Holds
 from microlock.service.settings import Settings
 from microlock.testing import MemoryStore
@@ -394,19 +392,10 @@ def test_it_is_healthy_as_long_as_the_store_answers(service: Service) -> None:
     assert service.http.get("/healthz").json() == {"status": "ok"}
 
 
-def test_metrics_are_those_that_it_was_given(service: Service) -> None:
-    assert service.http.get("/metrics").status_code == 404
-    client = connect("memory://")
-    app = create_app(client, Settings(), metrics=lambda: (b"up 1", "text/plain; version=0.0.4"))
-
-    async def asked() -> httpx.Response:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
-            return await http.get("/metrics")
-
-    answer = asyncio.run(asked())
-    assert answer.text == "up 1"
-    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+def test_an_application_without_metrics_says_so(service: Service) -> None:
+    answer = service.http.get("/metrics")
+    assert answer.status_code == 404
+    assert answer.json() == {"error": "this service has no metrics"}
 
 
 def test_no_request_is_answered_by_another_sites_leave(service: Service) -> None:
