@@ -95,12 +95,20 @@ def test_the_extra_all_brings_an_etcd_the_command_line_and_the_service(with_all:
     printed = run(with_all / "python", "-W", "error", "-c", ON_ETCD)
     assert printed == "held True\nawaited True\nunder the lock\n"
     assert "--memory" in run(with_all / "microlock", "serve", "--help")
-    run(with_all / "python", "-W", "error", "-c", "import microlock.telemetry, microlock.service.app")
+    run(
+        with_all / "python",
+        "-W",
+        "error",
+        "-c",
+        "import microlock.telemetry, microlock.service.app",
+    )
 
 
 def test_the_wheel_has_every_file_of_the_package() -> None:
     tracked = git("microlock", "pytest_microlock.py")
-    assert {name for name in zipfile.ZipFile(WHEEL).namelist() if "dist-info" not in name} == tracked
+    assert {
+        name for name in zipfile.ZipFile(WHEEL).namelist() if "dist-info" not in name
+    } == tracked
 
 
 def test_the_sdist_has_every_file_of_the_repository() -> None:
