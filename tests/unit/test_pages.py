@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import microlock
+import microlock.asyncio
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -51,3 +55,22 @@ def test_the_list_of_decisions_has_each_with_its_title() -> None:
         (page.name[:3], page.name, page.read_text().partition("\n")[0].removeprefix("# "))
         for page in sorted(decisions.glob("0*.md"))
     ]
+
+
+@pytest.mark.parametrize(("page", "face"), [("api", microlock), ("api-asyncio", microlock.asyncio)])
+def test_the_api_pages_have_each_class_of_a_face(page: str, face: ModuleType) -> None:
+    own = {
+        name
+        for name in face.__all__
+        if isinstance(kind := getattr(face, name), type)
+        and not issubclass(kind, Exception)
+        and (face is microlock or kind is not getattr(microlock, name))
+    }
+    listed = re.findall(r"^::: ([\w.]+)\.(\w+)$", (ROOT / f"docs/{page}.md").read_text(), re.M)
+    assert own - {"EtcdClient"} <= {name for where, name in listed if where == face.__name__}
+
+
+def test_the_changelog_begins_with_the_version_that_is_built() -> None:
+    (built,) = re.findall(r"^version = (.*)$", (ROOT / "setup.cfg").read_text(), re.M)
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## (.*)$", changelog, re.M)[0] == built
