@@ -38,7 +38,11 @@ def processes(endpoint: str) -> Iterator[Start]:
 
 def _end(process: Popen[str]) -> None:
     process.kill()
-    process.communicate(timeout=DEADLINE)
+    process.wait(DEADLINE)
+    for each in (process.stdin, process.stdout, process.stderr):
+        if each:
+            with suppress(BrokenPipeError):  # what was not read
+                each.close()
 
 
 def ended(process: Popen[str]) -> tuple[int, str, str]:

@@ -301,7 +301,7 @@ def test_a_killed_runner_takes_the_whole_group_of_its_command_with_it(
 
 
 def test_where_the_guard_is_killed_too_the_kernel_kills_the_command(start: Start, key: str) -> None:
-    runner = start("run", key, "--", "sh", "-c", "echo $$; sleep 600")
+    runner = start("run", key, "--", "sh", "-c", "echo $$; exec sleep 600")
     (command,) = pids(runner)
     children = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
     (guard,) = {int(pid) for pid in children} - {command}
