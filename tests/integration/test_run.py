@@ -187,9 +187,9 @@ def test_a_job_that_three_machines_start_runs_once_for_each_slot(start: Start, m
 def test_signals_are_passed_on_to_the_whole_group(start: Start, make: Make) -> None:
     foo = make("two")
     script = """
-    sh -c 'trap "echo inner" USR1; echo ready; while :; do sleep 0.02; done' &
     trap 'echo outer' USR1
     trap 'exit 4' TERM
+    sh -c 'trap "echo inner" USR1; echo ready; while :; do sleep 0.02; done' &
     while :; do sleep 0.02; done
     """
     runner = start("run", foo.key, "--", "sh", "-c", script)
@@ -244,8 +244,8 @@ def test_the_group_of_a_lost_lock_is_told_to_end_and_the_status_is_76(
 ) -> None:
     foo = make("two")
     script = """
-    sh -c 'trap "echo inner; exit" TERM; echo ready; while :; do sleep 0.02; done' &
     trap 'echo outer; exit 0' TERM
+    sh -c 'trap "echo inner; exit" TERM; echo ready; while :; do sleep 0.02; done' &
     while :; do sleep 0.02; done
     """
     runner = start("run", foo.key, "--", "sh", "-c", script)
