@@ -14,7 +14,7 @@ SECONDS = 60
 PEERS = pypi
 PARALLEL = --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: help demo test unit integration faults soak bench lint check format matrix compat proto clean
+.PHONY: help demo test unit integration faults soak page bench lint check format matrix compat proto clean
 .SILENT:
 
 help: ## shows this
@@ -39,6 +39,9 @@ faults: $(VENV)/.test ## breaks a cluster in every way that is known, and 60 s o
 soak: $(VENV)/.test ## clients on a cluster under random faults; SECONDS=300 SEED=7
 	PYTHONPATH=tests/integration $(VENV)/bin/python tests/faults/soak.py --seconds $(SECONDS) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ETCD),--etcd $(ETCD))
+
+page: $(VENV)/.page ## the page of the service in Chromium; on Debian: chromium, chromium-driver
+	$(PYTEST) tests/page
 
 bench: .venvs/bench/.made ## compares with other locks in about 5 minutes; PEERS=all: in an hour
 	.venvs/bench/bin/python benchmarks/run.py --peers '$(PEERS)'

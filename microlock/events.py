@@ -48,7 +48,7 @@ class LockEvent:
             are not known, since etcd had compacted them, or could not be reached when the first
             handler was added. In the latter case it may be no change at all.
         error: what went wrong, for `failed`, `suspended`, `error`, and `lost` for REFUSED.
-        waited: seconds it took, for `acquired`.
+        waited: seconds it took, for `acquired` and `failed`.
         attempts: as in `Hold`, for `acquired`.
         value: what the leader proclaims, for `leader`; None if nobody leads.
     """

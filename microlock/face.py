@@ -292,6 +292,10 @@ class Face(LockEmitter):
         call.value = value
         return call, self._core.lock(call, tries=tries, pause=pause)
 
+    def _detach(self) -> None:
+        """Leaves the hold in the store, and forgets it."""
+        self._host.step(self._core.detach)
+
     def _taken_by(self, call: Call, before: HoldState | None) -> HoldState | None:
         """The hold that a call has taken that was interrupted on its way out."""
         taken = self._status.hold

@@ -180,7 +180,8 @@ class LockCore:
                 yield from self.turns.pause(call, now + pause * (0.5 + self._env.random()))
                 number += 1
         except Exception as error:
-            self._env.tell(events.failed, node_id=self.names.node_id, error=error)
+            waited = (yield NOW) - call.started
+            self._env.tell(events.failed, node_id=self.names.node_id, error=error, waited=waited)
             raise
 
     @_in_turn
@@ -366,6 +367,13 @@ class LockCore:
             raise self.status.not_owned(found, "")
         why = "this object holds nothing; holder() says whether another of its node does"
         raise self.status.not_owned(None, why)
+
+    def detach(self) -> None:
+        """The hold is nobody's from here on: it stands until its lease ends, or somebody gives it
+        back by its token."""
+        if hold := self.status.hold:
+            hold.end()
+            self.status.changed = True
 
     # Keeping it.
 

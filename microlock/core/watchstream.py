@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from microlock.core.keys import is_prefix, lock_of
+from microlock.core.keys import is_prefix, lock_of, range_of
+from microlock.core.overview import Overview, is_overview
 from microlock.core.port import (
     Event,
     Found,
     Get,
     Read,
+    ReadAll,
     WatchCancelled,
     WatchCreated,
     WatchEvents,
     WatchReply,
 )
-from microlock.core.queue import Change, Holder, Standing
+from microlock.core.queue import Holder, Standing
 from microlock.core.view import View
 from microlock.errors import (
     MicrolockError,
@@ -46,8 +48,9 @@ class Subscriber(Protocol):
     @property
     def interest(self) -> bytes | None: ...
 
-    def watched(self, name: bytes, changes: Sequence[Change], *, synthesised: bool) -> None:
-        """The queue has changed; so has its holder if there are `changes`.
+    def watched(self, name: bytes, changes: Sequence[Any], *, synthesised: bool) -> None:
+        """The queue has changed; so has its holder if there are `changes`, each a `queue.Change`.
+        Of all locks under a prefix each is an `overview.Queued`.
 
         `synthesised`: they come from a read, and may stand for several.
         """
@@ -78,7 +81,7 @@ class Query:
     """Ask etcd how it is now, and tell `read` the answer before anything else of the stream."""
 
     name: bytes
-    request: Read | Get
+    request: Read | Get | ReadAll
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ class Tell:
 
     name: bytes
     subscribers: tuple[Subscriber, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[Any, ...]  # as for `Subscriber.watched`
     about: frozenset[bytes | None] | None
 
     def deliver(self, subscriber: Subscriber) -> None:
@@ -133,13 +136,14 @@ Command = Create | Cancel | Query | Reopen | Log | Tell | TellFailed
 
 
 class _Watch:
-    """The watch of one lock, or of one of its entries, for all its subscribers."""
+    """The watch of one lock, of one of its entries, or of all locks under a prefix, for all its
+    subscribers."""
 
     __slots__ = ("error", "name", "odd", "settled", "subscribers", "view", "watch_id")
 
     def __init__(self, name: bytes, known: Found | None) -> None:
         self.name = name
-        self.view = View(lock_of(name) or name)
+        self.view = Overview(name) if is_overview(name) else View(lock_of(name) or name)
         if known:
             self.view.rebase(known)
         self.subscribers: dict[int, Subscriber] = {}  # by id()
@@ -153,7 +157,7 @@ class _Watch:
         """The last revision that it has told of."""
         return (self.view.next_revision or 1) - 1
 
-    def tell(self, changes: Iterable[Change], about: frozenset[bytes | None] | None) -> Tell:
+    def tell(self, changes: Iterable[Any], about: frozenset[bytes | None] | None) -> Tell:
         return Tell(self.name, self._everybody(), tuple(changes), about)
 
     def fail(self, error: MicrolockError, *, final: bool = False) -> TellFailed:
@@ -214,7 +218,7 @@ class WatchStream:
     def look(self, name: bytes, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
         """Where an entry stands, and who holds the lock, as far as the watch has told."""
         watch = self._watches.get(name)
-        if watch is None:
+        if watch is None or isinstance(watch.view, Overview):
             return Standing.UNKNOWN, None
         return watch.view.standing(entry, token), watch.view.holder
 
@@ -397,6 +401,8 @@ class WatchStream:
 
     def _query(self, watch: _Watch) -> Query:
         name = watch.name
+        if is_overview(name):
+            return Query(name, ReadAll(range_of(name)))
         return Query(name, Read(name) if is_prefix(name) else Get(name))
 
     def _runs(self, watch: _Watch) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from microlock.core.hold import Guard
 from microlock.core.port import Get, Request, WatchReply
@@ -28,6 +28,9 @@ from microlock.errors import (
     StoreError,
     StorePermissionError,
 )
+
+if TYPE_CHECKING:
+    from microlock.engine.observers import Observers
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Client")
@@ -115,6 +118,7 @@ class Client:
         store: what it calls.
         closed: set by `close()`.
         clock: what its locks go by.
+        observers: who is told of every event of its locks; None: nobody.
         random, jitter: what spreads renewals (a number in [0, 1)), and the pauses between tries
             (seconds after so many).
     """
@@ -123,6 +127,7 @@ class Client:
         self.timeout = timeout
         self.store = store
         self.clock = clock
+        self.observers: Observers | None = None
         # Nothing is left to chance where a test turns the clock.
         self.random: Callable[[], float] = (lambda: 0.5) if clock.turned else random.random
         self.jitter: Callable[[int], float] = halfway if clock.turned else jitter

@@ -269,7 +269,11 @@ class Host:
         return self.client.forked
 
     def tell(self, name: str, **fields: Any) -> None:
-        if (face := self._face()) and (said := face._tell(name, **fields)):
+        if (face := self._face()) is None:
+            return
+        if observers := self.client.observers:
+            observers.tell(face, name, **{"key": self.core.names.key, **fields})
+        if said := face._tell(name, **fields):
             self._said = (*self._said, said)
 
     def warn(self, text: str, *args: object) -> None:

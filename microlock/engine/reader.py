@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from queue import Empty
 from typing import Any
 
-from microlock.core.port import Found, Get, Read, WatchReply
+from microlock.core.port import Found, Get, Read, ReadAll, WatchReply
 from microlock.core.queue import Holder, Standing
 from microlock.core.retry import Budget
 from microlock.core.watchstream import (
@@ -94,7 +94,7 @@ class Reader:
         Twice is as once. It is kept until `unwatch`.
 
         Args:
-            name: the prefix of a lock, for all its entries, or one entry.
+            name: the prefix of a lock, for all its entries; one entry; or `overview.watch_name`.
             known: what was there at some revision. If nobody watches it yet, what changed since
                 is told, and nothing is read.
 
@@ -126,6 +126,11 @@ class Reader:
         """Whether anybody else of this client watches it."""
         with self._lock:
             return self._machine.watching(name, besides)
+
+    def error(self, name: bytes) -> MicrolockError | None:
+        """Why its watch does not run just now; None: it runs, or has not begun."""
+        with self._lock:
+            return self._machine.error(name)
 
     @property
     def names(self) -> list[bytes]:
@@ -322,7 +327,7 @@ class Reader:
         for event in settled:
             event.set()
 
-    def _ask(self, request: Read | Get) -> Found | StoreError:
+    def _ask(self, request: Read | Get | ReadAll) -> Found | StoreError:
         try:
             found: Found = self._client.perform(
                 request, Budget.of(self._clock.now(), self._client.timeout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microlock.core.keys import is_prefix, range_end, range_of
+from microlock.core.keys import is_prefix, range_end, range_of, range_start
 from microlock.core.port import Event, WatchCancelled, WatchCreated, WatchEvents, WatchReply
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.messages import key_value
@@ -22,7 +22,7 @@ class EtcdWatching:
     def create(self, watch_id: int, name: bytes, start: int | None) -> None:
         key = range_of(name)
         create = pb.WatchCreateRequest(
-            key=key,
+            key=range_start(key),
             range_end=range_end(key) if is_prefix(name) else b"",
             start_revision=start or 0,
             watch_id=watch_id,

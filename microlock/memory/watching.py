@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from microlock.core.keys import is_prefix, range_of
+from microlock.core.overview import is_overview
 from microlock.core.port import Event, WatchCancelled, WatchCreated, WatchEvents
 from microlock.engine.client import Sink
 from microlock.errors import StoreError
@@ -30,7 +31,7 @@ class MemoryWatching:
         def add(_: State) -> None:
             if self in self._watches.streams:
                 self._watches.tell()
-                self._watches.add(self, watch_id, range_of(name), start)
+                self._watches.add(self, watch_id, name, start)
 
         self._memory.change(add)
 
@@ -66,19 +67,24 @@ class Watches:
         self._state = state
         self._told = state.revision
         self._by_name: dict[bytes, list[_Watch]] = {}
+        self._overviews: set[bytes] = set()  # of those names; some may be gone by now
 
     def add(self, stream: MemoryWatching, watch_id: int, name: bytes, start: int | None) -> None:
         state = self._state
         since = state.revision + 1 if start is None else start
         stream.sink(WatchCreated(watch_id, state.revision))
         try:
-            past = state.events(name, since) if since <= state.revision else ()
+            past = state.events(range_of(name), since) if since <= state.revision else ()
         except CompactedError as error:
             stream.sink(WatchCancelled(watch_id, compacted=True, reason=str(error)))
             return
         if past := tuple([event for event in past if _concerns(event, name)]):
             stream.sink(WatchEvents(watch_id, past))
         since = max(since, state.revision + 1)
+        if is_overview(name):
+            self._overviews.add(name)
+        else:
+            name = range_of(name)
         self._by_name.setdefault(name, []).append((stream, watch_id, since))
 
     def remove(self, stream: MemoryWatching, watch_id: int | None = None) -> None:
@@ -99,6 +105,7 @@ class Watches:
 
     def break_all(self, error: StoreError) -> None:
         streams, self.streams, self._by_name = self.streams, [], {}
+        self._overviews.clear()
         for stream in streams:
             stream.sink(error)
 
@@ -115,13 +122,17 @@ class Watches:
         """What happened at one revision."""
         concerned: dict[bytes, list[Event]] = {}
         for event in together:
-            for name in _names(event):
+            for name in (*_names(event), *self._overviews_of(event)):
                 if name in self._by_name:
                     concerned.setdefault(name, []).append(event)
         for name, events in concerned.items():
             for stream, watch_id, since in self._by_name[name]:
                 if since <= events[0].revision:
                     stream.sink(WatchEvents(watch_id, tuple(events)))
+
+    def _overviews_of(self, event: Event) -> list[bytes]:
+        self._overviews &= self._by_name.keys()
+        return [name for name in self._overviews if event.name.startswith(range_of(name))]
 
 
 def _names(event: Event) -> Iterator[bytes]:

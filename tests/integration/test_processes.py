@@ -295,6 +295,7 @@ print(lock.held, lock.state.name, lock.lost_reason.name, raised(lock.renew), rai
         assert process.stdout
         process.stdout.readline()
         os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
         assert eventually(lambda: other.holder() is None)
         hold = other.lock()
         process.stdin.write("\n")
@@ -320,6 +321,7 @@ print(*wait_for(6), flush=True)
         assert process.stdout
         process.stdout.readline()
         os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
         for _ in range(3):
             other.lock()
             other.unlock()

@@ -86,6 +86,16 @@ def test_a_paused_etcd_says_nothing_until_it_is_resumed(own_etcd: Callable[..., 
     etcdctl("get", "a")
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_no_thread_of_a_paused_etcd_runs_any_more() -> None:
+    with EtcdServer(fast=True) as server:
+        for _ in range(50):
+            server.pause()
+            stats = [path.read_text() for path in Path(f"/proc/{server.pid}/task").glob("*/stat")]
+            server.resume()
+            assert {stat.rpartition(") ")[2][0] for stat in stats} == {"T"}
+
+
 @pytest.mark.parametrize("end", ["stop", "kill", "close"])
 def test_a_paused_etcd_can_be_ended(own_etcd: Callable[..., Etcd], end: str) -> None:
     etcd = own_etcd()

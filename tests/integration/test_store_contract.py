@@ -21,6 +21,7 @@ from watching import DEADLINE
 
 from microlock import LeaseNotFoundError, StoreError, connect
 from microlock.core.keys import entry_name
+from microlock.core.overview import watch_name
 from microlock.core.port import (
     Enter,
     Event,
@@ -509,6 +510,18 @@ def test_a_watch_of_an_entry_tells_of_nothing_else(port: Port) -> None:
         port.ask(Leave(port.entry(mine), token))
         (event,) = watch.next()
         assert (event.name, event.kv) == (port.entry(mine), None)
+
+
+@pytest.mark.parametrize("cut", [0, 3])  # a whole name, and one that goes on
+def test_a_watch_of_all_locks_that_begin_so_tells_of_each(port: Port, cut: int) -> None:
+    before, prefix = port.lock, port.lock[: len(port.lock) - cut]
+    with port.watch(watch_name(prefix, 1)) as watch:
+        for lock in (b"beside/" + before, before + b"nested/", before):
+            port.lock = lock
+            port.join(port.lease())
+        (nested,), (own,) = watch.next(), watch.next()
+    assert nested.name.startswith(before + b"nested/")
+    assert own.name.rpartition(b"/")[0] + b"/" == before
 
 
 def test_a_watch_that_was_cancelled_soon_tells_nothing_more(port: Port) -> None:

@@ -261,11 +261,12 @@ def test_a_cut_at_the_moment_of_the_hand_over_leaves_a_hold_or_nothing(
 ) -> None:
     random = Random(cut.__name__)
     holder = make("holder")
+    # A wait of 0.5 s gives up after 0.45, to clean up.
+    timeout, after = (0.5, 0.45) if cut is time_is_over else (ENOUGH, 0.05)
     for _ in range(25):
         foo = make("foo")  # one that was destroyed is of no more use
         holder.lock()
-        # A wait of 0.5 s gives up after 0.45, to clean up.
-        moment = monotonic() + 0.45
+        moment = monotonic() + after
 
         def act(at: float = moment, foo: Microlock = foo) -> None:
             handing = begin(partial(_at, at + random.uniform(-0.004, 0.004), holder.unlock))
@@ -274,7 +275,7 @@ def test_a_cut_at_the_moment_of_the_hand_over_leaves_a_hold_or_nothing(
 
         acting = begin(act)
         with suppress(AlreadyLockedError, DestroyedError, KeyboardInterrupt):
-            foo.lock(timeout=0.5 if cut is time_is_over else ENOUGH)
+            foo.lock(timeout=timeout)
             acting.result(DEADLINE)
             sleep(0.001)  # or the interrupt could come behind the block
         acting.result(DEADLINE)

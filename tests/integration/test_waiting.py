@@ -536,6 +536,7 @@ def test_a_waiter_that_was_stopped_beyond_its_ttl_joins_again(
         assert queued(one)
         (place,) = one.waiters()
         os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
         if turn == "comes and goes":
             one.unlock()
             holder = three.holder()
@@ -571,6 +572,7 @@ sys.stdin.readline()
         assert process.stdout
         assert queued(one)
         os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
         sleep(2)
         os.kill(process.pid, signal.SIGCONT)
         assert process.stdout.readline() == "AlreadyLockedError\n"

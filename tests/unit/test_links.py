@@ -659,6 +659,7 @@ class Interrupter:
 
 def interrupted(call: Callable[[], object], number: int) -> bool:
     interrupter, tracing = Interrupter(number), sys.gettrace()
+    gc.disable()  # it would interrupt a generator that an earlier round has left
     sys.settrace(interrupter)
     try:
         call()
@@ -666,6 +667,7 @@ def interrupted(call: Callable[[], object], number: int) -> bool:
         return True
     finally:
         sys.settrace(tracing)
+        gc.enable()
     assert interrupter.left > 0, "the interrupt was swallowed"
     return False
 

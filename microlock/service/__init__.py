@@ -1,0 +1,1 @@
+"""The lock as an HTTP service: `microlock serve`. It needs `microlock[service]`."""

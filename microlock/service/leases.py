@@ -1,0 +1,46 @@
+"""How long leases live yet, for those who look at them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from microlock.core.call import Steps
+from microlock.core.port import Lifetime, TimeToLive
+from microlock.engine.client import Client
+from microlock.engine.loops import look
+
+# Seconds that an answer counts: many may look at the same.
+_FRESH = 1.0
+_MOST = 10_000
+
+
+class Leases:
+    """The leases of a store, as of a moment ago."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._known: dict[int, tuple[float, int]] = {}
+
+    async def left(self, ids: Iterable[str]) -> dict[str, int]:
+        """The whole seconds that each has left, by their hexadecimal ids; one that has ended is
+        missing."""
+        wanted = {each: int(each, 16) for each in ids}
+        now = asyncio.get_running_loop().time()
+        if len(self._known) > _MOST:
+            self._known.clear()
+        old = [each for each in {*wanted.values()} if self._age(each, now) > _FRESH]
+        for each, left in zip(old, await asyncio.gather(*map(self._ask, old)), strict=True):
+            self._known[each] = now, left
+        return {name: left for name, each in wanted.items() if (left := self._known[each][1]) > 0}
+
+    def _age(self, lease_id: int, now: float) -> float:
+        return now - self._known.get(lease_id, (-_FRESH - 1, 0))[0]
+
+    async def _ask(self, lease_id: int) -> int:
+        return await look(self._client, _left(lease_id))
+
+
+def _left(lease_id: int) -> Steps[int]:
+    lifetime: Lifetime = yield TimeToLive(lease_id)
+    return lifetime.ttl

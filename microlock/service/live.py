@@ -1,0 +1,272 @@
+"""What all locks are like, live, for any number of listeners: one watch of the store for all.
+
+A listener is told states and not what happened: of each lock that has changed since it last took
+something, the state of now. So a slow one costs a set of names, and is never behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+from microlock.core.admission import split
+from microlock.core.overview import Queued, watch_name
+from microlock.core.port import KeyValue
+from microlock.core.queue import Holder, LockStatus, statuses
+from microlock.engine.client import Client
+from microlock.engine.reader import Reader
+from microlock.errors import MicrolockError
+from microlock.service.holds import BusyError
+from microlock.service.settings import MAX_LISTENERS
+
+# Seconds between two things that a listener is told, and without any.
+PACE = 0.1
+HEARTBEAT = 10.0
+# Seconds that the watch stays without listeners: a page that is loaded again comes back soon.
+LINGER = 10.0
+# Seconds until a watch that the store refused is tried again; and between two looks whether one
+# that was interrupted goes on.
+REFUSED = 5.0
+INTERRUPTED = 0.5
+
+_numbers = count(1)
+
+
+def place(holder: Holder) -> dict[str, Any]:
+    """A holder or waiter, for JSON."""
+    return {
+        "node_id": holder.node_id,
+        "token": holder.token,
+        "lease": format(holder.lease_id, "x"),
+        "role": holder.role,
+    }
+
+
+def queue(status: LockStatus) -> dict[str, Any]:
+    """A lock, for JSON."""
+    return {
+        "key": status.name,
+        "kind": status.kind,
+        "holders": [place(each) for each in status.holders],
+        "waiters": [place(each) for each in status.waiters],
+    }
+
+
+def _encoded(lock: bytes, entries: Iterable[KeyValue]) -> bytes:
+    """A lock as JSON; without entries it is free."""
+    name = split(lock)[0][:-1].decode(errors="backslashreplace")
+    found = statuses(entries) or [LockStatus(name, "queue", (), ())]
+    return json.dumps(queue(found[0])).encode()
+
+
+class _Feed:
+    """Told by the watch, on its thread."""
+
+    interest = None
+
+    def __init__(self, live: Live, loop: asyncio.AbstractEventLoop) -> None:
+        self._live = live
+        self._loop = loop
+
+    def watched(self, name: bytes, changes: Sequence[Any], *, synthesised: bool) -> None:
+        if changes or synthesised:
+            self._post(self._live._changed, changes, synthesised)
+
+    def watch_failed(self, name: bytes, error: MicrolockError, *, final: bool) -> None:
+        self._post(self._live._failed, error, final)
+
+    def _post(self, act: Any, *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(act, self, *args)
+
+
+class Listener:
+    """What one client of the live view has still to be told."""
+
+    def __init__(self) -> None:
+        self.news = asyncio.Event()  # set when there is something
+        self.snapshot = True  # all of it
+        self.changed: set[bytes] = set()  # else these locks
+        self.status = True  # whether the watch runs
+
+    def remind(self) -> None:
+        """Has it told whether the watch runs."""
+        self.status = True
+        self.news.set()
+
+
+class Live:
+    """The state of all locks, as long as anybody listens; on one loop."""
+
+    def __init__(self, client: Client, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix.encode()
+        self._listeners: set[Listener] = set()
+        self._feed: _Feed | None = None  # None  <=>  nothing is watched
+        self._name = b""
+        self._later: asyncio.TimerHandle | None = None  # the next look at the watch
+        self._stopping = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._known = False  # the first read is there
+        self._error: str | None = None  # why the watch does not run
+        self._revision = 0
+        self._locks: dict[bytes, tuple[KeyValue, ...]] = {}  # the entries of those not free
+        # As JSON, until it changes: of each lock, and of all.
+        self._encoded: dict[bytes, bytes] = {}
+        self._all: bytes | None = None
+
+    def admit(self) -> None:
+        """Raises BusyError if nobody else can listen."""
+        if self._stopping:
+            raise BusyError("the service is stopping")
+        if len(self._listeners) >= MAX_LISTENERS:
+            raise BusyError(f"{MAX_LISTENERS} clients listen already")
+
+    async def listen(self) -> AsyncGenerator[bytes, None]:
+        """What a new listener is to be sent, piece by piece."""
+        listener, loop = Listener(), asyncio.get_running_loop()
+        self._listeners.add(listener)
+        try:
+            self._begin()
+            yield b"retry: 1000\n\n"
+            while not self._stopping:
+                for piece in self._news(listener):
+                    yield piece
+                await asyncio.sleep(PACE)
+                # Not `wait_for`, which may lose a cancellation before Python 3.12.
+                heartbeat = loop.call_later(HEARTBEAT, listener.remind)
+                try:
+                    await listener.news.wait()
+                finally:
+                    heartbeat.cancel()
+        finally:
+            self._listeners.discard(listener)
+            if not self._listeners:
+                self._plan(LINGER)
+
+    def _news(self, listener: Listener) -> list[bytes]:
+        """What it has not been told, in one."""
+        listener.news.clear()
+        pieces = []
+        if listener.status and (self._known or self._error is not None):
+            listener.status = False
+            connected = self._known and self._error is None
+            pieces.append(_event("status", {"connected": connected, "error": self._error}))
+        if listener.snapshot and self._known:
+            listener.snapshot = False
+            listener.changed.clear()
+            pieces.append(self._snapshot())
+        if listener.changed and not listener.snapshot:
+            changed, listener.changed = listener.changed, set()
+            pieces.append(self._event("change", changed))
+        return pieces
+
+    def _snapshot(self) -> bytes:
+        if self._all is None:
+            self._all = self._event("snapshot", sorted(self._locks))
+        return self._all
+
+    def _event(self, name: str, locks: Iterable[bytes]) -> bytes:
+        head = f'event: {name}\nid: {self._revision}\ndata: {{"revision": {self._revision}, '
+        return b'%s"locks": [%s]}\n\n' % (head.encode(), b", ".join(map(self._json, locks)))
+
+    def _json(self, lock: bytes) -> bytes:
+        known = self._encoded.get(lock)
+        if known is None:
+            known = _encoded(lock, self._locks.get(lock, ()))
+            if lock in self._locks:
+                self._encoded[lock] = known
+        return known
+
+    # The watch.
+
+    def _begin(self) -> None:
+        if self._feed is None:
+            self._forget()
+            self._feed = _Feed(self, asyncio.get_running_loop())
+            self._name = watch_name(self._prefix, next(_numbers))
+            try:
+                self._client.one(Reader).watch(self._name, self._feed)
+            except (MicrolockError, RuntimeError) as error:  # the client is closed; no thread
+                self._failed(self._feed, error, final=True)
+
+    def _end(self) -> None:
+        feed, self._feed = self._feed, None
+        if feed:
+            with suppress(MicrolockError):  # the client is closed
+                self._client.one(Reader).unwatch(self._name, feed)
+
+    def _changed(self, feed: _Feed, changes: Sequence[Queued], synthesised: bool) -> None:
+        if feed is not self._feed:
+            return
+        for each in changes:
+            self._revision = max(self._revision, each.revision)
+            self._encoded.pop(each.lock, None)
+            if each.entries:
+                self._locks[each.lock] = each.entries
+            else:
+                self._locks.pop(each.lock, None)
+        self._all = None
+        news = not self._known or self._error is not None
+        if synthesised:
+            self._known = True
+        self._error = None
+        for listener in self._listeners:
+            listener.status |= news
+            listener.changed.update(each.lock for each in changes)
+            listener.news.set()
+
+    def _failed(self, feed: _Feed, error: Exception, final: bool) -> None:
+        if feed is not self._feed:
+            return
+        self._error = str(error)
+        if final:
+            self._end()
+            for listener in self._listeners:
+                listener.snapshot = True  # of the watch that comes
+        self._plan(REFUSED if final else INTERRUPTED)
+        self._notify()
+
+    def _plan(self, seconds: float) -> None:
+        if self._later:
+            self._later.cancel()
+        self._later = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Goes on with the watch, or without it."""
+        self._later = None
+        if self._stopping or not self._listeners:
+            self._end()
+        elif self._feed is None:
+            self._begin()
+        elif self._error is not None:
+            error = self._client.one(Reader).error(self._name)
+            if error:
+                self._plan(INTERRUPTED)
+            elif self._known:
+                self._error = None
+                self._notify()
+
+    def _notify(self) -> None:
+        """Tells everybody whether the watch runs."""
+        for listener in self._listeners:
+            listener.remind()
+
+    def stop(self) -> None:
+        """Ends all that listeners are sent, and the watch."""
+        self._stopping = True
+        if self._later:
+            self._later.cancel()
+        self._end()
+        for listener in self._listeners:
+            listener.news.set()
+
+
+def _event(name: str, data: object) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()

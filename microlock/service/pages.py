@@ -1,0 +1,39 @@
+"""The page that shows the locks: its files as they are, and what they may do in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+_FILES = Path(__file__).parent / "page"
+
+_HEADERS = {
+    # Of its own files, and from nowhere else.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    # Asked for again each time, and answered by "not modified".
+    "Cache-Control": "no-cache",
+}
+
+
+class _Files(StaticFiles):
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_HEADERS)
+        return response
+
+
+def serve_page(app: FastAPI) -> None:
+    """`/` is the page, and `/page/…` the files that it is made of."""
+    app.mount("/page", _Files(directory=_FILES, check_dir=False))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(_FILES / "index.html", headers=_HEADERS)

@@ -1,0 +1,104 @@
+"""What is done with holds that some service has taken, by who has them and by their tokens.
+
+Each is a call, as those of `core.elsewhere`: all that is known is in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from microlock.core import flows
+from microlock.core.admission import READER
+from microlock.core.call import NOW, Steps
+from microlock.core.keys import Names
+from microlock.core.lease import Lease
+from microlock.core.place import Place
+from microlock.core.port import Found, KeyValue, Leave, Left, Read, Revoke
+from microlock.core.queue import Holder
+
+# The entries of a hold, by their locks.
+Entries = dict[bytes, KeyValue]
+
+
+def unlock(names: Names, token: int) -> Steps[Entries]:
+    """Gives back what of these locks this node holds with this token. Returns what that was."""
+    mine = yield from _find(names, token)
+    if not mine:
+        return {}
+    entry, *others = [kv.name for kv in mine.values()]
+    left: Left = yield Leave(entry, token, tuple(others))
+    if left.done or left.repeated:  # an earlier copy without an answer may have done it
+        return mine
+    gone = {}
+    for lock, kv in mine.items() if others else ():  # one of them has ended meanwhile
+        if (yield from flows.remove(kv.name, token)):
+            gone[lock] = kv
+    return gone
+
+
+def renew(
+    names: Names, token: int, ttl: int, *, lease_ids: Iterator[int]
+) -> Steps[list[tuple[Entries, int]]]:
+    """Puts what of these locks this node holds with this token under a new lease.
+
+    The old lease is left alone: locks that are not named may live by it.
+
+    Returns what that was, as it was before, and its new lease; for each old lease one.
+    """
+    by_lease: dict[int, Entries] = {}
+    for lock, kv in (yield from _find(names, token)).items():
+        by_lease.setdefault(kv.lease_id, {})[lock] = kv
+    renewed = []
+    for lease_id, mine in by_lease.items():
+        entry, *others = [kv.name for kv in mine.values()]
+        # Of a lease of another's the ttl is not known, nor needed.
+        lease = Lease(lease_id, asked=None, ttl=1, sent=(yield NOW))
+        place = Place(entry, token, lease, others=tuple(others))
+        left, error = yield from flows.extend(names, place, ttl, lease_ids=lease_ids)
+        if error:
+            raise error
+        if isinstance(left, Place):
+            renewed.append((mine, left.lease.id))
+    return renewed
+
+
+def is_locked(names: Names) -> Steps[bool]:
+    """Whether one of these keys is locked, by whomever."""
+    for lock in names.locks:
+        if (yield from _oldest(lock)):
+            return True
+    return False
+
+
+def end(lease_id: int) -> Steps[None]:
+    """Ends what still lives by this lease."""
+    yield Revoke(lease_id)
+
+
+def break_place(key: str, node_id: str, token: int) -> Steps[Holder | None]:
+    """Ends the hold with this token, or removes the waiter, whosever it is. Returns whose it was;
+    None: there is none, or no more."""
+    for names in (Names.of(key, node_id), Names.of(key, node_id, READER)):
+        found: Found = yield Read(names.lock)
+        for kv in found.keys:
+            if kv.create_revision == token and (yield from flows.remove(kv.name, token)):
+                return Holder.of(kv, names.lock)
+    return None
+
+
+def _find(names: Names, token: int) -> Steps[Entries]:
+    """The entries of these locks that have this token, and are this node's."""
+    mine = {}
+    for lock in names.locks:
+        kv = yield from _oldest(lock)
+        if kv and kv.create_revision == token and kv.value == names.value:
+            mine[lock] = kv
+    return mine
+
+
+def _oldest(lock: bytes) -> Steps[KeyValue | None]:
+    """The entry that holds a lock."""
+    found: Found = yield Read(lock, limit=1)
+    if not found.keys:  # or it is behind many older nested names
+        found = yield Read(lock)
+    return next(iter(found.keys), None)

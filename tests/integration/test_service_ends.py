@@ -1,0 +1,396 @@
+"""The lock service when things end: the store, the service, a client; and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import click
+import httpx
+import pytest
+from certificates import Authority
+from conftest import Etcd
+from services import DEADLINE, Service, told, until
+
+from microlock import connect
+from microlock.asyncio import Microlock, MultiLock
+from microlock.engine.reader import Reader
+from microlock.errors import StoreUnavailableError
+from microlock.server import free_ports
+from microlock.service import command, gate, holds, live, stream
+from microlock.service.app import create_app
+from microlock.service.holds import Holds
+from microlock.service.live import Live
+from microlock.service.settings import MAX_BODY_BYTES, Settings
+from microlock.service.stream import EventStream
+
+LONG = 60_000
+
+
+@pytest.fixture
+def own() -> Iterator[Callable[..., Service]]:
+    """Starts a service for one test, in memory if it does not say otherwise."""
+    with ExitStack() as stack:
+        yield lambda address="memory://", **how: stack.enter_context(
+            closing(Service(address, **how))
+        )
+
+
+# The store.
+
+
+def test_without_etcd_it_says_so_and_goes_on_when_etcd_does(
+    own: Callable[..., Service], own_etcd: Callable[..., Etcd], key: str
+) -> None:
+    etcd = own_etcd()
+    service = own(etcd.endpoint, timeout=0.5)
+    tokens = service.lock("a", key, exp=LONG)
+    with service.events() as events:
+        assert [next(events)[0], next(events)[0]] == ["status", "snapshot"]
+        etcd.kill()
+        name, status = next(events)
+        assert (name, status["connected"]) == ("status", False)
+        for path, body in {
+            "/lock": {"uid": "b", "keys": key},
+            "/check": {"keys": key},
+        }.items():
+            answer = service.post(path, **body)
+            assert answer.status_code == 503
+            assert etcd.endpoint in answer.json()["error"]
+            assert answer.headers["retry-after"]
+        assert service.http.get("/healthz").json()["status"] == "unavailable"
+        etcd.start()
+        while name != "status" or not status["connected"]:
+            name, status = next(events)
+    assert service.http.get("/healthz").json() == {"status": "ok"}
+    assert service.unlock("a", tokens) == [key]
+
+
+def test_a_listener_is_told_after_an_interruption_what_it_missed() -> None:
+    async def main() -> None:
+        address = f"memory://{uuid4()}"
+        async with connect(address) as client, connect(address) as another:
+            view = Live(client, "")
+            events = told_of(view)
+            assert await anext(events) == ("status", {"connected": True, "error": None})
+            assert await anext(events) == ("snapshot", {"revision": 0, "locks": []})
+            client.store.break_watches(StoreUnavailableError("away"))  # type: ignore[attr-defined]
+            lock = Microlock(another, "foo", "a", ttl=60)
+            await lock.lock()
+            heard: dict[str, Any] = {}
+            while "change" not in heard or not heard["status"]["connected"]:
+                name, heard[name] = await anext(events)
+            assert heard["change"]["locks"][0]["holders"][0]["node_id"] == "a"
+            await lock.destroy()
+            view.stop()
+
+    asyncio.run(main())
+
+
+# Clients.
+
+
+async def told_of(view: Live) -> Any:
+    """What a listener of the view is told."""
+    async for piece in view.listen():
+        for event in told(iter(piece.decode().splitlines())):
+            yield event
+
+
+def test_a_slow_listener_is_told_the_last_state_and_none_in_between() -> None:
+    async def main() -> None:
+        async with connect("memory://") as client:
+            view = Live(client, "")
+            slow = told_of(view)
+            assert [(await anext(slow))[0] for _ in range(2)] == ["status", "snapshot"]
+            for number in range(50):
+                lock = Microlock(client, f"foo-{number % 2}", f"node-{number}", ttl=60)
+                await lock.lock()
+                await lock.destroy()
+            lock = Microlock(client, "foo-0", "last", ttl=60)
+            token = (await lock.lock()).token
+            while view._revision < token:
+                await asyncio.sleep(0.01)
+            name, change = await anext(slow)
+            assert name == "change"
+            held = {each["key"]: each["holders"] for each in change["locks"]}
+            assert held.keys() == {"foo-0", "foo-1"}
+            assert (held["foo-0"][0]["node_id"], held["foo-1"]) == ("last", [])
+            await lock.destroy()
+            view.stop()
+
+    asyncio.run(main())
+
+
+def test_a_listener_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "PATIENCE", 0.05)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with connect("memory://") as client:
+            view = Live(client, "")
+            await EventStream(view.listen())({"type": "http"}, receive, send)
+            assert not view._listeners
+            view.stop()
+
+    asyncio.run(main())
+
+
+def test_the_watch_ends_some_time_after_the_last_listener(
+    own: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "LINGER", 0.01)
+    service = own()
+    reader = service.client.one(Reader)
+    assert not reader.names
+    with service.events() as events:
+        next(events)
+        assert reader.names
+    until(lambda: not reader.names)
+    with service.events() as events:
+        assert [next(events)[0], next(events)[0]] == ["status", "snapshot"]
+
+
+@pytest.mark.parametrize("what", ["waits", "listeners"])
+def test_there_is_an_end_to_how_many_are_served_at_once(
+    own: Callable[..., Service], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(holds, "MAX_WAITS", 1)
+    monkeypatch.setattr(live, "MAX_LISTENERS", 1)
+    service = own()
+    service.lock("a", "foo", exp=LONG)
+    with ThreadPoolExecutor() as pool, service.events() as events:
+        next(events)
+        if what == "waits":
+            waiting = pool.submit(service.post, "/lock", uid="b", keys="foo", wait=LONG)
+            until(lambda: service.queue("foo")["waiters"])
+            refused = service.post("/lock", uid="c", keys="foo", wait=LONG)
+            service.app.state.stop()
+            assert waiting.result(DEADLINE).status_code == 503
+        else:
+            refused = service.http.get("/events")
+        assert refused.status_code == 503
+        assert "already" in refused.json()["error"]
+        assert refused.headers["retry-after"]
+
+
+def test_a_client_that_goes_at_the_very_moment_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    destroy, calls = MultiLock.destroy, []
+
+    async def cancelled(lock: MultiLock) -> None:
+        calls.append(lock)
+        if len(calls) == 1:
+            raise asyncio.CancelledError
+        await destroy(lock)
+
+    async def main() -> None:
+        async with connect("memory://") as client:
+            taking = Holds(client, Settings())
+            monkeypatch.setattr(MultiLock, "destroy", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await taking.lock("a", ["foo", "bar"], LONG, 0)
+            await taking.expiry.ended()
+            assert not client.store.state.leases  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "named"),
+    [
+        ({"Content-Type": "text/plain"}, b"{}", 415, "content-type: 'text/plain'"),
+        ({"Content-Length": str(MAX_BODY_BYTES + 1)}, b"", 413, f"{MAX_BODY_BYTES + 1} bytes"),
+        ({}, [b"x" * MAX_BODY_BYTES, b"x"], 413, f"{MAX_BODY_BYTES + 1} or more bytes"),
+        ({}, b"{", 400, "body: "),
+        ({}, b"[]", 422, "body: "),
+        ({}, b'{"uid": "a"}', 422, "keys: Field required"),
+        ({}, b'{"uid": "a", "keys": "\\u0000"}', 422, "keys: key must not contain NUL: '\\x00'"),
+        ({}, b'{"uid": "a", "keys": "x", "exp": -1}', 422, "exp: Input should be greater than 0"),
+        ({}, b'{"uid": "a", "keys": "x", "exp": "1"}', 422, "exp: Input should be a valid number"),
+        ({}, b'{"uid": "a", "keys": "x", "exp": NaN}', 422, "exp: "),
+        ({}, b'{"uid": "a", "keys": "x", "why": 1}', 422, "why: Extra inputs"),
+        ({"Host": "evil.example"}, b"{}", 421, "'evil.example'"),
+        ({"Origin": "http://evil.example"}, b"{}", 403, "'http://evil.example'"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    headers: dict[str, str], body: Any, status: int, named: str
+) -> None:
+    async def main() -> httpx.Response:
+        app = create_app(connect("memory://"), Settings(host="lock.example"))
+
+        async def pieces() -> Any:
+            for piece in body:
+                yield piece
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://lock.example") as client:
+            return await client.post(
+                "/lock",
+                content=pieces() if isinstance(body, list) else body,
+                headers={"Content-Type": "application/json", **headers},
+            )
+
+    answer = asyncio.run(main())
+    assert answer.status_code == status, answer.text
+    assert named in answer.json()["error"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    own: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "PATIENCE", 0.05)
+    service = own()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=DEADLINE) as client:
+        head = b"POST /lock HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        client.sendall(head + b"Content-Type: application/json\r\n\r\n{")
+        answer = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+    assert answer.startswith("HTTP/1.1 408")
+    assert "body: it did not come within 0.05 s" in answer
+
+
+@pytest.mark.parametrize("path", ["/lock", "/unlock", "/renew", "/break"])
+def test_a_change_needs_the_token_and_a_look_does_not(
+    own: Callable[..., Service], path: str
+) -> None:
+    service = own(auth_token="secret-token")
+    for given in ({}, {"Authorization": "Bearer secret"}, {"Authorization": "secret-token"}):
+        answer = service.http.post(path, json={}, headers=given)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "bearer token" in answer.json()["error"]
+        assert "secret" not in answer.text
+    right = {"Authorization": "bearer secret-token"}
+    assert service.http.post(path, json={}, headers=right).status_code == 422
+    assert service.http.get("/locks").status_code == 200
+    assert service.post("/check", keys="foo").status_code == 200
+
+
+# The service.
+
+
+def test_a_stop_answers_those_who_wait_and_ends_the_streams(own: Callable[..., Service]) -> None:
+    service = own()
+    tokens = service.lock("a", "foo", exp=LONG)
+    with ThreadPoolExecutor() as pool, service.events() as events:
+        assert [next(events)[0], next(events)[0]] == ["status", "snapshot"]
+        waiting = pool.submit(service.post, "/lock", uid="b", keys="foo", wait=LONG)
+        until(lambda: service.queue("foo")["waiters"])
+        service.stop()
+        answer = waiting.result(DEADLINE)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json() == {"error": "the service is stopping"}
+        assert {name for name, _ in events} <= {"change"}  # and then it ends
+    (entry,) = service.client.store.state.keys.values()  # type: ignore[attr-defined]
+    assert entry.create_revision == tokens[0]["version"]
+
+
+def serve(*options: str, cwd: Path, **variables: str) -> subprocess.Popen[str]:
+    """Starts `microlock serve`."""
+    code = "from microlock.service.command import serve; serve.main(prog_name='microlock serve')"
+    clean = {name: value for name, value in os.environ.items() if "MICROLOCK" not in name}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *options],
+        cwd=cwd,
+        env={**clean, **variables},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def served(process: subprocess.Popen[str]) -> str:
+    """What it has said by the time that it listens."""
+    assert process.stderr
+    said = ""
+    for line in process.stderr:
+        said += line
+        if "running on" in line:
+            break
+    return said
+
+
+def test_a_service_that_was_killed_goes_on_where_it_was(
+    etcd_server: Etcd, tmp_path: Path, key: str
+) -> None:
+    (port,) = free_ports(1)
+    (tmp_path / ".env").write_text(f"PORT={port}\nDEFAULT_EXPIRY=60000\nHOST=127.0.0.1\nUSER=x\n")
+    tokens = None
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client:
+        for signum in (signal.SIGKILL, signal.SIGTERM):
+            with serve("--etcd", etcd_server.endpoint, cwd=tmp_path) as process:
+                try:
+                    assert f"http://127.0.0.1:{port}" in served(process)
+                    if tokens is None:
+                        answer = client.post("/lock", json={"uid": "a", "keys": key})
+                        tokens = answer.json()["tokens"]
+                        lease = client.get("/locks").json()["locks"][0]["holders"][0]["lease"]
+                        left = client.get("/leases", params={"id": lease}).json()["leases"]
+                        assert left[lease] > 50  # the expiry of the file
+                    else:
+                        answer = client.post("/unlock", json={"uid": "a", "tokens": tokens})
+                        assert answer.json() == {"unlocked": [key]}
+                finally:
+                    process.send_signal(signum)
+                    assert process.wait(DEADLINE) == -signum
+
+
+def test_it_warns_of_an_open_address_and_serves_https(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    server = authority.issue("server", "localhost")
+    (port,) = free_ports(1)
+    options = ["-N", "-H", "0.0.0.0", "-p", str(port), "-E", "60000"]
+    tls = ["--tls-cert", server.cert, "--tls-key", server.key]
+    with serve(*options, *tls, cwd=tmp_path, MICROLOCK_DEFAULT_EXPIRY="1") as process:
+        try:
+            said = served(process)
+            assert "whoever reaches 0.0.0.0 can take and break locks" in said
+            base = f"https://localhost:{port}"
+            trusted = ssl.create_default_context(cafile=authority.cert)
+            with httpx.Client(base_url=base, verify=trusted, timeout=DEADLINE) as client:
+                answer = client.post("/lock", json={"uid": "a", "keys": "foo"})
+                assert answer.status_code == 200
+                assert client.post("/check", json={"keys": "foo"}).json() == {"locked": True}
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--tls-cert", "/dev/null"], "--tls-key"),
+        (["-E", "0"], "default-expiry"),
+        (["-p", "70000"], "port"),
+        (["--auth-token-file", "empty"], "auth token"),
+    ],
+)
+def test_a_wrong_option_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(click.UsageError) as wrong:
+        command.serve.main(["-N", *options], standalone_mode=False)
+    assert named in wrong.value.format_message()

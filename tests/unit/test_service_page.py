@@ -1,0 +1,71 @@
+"""The files of the page, and the figures of the service."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import microlock.service
+from microlock import connect
+from microlock.service.app import create_app
+from microlock.service.metrics import prometheus
+from microlock.service.settings import Settings
+
+PAGE = Path(microlock.service.__file__).parent / "page"
+FILES = sorted(each.name for each in PAGE.iterdir())
+
+
+async def answers(*requests: tuple[str, str, Any]) -> list[httpx.Response]:
+    with connect("memory://") as client:
+        app = create_app(client, Settings(), metrics=prometheus(client))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            return [await http.request(how, path, json=body) for how, path, body in requests]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_the_page_needs_nothing_from_elsewhere(name: str) -> None:
+    text = (PAGE / name).read_text().replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?:|(src|href)=\"/|url\(|@import|//cdn", text)
+
+
+def test_the_page_has_no_script_or_style_in_it() -> None:
+    text = (PAGE / "index.html").read_text()
+    assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", text)
+
+
+def test_no_text_of_others_becomes_markup() -> None:
+    for name in FILES:
+        text = (PAGE / name).read_text()
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
+
+
+def test_all_files_of_the_page_are_served_under_its_policy() -> None:
+    found = asyncio.run(answers(("GET", "/", None), *(("GET", f"/page/{n}", None) for n in FILES)))
+    for each in found:
+        assert each.status_code == 200
+        assert "script-src 'self'" in each.headers["content-security-policy"]
+        assert "unsafe" not in each.headers["content-security-policy"]
+    kinds = {
+        name: each.headers["content-type"] for name, each in zip(FILES, found[1:], strict=True)
+    }
+    assert kinds["page.js"].startswith("text/javascript")
+    assert kinds["page.css"].startswith("text/css")
+    assert kinds["icon.svg"] == "image/svg+xml"
+
+
+def test_prometheus_gets_how_long_clients_of_the_service_waited() -> None:
+    body = {"uid": "node", "keys": ["foo"]}
+    taken, refused, metrics = asyncio.run(
+        answers(("POST", "/lock", body), ("POST", "/lock", body), ("GET", "/metrics", None))
+    )
+    assert (taken.status_code, refused.status_code) == (200, 409)
+    assert metrics.headers["content-type"].startswith("text/plain")
+    for outcome in ("acquired", "refused"):
+        of = f'{{microlock_kind="multi",microlock_wait_outcome="{outcome}"}}'
+        assert f"microlock_wait_duration_seconds_count{of} 1.0" in metrics.text
