@@ -201,8 +201,13 @@ def test_signals_are_passed_on_to_the_whole_group(start: Start, make: Make) -> N
     assert foo.holder() is None
 
 
+@pytest.mark.parametrize(
+    ("first_does", "status"),
+    [("exec sleep 600", -signal.SIGTERM), ("trap 'exit 4' TERM; wait", 4)],
+    ids=["dies", "exits"],
+)
 def test_the_lock_is_held_until_all_have_ended_that_were_told_to(
-    start: Start, make: Make, tmp_path: Path
+    start: Start, make: Make, tmp_path: Path, first_does: str, status: int
 ) -> None:
     foo, go_on = make("two"), tmp_path / "go on"
     slow = f"""
@@ -211,14 +216,14 @@ def test_the_lock_is_held_until_all_have_ended_that_were_told_to(
     while :; do sleep 0.02; done
     """
     (tmp_path / "slow").write_text(slow)
-    runner = start("run", foo.key, "--", "sh", "-c", f"sh '{tmp_path}/slow' & exec sleep 600")
+    runner = start("run", foo.key, "--", "sh", "-c", f"sh '{tmp_path}/slow' & {first_does}")
     (child,) = pids(runner)
     first = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
     runner.send_signal(signal.SIGTERM)
     assert all_gone([first])
     assert foo.holder()
     go_on.touch()
-    assert ended(runner)[0] == -signal.SIGTERM
+    assert ended(runner)[0] == status
     assert foo.holder() is None
     assert not state_of(child)
 
