@@ -4,7 +4,7 @@
 FROM python:3.13-slim AS build
 COPY . /source
 RUN python -m venv /opt/microlock \
-    && /opt/microlock/bin/pip install --no-cache-dir '/source[cli,service]'
+    && /opt/microlock/bin/pip install --no-cache-dir '/source[service]'
 
 FROM python:3.13-slim
 RUN useradd --system --no-create-home --shell /usr/sbin/nologin microlock

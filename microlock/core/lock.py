@@ -209,7 +209,7 @@ class LockCore:
         if status.lost_of:
             status.lost_of.pop(call.owner, None)
         lost = previous if status.noticed(call.now) else None
-        self._say(call.value)
+        before = self._say(call.value)
         lease, self._lease = self._lease, None  # it is the flow's to keep or to end
         call.leases = frozenset((lease.id,) if lease else ())
         self._acts_for_node = False
@@ -232,11 +232,13 @@ class LockCore:
         except GeneratorExit:
             raise
         except BaseException as error:
+            self._say(before.value)
             if isinstance(entered, Place):  # the caller gets an error, and so must not hold it
                 yield from self._withdraw(call, entered)
             elif not isinstance(error, Exception):  # it may have come where no flow could undo it
                 yield from self._undo(call, *map(_revoke, call.leases))
             raise
+        self._say(before.value)
         self._lease = entered.lease
         mine = entered.holder.node_id == self.names.node_id
         whose = "another object of this node" if mine else ""

@@ -7,12 +7,12 @@ order. That is all the protocol there is. Where more are admitted, the next ones
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from microlock.core.admission import admitted, lock_with, role_in, split
 from microlock.core.keys import is_entry, lock_of
-from microlock.core.port import KeyValue
+from microlock.core.port import Event, KeyValue
 
 _MAX_SHOWN = 120
 
@@ -142,48 +142,6 @@ class Standing(enum.Enum):
     GONE = "it is not there any more"
 
 
-class Queue:
-    """The entries of one lock, kept up to date from a read and the changes after it."""
-
-    __slots__ = ("_entries", "_lock")
-
-    def __init__(self, lock: bytes, keys: Iterable[KeyValue] = ()) -> None:
-        self._lock = lock
-        # Oldest first: what is put later is younger, and what is put again keeps its place.
-        self._entries = dict(places(lock, keys))
-
-    @property
-    def holder(self) -> Holder | None:
-        """The first who holds it."""
-        return next(iter(self._entries.values()), None)
-
-    @property
-    def held(self) -> dict[bytes, Holder]:
-        """Who holds it, by their entries, in order."""
-        return {name: self._entries[name] for name in admitted(self._lock, self._entries)}
-
-    def standing(self, entry: bytes, token: int) -> Standing:
-        """Where the entry stands that was created at revision `token`."""
-        place = self._entries.get(entry)
-        if place is None or place.token != token:
-            return Standing.GONE
-        holds = entry in admitted(self._lock, self._entries)
-        return Standing.FIRST if holds else Standing.WAITS
-
-    def put(self, kv: KeyValue) -> None:
-        known = self._entries.get(kv.name)
-        if known and (known.token != kv.create_revision or not kv.lease_id):
-            self.delete(kv.name)
-        youngest = next(reversed(self._entries.values()), None)
-        self._entries.update(places(self._lock, [kv]))
-        # It had lost its lease for a while, and gets its place back.
-        if not known and youngest and youngest.token > kv.create_revision:
-            self._entries = dict(sorted(self._entries.items(), key=lambda place: place[1].token))
-
-    def delete(self, name: bytes) -> None:
-        self._entries.pop(name, None)
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """The lock was taken (`locked`) or given back, by `holder`; None: it says something else.
@@ -193,6 +151,115 @@ class Change:
 
     locked: bool | None
     holder: Holder | None
+
+
+class Queue:
+    """The entries of one lock, kept up to date from a read and the changes after it."""
+
+    __slots__ = ("_admissions", "_held", "_lock", "_older", "_start", "_waiting")
+
+    def __init__(self, lock: bytes, keys: Iterable[KeyValue] = ()) -> None:
+        self._lock = lock
+        prefix, self._admissions = split(lock)
+        self._start = len(prefix)
+        self._fill(dict(places(lock, keys)))
+
+    def _fill(self, entries: dict[bytes, Holder]) -> None:
+        # Both oldest first: what is put later is younger, and what is put again keeps its place.
+        # Who holds is older than who waits: an entry behind one that waits is not admitted.
+        self._held: dict[bytes, Holder] = {}
+        self._waiting = entries
+        self._older = [0] * len(self._admissions)  # of those that hold: the rivals of each kind
+        self._admit()
+
+    @property
+    def holder(self) -> Holder | None:
+        """The first who holds it."""
+        return next(iter(self._held.values()), None)
+
+    @property
+    def held(self) -> Mapping[bytes, Holder]:
+        """Who holds it, by their entries, in order."""
+        return self._held
+
+    def standing(self, entry: bytes, token: int) -> Standing:
+        """Where the entry stands that was created at revision `token`."""
+        place = self._held.get(entry)
+        holds = place is not None
+        place = place or self._waiting.get(entry)
+        if place is None or place.token != token:
+            return Standing.GONE
+        return Standing.FIRST if holds else Standing.WAITS
+
+    def apply(self, events: Sequence[Event]) -> list[Change]:
+        """What happened at one revision. Returns what that changes."""
+        if len(events) == 1:  # as a rule; there may be many who hold
+            return self._apply(events[0])
+        before = list(self._held.values())
+        for event in events:
+            self._apply(event)
+        return changes(before, list(self._held.values()))
+
+    def _apply(self, event: Event) -> list[Change]:
+        return self.delete(event.name) if event.kv is None else self.put(event.kv)
+
+    def put(self, kv: KeyValue) -> list[Change]:
+        """An entry is put, or put again. Returns what that changes."""
+        told: list[Change] = []
+        known = self._held.get(kv.name) or self._waiting.get(kv.name)
+        if known and (known.token != kv.create_revision or not kv.lease_id):
+            told, known = self.delete(kv.name), None
+        for name, place in places(self._lock, [kv]):
+            if name in self._held:
+                self._held[name] = place
+                changed = known and known.value != place.value
+                return [Change(None, place)] if changed else []
+            if known or self._is_youngest(place):
+                self._waiting[name] = place
+                return told + self._admit()
+            # It had lost its lease for a while, and gets its place back.
+            before, there = list(self._held.values()), {**self._held, **self._waiting, name: place}
+            self._fill(dict(sorted(there.items(), key=lambda place: place[1].token)))
+            return told + changes(before, list(self._held.values()))
+        return told
+
+    def delete(self, name: bytes) -> list[Change]:
+        """An entry is gone. Returns what that changes."""
+        gone = self._held.pop(name, None)
+        if gone is None:
+            if self._waiting.pop(name, None) is None:
+                return []
+            return self._admit()
+        self._count(name, -1)
+        return [Change(False, gone), *self._admit()]
+
+    def _is_youngest(self, place: Holder) -> bool:
+        there = self._waiting or self._held
+        youngest = next(reversed(there.values()), None)
+        return youngest is None or youngest.token <= place.token
+
+    def _admit(self) -> list[Change]:
+        """Lets in whoever is next, and admitted."""
+        taken: list[Change] = []
+        while self._waiting:
+            name = next(iter(self._waiting))
+            if not self._admits(name):
+                break
+            self._held[name] = self._waiting.pop(name)
+            self._count(name, 1)
+            taken.append(Change(True, self._held[name]))
+        return taken
+
+    def _admits(self, name: bytes) -> bool:
+        return any(
+            older < each.limit and name.startswith(each.part, self._start)
+            for older, each in zip(self._older, self._admissions, strict=True)
+        )
+
+    def _count(self, name: bytes, more: int) -> None:
+        for number, each in enumerate(self._admissions):
+            if name.startswith(each.rivals, self._start):
+                self._older[number] += more
 
 
 def changes(before: Sequence[Holder], after: Sequence[Holder]) -> list[Change]:

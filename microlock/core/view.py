@@ -65,20 +65,13 @@ class View:
     def apply(self, events: Iterable[Event]) -> list[Change]:
         """Takes events in their order. What was read or told already is passed over."""
         told: list[Change] = []
-        if self._queue is None or self.next_revision is None:
+        queue = self._queue
+        if queue is None or self.next_revision is None:
             return told  # the read that is on its way will know
-        before = _holders(self._queue)
         for revision, together in groupby(events, key=lambda event: event.revision):
             if revision < self.next_revision:
                 continue
-            for event in together:
-                if event.kv is None:
-                    self._queue.delete(event.name)
-                else:
-                    self._queue.put(event.kv)
-            now = _holders(self._queue)
-            told += changes(before, now)
-            before = now
+            told += queue.apply(tuple(together))
             self.next_revision = revision + 1
         return told
 

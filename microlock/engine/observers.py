@@ -44,6 +44,10 @@ class Observers:
         self.all = (*self.all, observer)
         self._client.observers = self
 
+    def finish(self, timeout: float) -> None:
+        """The client is about to close."""
+        self.flush()
+
     def flush(self) -> None:
         """Waits a moment until they know of what has happened so far."""
         with suppress(MicrolockError):  # the client is closed, and has told them

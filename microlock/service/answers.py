@@ -48,7 +48,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 FIGURES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {}}},
-    404: {"model": bodies.Problem, "description": "telemetry is not installed"},
+    404: {"model": bodies.Problem, "description": "it has none"},
 }
 
 

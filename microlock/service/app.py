@@ -109,9 +109,8 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
         """Who holds what and who waits for it, read from the store now."""
         prefix = settings.prefix.encode()
         found: Found = await _ask(client, ReadAll(prefix))
-        named = (replace(kv, name=kv.name[len(prefix) :]) for kv in found.keys)
-        shown = [queue(each) for each in statuses(named)]
-        return JSONResponse({"revision": found.revision, "locks": shown})
+        # Aside: of thousands of locks it takes a while.
+        return await asyncio.to_thread(_shown, prefix, found)
 
     @app.get("/leases", responses=answers(bodies.Leases, body=False))
     async def leases(
@@ -150,6 +149,12 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
 
     serve_page(app)
     return app
+
+
+def _shown(prefix: bytes, found: Found) -> Response:
+    named = (replace(kv, name=kv.name[len(prefix) :]) for kv in found.keys)
+    locks = [queue(each) for each in statuses(named)]
+    return JSONResponse({"revision": found.revision, "locks": locks})
 
 
 def _several(keys: str | list[str]) -> list[str]:

@@ -26,6 +26,12 @@ _SHORT = frozenset({"PORT", "HOST", "DEFAULT_EXPIRY", "ETCD", "MEMORY", "PREFIX"
 _FILE = click.Path(exists=True, dir_okay=False)
 
 
+class _AuthToken(SecretOption):
+    """It belongs to this command, and not to etcd."""
+
+    of_etcd = False
+
+
 class _Serve(click.Command):
     """A command whose options may come from a file .env, after variables of the environment."""
 
@@ -87,7 +93,7 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
     envvar="MICROLOCK_PREFIX",
     help="What the names of the locks begin with in etcd; clients don't see it.",
 )
-@click.option("--auth-token", cls=SecretOption, envvar="MICROLOCK_AUTH_TOKEN", hidden=True)
+@click.option("--auth-token", cls=_AuthToken, envvar="MICROLOCK_AUTH_TOKEN", hidden=True)
 @click.option(
     "--auth-token-file",
     type=_FILE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -39,14 +39,21 @@ class Actor:
         *,
         ttl: float = LONG,
         timeout: float = 10,
+        kind: str = "Microlock",
+        limit: int = 1,
+        others: Sequence[str] = (),
     ) -> None:
+        """`limit`: of a semaphore; `others`: further keys of several."""
         self.told: list[LockEvent] = []
         self._history = history
         self._number = next(_numbers)
         self._ttl = int(ttl)
         self._timeout = timeout
         self._etcd = connect(endpoint, timeout=timeout)
-        self.microlock = Microlock(self._etcd, key, node, ttl)
+        self._key, self._shared = key, {"limit": limit, "others": others}
+        keys = [key, *others] if others else key
+        extra = {"limit": limit} if limit > 1 else {}
+        self.microlock = Microlock(self._etcd, keys, node, ttl=ttl, kind=kind, **extra)
         self.microlock.on(events.lost, self._told)
 
     def lock(self, *, timeout: float = 0) -> Hold | None:
@@ -72,14 +79,13 @@ class Actor:
         token, left = self.microlock.token, self.microlock.remaining
         if token is None or not self.microlock.held:
             return False
-        key = self.microlock.key
-        self._history.note(Claimed(before, now(), self._number, key, token, left))
+        self._history.note(Claimed(before, now(), self._number, self._key, token, left))
         return True
 
     def listen(self) -> None:
         for event in (events.locked, events.unlocked):
             self.microlock.on(event, self._told)
-        self._history.note(Listens(now(), self._number, self.microlock.key))
+        self._history.note(Listens(now(), self._number, self._key, self._shared["limit"]))
 
     def was_told(self, event: str, token: int) -> bool:
         return any((each.name, each.token) == (event, token) for each in self.told)
@@ -92,11 +98,10 @@ class Actor:
 
     def _call(self, op: str, method: Callable[[], Any], **fields: Any) -> Any:
         number = next(_numbers)
-        lock = self.microlock
         self._history.note(
             Called(
-                *(now(), number, self._number, op, lock.key, lock.node_id),
-                **{"within": self._timeout, "ttl": self._ttl, **fields},
+                *(now(), number, self._number, op, self._key, self.microlock.node_id),
+                **{"within": self._timeout, "ttl": self._ttl, **self._shared, **fields},
             )
         )
         try:
@@ -116,7 +121,7 @@ class Actor:
         reason = event.reason and event.reason.name
         self._history.note(
             Told(
-                *(now(), self._number, event.name, event.key, event.token),
+                *(now(), self._number, event.name, self._key, event.token),
                 synthesised=event.synthesised,
                 reason=reason,
             )
@@ -152,7 +157,8 @@ class Stage:
     def actor(self, name: str, *, endpoint: str | None = None, node: str = "", **of: Any) -> Actor:
         """A process of this name; its node is called the same, if nothing else is said."""
         history = History(self.run / f"{name}.jsonl")
-        made = Actor(history, endpoint or self.endpoint, self.key, node or name, **of)
+        key = of.pop("key", self.key)
+        made = Actor(history, endpoint or self.endpoint, key, node or name, **of)
         self._actors.callback(made.note_ended)
         return made
 

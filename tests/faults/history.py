@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -39,6 +39,8 @@ class Called:
             None is no limit.
         ttl: what the object, or extend(), asks for.
         waits: whether it is a lock() that waits its turn.
+        limit: so many older rivals keep the object out.
+        others: further keys that it takes in one with the first.
     """
 
     at: float
@@ -50,6 +52,8 @@ class Called:
     within: float | None
     ttl: int
     waits: bool = False
+    limit: int = 1
+    others: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,17 @@ class Returned:
 
 @dataclass(frozen=True)
 class Listens:
-    """`on()` for locked and unlocked has returned: nothing after this may be missed."""
+    """`on()` for locked and unlocked has returned: nothing after this may be missed.
+
+    Attributes:
+        key: one for each record, if the object has several.
+        limit: as for Called.
+    """
 
     at: float
     lock: int
     key: str
+    limit: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ class Told:
 
     Attributes:
         event: its name, as in microlock.events.
+        key: of several keys the first, if it is about the object's own hold or place.
         token: of the holder for locked and unlocked; else of the object's own hold or place.
         reason: of lost.
     """

@@ -17,17 +17,19 @@ def tokens(run: Run, report: Report) -> Iterator[Violation]:
     taken: dict[tuple[str, int], Hold] = {}
     by_key: dict[str, list[Hold]] = defaultdict(list)
     for hold in run.holds:
-        by_key[hold.key].append(hold)
-        if before := taken.get((hold.key, hold.token)):
-            yield Violation(Rule.TOKEN, str(hold), f"so has {before.taken}")
-        taken[hold.key, hold.token] = hold
-        entry = run.entry(hold)
-        if entry is None:
-            yield Violation(Rule.TOKEN, str(hold), "no entry was created at that revision")
-        elif (entry.birth_lease, entry.node) != (f"{hold.lease:x}", hold.taken.called.node):
-            yield Violation(
-                Rule.TOKEN, str(hold), f"the entry is {entry.made.name} of {entry.node!r}"
-            )
+        for key in hold.keys:
+            by_key[key].append(hold)
+            if before := taken.get((key, hold.token)):
+                yield Violation(Rule.TOKEN, str(hold), f"so has {before.taken}")
+            taken[key, hold.token] = hold
+            entry = run.replay.entries.get((key, hold.token))
+            if entry is None:
+                what = f"no entry of {key!r} was created at that revision"
+                yield Violation(Rule.TOKEN, str(hold), what)
+            elif (entry.birth_lease, entry.node) != (f"{hold.lease:x}", hold.taken.called.node):
+                yield Violation(
+                    Rule.TOKEN, str(hold), f"the entry is {entry.made.name} of {entry.node!r}"
+                )
     for holds in by_key.values():
         yield from _rising(holds)
 
@@ -59,17 +61,30 @@ def recorder(run: Run, report: Report) -> Iterator[Violation]:
 
 def reigns(run: Run, report: Report) -> Iterator[Violation]:
     for hold in run.holds:
-        entry = run.entry(hold)
-        if entry is None:
-            continue
-        report.counts["holds"] += 1
-        older = [each for each in run.replay.older(entry) if run.stood_until(each) > hold.began]
-        for each in older:
-            yield Violation(
-                Rule.ORDER, str(hold), f"the entry {each.token} of {each.node!r} was still there"
-            )
-        if entry.reigns is None or (not older and run.earliest(entry.reigns) > hold.began):
-            yield Violation(Rule.REIGN, str(hold), "its entry was not the oldest by then")
+        entries, limit = run.entries(hold), hold.taken.called.limit
+        report.counts["holds"] += bool(entries)
+        report.counts["holds of several keys"] += len(entries) > 1
+        report.counts["holds beside an older one"] += any(
+            each.token < entry.token and run.stood_until(each) > hold.began
+            for entry in entries
+            for each in run.replay.by_key[entry.key]
+        )
+        for entry in entries:
+            older = [
+                each
+                for each in run.replay.older_rivals(entry)
+                if run.stood_until(each) > hold.began
+            ]
+            for each in older if len(older) >= limit else ():
+                yield Violation(
+                    Rule.ORDER,
+                    str(hold),
+                    f"the entry {each.token} of {each.node!r} on {entry.key!r} was still there",
+                )
+            since = run.replay.admitted(entry, limit)
+            if since is None or (len(older) < limit and run.earliest(since) > hold.began):
+                what = f"its entry on {entry.key!r} was not admitted by then"
+                yield Violation(Rule.REIGN, str(hold), what)
 
 
 @dataclass(frozen=True)
@@ -91,18 +106,24 @@ class _Span:
     def until(self) -> float:
         return self.claims[-1].before
 
+    @property
+    def limit(self) -> int:
+        return self.hold.taken.called.limit if self.hold else 1
+
 
 def _spans(run: Run) -> list[_Span]:
     holds = {(hold.taken.owner, hold.key, hold.token): hold for hold in run.holds}
     return [
         _Span(
-            f"object {lock} of {name}, which claims {token} on {key!r}",
-            *((name, lock), key, token),
+            f"object {lock} of {name}, which claims {token} on {each!r}",
+            *((name, lock), each, token),
             sorted(claims, key=lambda claim: claim.before),
-            holds.get(((name, lock), key, token)),
+            hold,
         )
         for name, journal in run.journals.items()
         for (lock, key, token), claims in journal.claims.items()
+        for hold in [holds.get(((name, lock), key, token))]
+        for each in (hold.keys if hold else [key])
     ]
 
 
@@ -146,28 +167,32 @@ def _overlaps(run: Run, report: Report) -> Iterator[Violation]:
     for span in _spans(run):
         by_key[span.key].append(span)
     for spans in by_key.values():
-        open_spans: list[_Span] = []
-        for span in sorted(spans, key=lambda span: span.since):
-            open_spans = [each for each in open_spans if each.until > span.since]
-            for each in open_spans:
-                if each.token != span.token:  # the same: one speaks for the node of the other
-                    yield from _overlap(run, report, each, span)
-            open_spans.append(span)
+        for span in spans:
+            yield from _beside(run, report, span, spans)
 
 
-def _overlap(run: Run, report: Report, one: _Span, other: _Span) -> Iterator[Violation]:
-    together = min(one.until, other.until) - max(one.since, other.since)
-    if together <= 0:
-        return
-    older = min(one, other, key=lambda span: span.token)
-    entry = run.replay.entries.get((older.key, older.token))
-    allowed = _allowance(run, older, entry) if entry and entry.ended else 0.0
-    if together > allowed:
-        yield Violation(
-            Rule.OVERLAP, one.who, f"at the same time, for {together:.3f} s: {other.who}"
-        )
-    else:
-        report.measure("overlap after an end from outside", together)
+def _beside(run: Run, report: Report, span: _Span, spans: list[_Span]) -> Iterator[Violation]:
+    """Too many older rivals that hold while this one does."""
+    mine = run.replay.entries.get((span.key, span.token))
+    rivals: dict[int, list[tuple[float, float, _Span]]] = defaultdict(list)
+    for each in spans:
+        theirs = run.replay.entries.get((each.key, each.token))
+        # The same token: one speaks for the node of the other.
+        if each.token >= span.token or (mine and theirs and not theirs.is_rival_of(mine)):
+            continue
+        since, until = max(each.since, span.since), min(each.until, span.until)
+        together = until - since
+        if together > 0:
+            allowed = _allowance(run, each, theirs) if theirs and theirs.ended else 0.0
+            if together <= allowed:
+                report.measure("overlap after an end from outside", together)
+            else:
+                rivals[each.token].append((since, until, each))
+    found = [each for same in rivals.values() for each in same]
+    for since, _, each in found:
+        at_once = {other.token for begun, until, other in found if begun <= since < until}
+        if len(at_once) >= span.limit:
+            yield Violation(Rule.OVERLAP, each.who, f"at {since:.3f}, at the same time: {span.who}")
 
 
 def writes(run: Run, report: Report) -> Iterator[Violation]:
@@ -190,12 +215,14 @@ def writes(run: Run, report: Report) -> Iterator[Violation]:
 def ends(run: Run, report: Report) -> Iterator[Violation]:
     """How holds ended, and whether their owners noticed."""
     for hold in run.holds:
-        entry = run.entry(hold)
+        ended = [entry for entry in run.entries(hold) if entry.ended]
+        entry = min(ended, key=lambda each: each.gone, default=None)
         if entry is None or entry.ended is None or hold.own_end(entry.ended.at):
             continue
         journal = run.journals[hold.taken.process]
         if journal.last <= entry.ended.at:
             continue  # the process was over
+        # Of several keys the others are given up when one is gone.
         excuse = run.excuse(entry)
         lives_until = hold.lives_until(entry.ended.at)
         if entry.ended.at < lives_until and not excuse:

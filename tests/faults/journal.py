@@ -58,6 +58,10 @@ class Hold:
         return self.taken.called.key
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.key, *self.taken.called.others)
+
+    @property
     def began(self) -> float:
         assert self.taken.returned
         return self.taken.returned.at
@@ -103,6 +107,7 @@ class Ear:
     lock: int
     key: str
     since: float
+    limit: int = 1
     until: float | None = None
     told: list[Told] = field(default_factory=list)
 
@@ -145,13 +150,16 @@ class Journal:
             case Claimed():
                 self.claims[record.lock, record.key, record.token].append(record)
             case Listens():
-                self.ears.append(Ear(self.process, record.lock, record.key, record.at))
+                self.ears.append(
+                    Ear(self.process, record.lock, record.key, record.at, record.limit)
+                )
             case Deaf():
                 for ear in self._ears_of(record.lock):
                     ear.until = record.at
             case Told() if record.event in KEY_EVENTS:
                 for ear in self._ears_of(record.lock):
-                    if ear.since <= record.at:  # earlier, not all of its handlers were there
+                    # Earlier, not all of its handlers were there.
+                    if ear.since <= record.at and ear.key == record.key:
                         ear.told.append(record)
             case Told():
                 self.told[record.lock].append(record)

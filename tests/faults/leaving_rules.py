@@ -18,13 +18,14 @@ _IN_DOUBT = {"LockUncertainError", "LockLostError", "DestroyedError", "ForkedErr
 def leftovers(run: Run, report: Report) -> Iterator[Violation]:
     """Entries that belong to no hold, after the calls that can have made them; and those of holds
     that were given back."""
-    held = {(hold.key, hold.token) for hold in run.holds}
+    held = {(key, hold.token) for hold in run.holds for key in hold.keys}
     makers: dict[tuple[str, str], list[Call]] = defaultdict(list)
     nodes = set()
     for call in run.calls:
         nodes.add(call.called.node)
         if call.called.op == "lock":
-            makers[call.called.key, call.called.node].append(call)
+            for key in (call.called.key, *call.called.others):
+                makers[key, call.called.node].append(call)
     # An object keeps its lease from one hold to the next, and another's is never the same.
     owners = {f"{hold.lease:x}": hold.taken.owner for hold in run.holds}
     for (key, token), entry in run.replay.entries.items():
@@ -74,9 +75,10 @@ def _why(run: Run, entry: Entry, calls: list[Call]) -> str:
 
 def _given_back(run: Run) -> Iterator[Violation]:
     for hold in run.holds:
-        entry = run.entry(hold)
         for call in hold.later:
-            if entry and call.called.op == "unlock" and call.worked and call.returned:
+            if not (call.called.op == "unlock" and call.worked and call.returned):
+                continue
+            for entry in run.entries(hold):
                 left = run.stood_until(entry) - call.returned.at
                 if left > 0:
                     yield Violation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -13,13 +13,13 @@ from actors import Stage
 from verdict import Rule
 
 from microlock import events
-from microlock.core import flows
+from microlock.core import admission, flows
 from microlock.core.flows import Flow, taking
 from microlock.core.hold import HoldState
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
-from microlock.core.place import Place
-from microlock.core.port import Found, Leave, Lifetime, Read
+from microlock.core.place import Contended, Place
+from microlock.core.port import Enter, Entered, Found, Leave, Lifetime, Read
 from microlock.core.queue import Holder
 from microlock.core.status import Status
 from microlock.engine.emitter import LockEmitter
@@ -106,6 +106,38 @@ def jump_the_queue() -> AbstractContextManager[Any]:
     return patch.object(taking, "_join", heedless)
 
 
+# More than a mutex
+
+
+def overlook_writers() -> AbstractContextManager[Any]:
+    """Reads while somebody writes."""
+    return patch.multiple(
+        "microlock.kinds.ReadLock", _admission=replace(admission.READER, rivals=b"none/")
+    )
+
+
+def one_too_many() -> AbstractContextManager[Any]:
+    """Lets one more than the limit have a semaphore."""
+    semaphore = admission.semaphore
+    return patch("microlock.kinds.semaphore", lambda limit: semaphore(limit + 1))
+
+
+def two_transactions() -> AbstractContextManager[Any]:
+    """Puts the entries of several keys one after the other."""
+    put = taking._put
+
+    def one_by_one(names: Names, lease: Lease, now: float) -> Flow[Any]:
+        place = yield from put(replace(names, others=()), lease, now)
+        others = taking._others(names, lease) if isinstance(place, Place) else ()
+        for lock, entry in others:
+            entered: Entered = yield Enter(lock, entry, names.value, lease.id)
+            if entered.token is None:
+                return Contended(Holder.of(entered.before[0]), replace(lease, doubtful=True))
+        return replace(place, others=tuple([entry for _, entry in others])) if others else place
+
+    return patch.object(taking, "_put", one_by_one)
+
+
 # Time
 
 
@@ -168,6 +200,11 @@ SABOTAGES = (
     Sabotage("a doubt is a failure", clean_up_nothing, scenarios.no_answer, Rule.LEFT),
     Sabotage("jump the queue", jump_the_queue, scenarios.waiting, Rule.OVERLAP),
     Sabotage("jump the queue quietly", jump_the_queue, scenarios.waiting, Rule.ORDER),
+    Sabotage("overlook writers", overlook_writers, scenarios.written, Rule.OVERLAP),
+    Sabotage("overlook writers quietly", overlook_writers, scenarios.written, Rule.ORDER),
+    Sabotage("one too many", one_too_many, scenarios.full, Rule.OVERLAP),
+    Sabotage("one too many, quietly", one_too_many, scenarios.full, Rule.ORDER),
+    Sabotage("keys in two transactions", two_transactions, scenarios.several, Rule.TOKEN),
     Sabotage(
         "deadline from the reply", deadline_from_the_reply, scenarios.late_replies, Rule.CLAIM
     ),

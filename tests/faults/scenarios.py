@@ -127,6 +127,44 @@ def waiting(stage: Stage) -> None:
     q.unlock()
 
 
+def written(stage: Stage) -> None:
+    """w writes, and r asks to read meanwhile."""
+    w, r = stage.actor("w", kind="WriteLock"), stage.actor("r", kind="ReadLock")
+    w.lock()
+    _together(r, w)
+
+
+def full(stage: Stage) -> None:
+    """p and q have both places of a semaphore, and r asks for one."""
+    p, q, r = (stage.actor(name, kind="Semaphore", limit=2) for name in "pqr")
+    p.lock()
+    q.lock()
+    _together(r, p, q)
+
+
+def _together(newcomer: Actor, *holders: Actor) -> None:
+    """Who holds goes on, whether somebody else gets it too or not."""
+    for each in (*holders, newcomer):
+        newcomer.lock()
+        each.claim()
+    _let_pass(WHILE)
+    for each in (*holders, newcomer):
+        each.claim()
+        each.unlock()
+
+
+def several(stage: Stage) -> None:
+    """p and q want the same two keys, in another order each."""
+    one, two = f"{stage.key}-1", f"{stage.key}-2"
+    p = stage.actor("p", kind="MultiLock", key=one, others=[two])
+    q = stage.actor("q", kind="MultiLock", key=two, others=[one])
+    for each in (p, q):
+        each.lock()
+        each.claim()
+        _let_pass(WHILE)
+        each.unlock()
+
+
 def no_answer(stage: Stage) -> None:
     """q tries to lock, and hears nothing more from etcd, which has done all it was asked for."""
     proxy = Proxy(stage.endpoint)

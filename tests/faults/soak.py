@@ -3,7 +3,7 @@
     make soak SECONDS=300 [SEED=7]
     PYTHONPATH=tests/integration python tests/faults/soak.py --help
 
-Every second client locks with tasks, the others with threads.
+Every second client locks with tasks, the others with threads; all of them locks of every kind.
 Prints the seed, each fault, and a report of one page; exits with 1 if the checker found anything,
 with 2 if etcd itself lost its consistency, as 3.5.0 to 3.5.2 may in a crash.
 The same seed gives the same plan of faults and of work; what the machine makes of it varies.
@@ -40,7 +40,8 @@ from recorder import Recorder
 from verdict import Rule, Violation
 
 CLIENTS = 6
-KEYS = 20
+# Mutexes, elections and several at once share some; semaphores, and readers and writers, others.
+KEYS, SLOTS, PAGES = 14, 3, 4
 PREFIX = "soak/"
 HERE = Path(__file__).resolve().parent
 PATIENCE = 60.0  # seconds for the clients to end
@@ -96,6 +97,8 @@ class Clients:
             "name": name,
             "endpoints": self._ground.endpoints,
             "keys": [f"{PREFIX}{i}" for i in range(KEYS)],
+            "slots": [f"{PREFIX}slot-{i}" for i in range(SLOTS)],
+            "pages": [f"{PREFIX}page-{i}" for i in range(PAGES)],
             "seed": self._seed,
             "seconds": self._end - now(),
             "tasks": int(name[1:].partition("-")[0]) % 2 == 1,  # else threads

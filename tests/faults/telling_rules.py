@@ -15,7 +15,8 @@ def changes(run: Run, report: Report) -> Iterator[Violation]:
         for ear in journal.ears:
             report.counts["listeners"] += 1
             report.counts["changes told"] += len(ear.told)
-            yield from _Hearing(run, ear).judge()
+            several = ear.limit > 1 or any(e.role for e in run.replay.by_key.get(ear.key, ()))
+            yield from (_Crowded if several else _Hearing)(run, ear).judge()
 
 
 class _Hearing:
@@ -24,7 +25,7 @@ class _Hearing:
     def __init__(self, run: Run, ear: Ear) -> None:
         self._run = run
         self._ear = ear
-        self._happened = run.replay.transitions.get(ear.key, [])
+        self._happened = run.replay.transitions(ear.key, ear.limit)
         self._places = {(each.event, each.token): i for i, each in enumerate(self._happened)}
         self._last: int | None = None  # the place of what was told last
         self._before: Told | None = None  # what was told last
@@ -112,6 +113,48 @@ class _Hearing:
         )
 
 
+class _Crowded(_Hearing):
+    """The same where several may hold the lock at a time, and go in any order."""
+
+    def judge(self) -> Iterator[Violation]:
+        heard: set[int] = set()
+        last = -1  # the place up to which all was told, or could not be known
+        synthesised = -1  # the last place that a look told of since
+        for told in self._ear.told:
+            place = self._places.get((told.event, told.token or 0))
+            if place is None:
+                yield self._wrong(told, "which never happened")
+                continue
+            if place in heard or place <= last:
+                yield self._wrong(told, "again, or after what came later")
+            heard.add(place)
+            if told.synthesised:
+                synthesised = max(synthesised, place)
+            else:
+                last, synthesised = max(last, synthesised), -1
+                yield from self._between(last, place, told.at)
+                last = max(last, place)
+            self._before = told
+        if self._ear.until is not None:
+            end = self._ear.until - self._run.limits.grace
+            happened = [each for each in self._happened if each.cause.at < end]
+            yield from self._between(max(last, synthesised), len(happened), self._ear.until)
+
+    def _between(self, last: int, place: int, until: float) -> Iterator[Violation]:
+        """Of what happened between two places nothing was told."""
+        skipped = self._happened[last + 1 : place]
+        skipped = [each for each in skipped if self._certain(each)]
+        since = self._before.at if self._before else self._ear.since
+        if not (_nothing_came_of(skipped) and self._run.compacted(since, until)):
+            yield from map(self._missed, skipped)
+
+
+def _nothing_came_of(changes: list[Transition]) -> bool:
+    """Whether those hold after it who did before."""
+    taken = [each.token for each in changes if each.event == "locked"]
+    return sorted(taken) == sorted(each.token for each in changes if each.event == "unlocked")
+
+
 def losses(run: Run, report: Report) -> Iterator[Violation]:
     for journal in run.journals.values():
         for lock, events in journal.told.items():
@@ -145,17 +188,18 @@ def _measure(run: Run, report: Report, journal: Journal, lock: int, told: Told) 
 
 def _groundless(run: Run, journal: Journal, lock: int, told: Told) -> str | None:
     """Why a loss has no cause, if it has none."""
-    entry = run.replay.entries.get((told.key, told.token or 0))
-    if entry is None:
-        return "there never was such an entry"
     hold = next((h for h in journal.holds if h.token == told.token and h.key == told.key), None)
+    first = run.replay.entries.get((told.key, told.token or 0))
+    entries = run.entries(hold) if hold else [first] if first else []
+    if not entries:
+        return "there never was such an entry"
     if hold is None or hold.taken.called.lock != lock:
         return None  # it spoke for its node, or lock() found that it was over already
     given_back = next((c for c in hold.later if c.called.op == "unlock" and c.worked), None)
     if given_back:
         return f"it was given back by {given_back}"
-    moved = any(run.earliest(each) <= told.at for each in entry.moved)
-    gone = entry.ended and run.earliest(entry.ended) <= told.at
+    moved = any(run.earliest(each) <= told.at for entry in entries for each in entry.moved)
+    gone = any(entry.ended and run.earliest(entry.ended) <= told.at for entry in entries)
     margin = max(0.05, hold.ttl / 100)
     if not moved and not gone and told.at < hold.lives_until(told.at) - margin:
         return "the entry was there, and the deadline ahead"

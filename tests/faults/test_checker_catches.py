@@ -14,7 +14,7 @@ import pytest
 from actors import Stage
 from checker import Report, check
 from cluster import Cluster
-from faces import BOTH_FACES
+from faces import BOTH_FACES, ONLY_THREADS
 from fenced import Fenced
 from history import Changed, read
 from recorder import Recorder
@@ -59,6 +59,8 @@ def test_the_library_as_it_is_passes(play: Play, scenario: Callable[[Stage], Non
     assert not report.violations, str(report)
 
 
+@ONLY_THREADS
+@BOTH_FACES
 @pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda sabotage: sabotage.name)
 def test_a_bug_is_caught(play: Play, sabotage: Sabotage) -> None:
     report = play(sabotage.scenario, sabotage.bug, fenced=sabotage.fenced)

@@ -21,10 +21,10 @@ class Rule(enum.Enum):
     RECORDER = "the recorder saw all, and when"
     CLIENT = "a client ends when its time is over, in good order"
     TOKEN = "tokens are unique, rise in real time, and are the create_revision of an entry"
-    REIGN = "a hold's entry was the oldest when lock() returned"
-    ORDER = "nobody gets the lock while an older entry is there"
+    REIGN = "a hold's entry was admitted when lock() returned: so few rivals were older"
+    ORDER = "nobody gets the lock while too many older rivals are there"
     CLAIM = "held is True while the entry is there, or `notice` seconds after it was taken away"
-    OVERLAP = "no two objects hold a lock at a time"
+    OVERLAP = "no object holds a lock at a time with too many older rivals"
     STORE = "the tokens of accepted writes never fall"
     ENDED = "a hold is ended by its owner, by time, or from outside"
     UNNOTICED = "who lost a hold is told so, or gets LockLostError"
@@ -145,7 +145,13 @@ class Run:
         return sorted(holds, key=lambda hold: hold.token)
 
     def entry(self, hold: Hold) -> Entry | None:
+        """Of several keys that of the first."""
         return self.replay.entries.get((hold.key, hold.token))
+
+    def entries(self, hold: Hold) -> list[Entry]:
+        """Those of all its keys, as far as there are."""
+        found = (self.replay.entries.get((key, hold.token)) for key in hold.keys)
+        return [entry for entry in found if entry]
 
     # When something happened in etcd. A change's `at` is the latest moment at which it can have.
 

@@ -28,7 +28,12 @@ BOTH_FACES = pytest.mark.usefixtures("face")
 ONLY_THREADS = pytest.mark.parametrize("face", [THREADS], indirect=True)
 ONLY_TASKS = pytest.mark.parametrize("face", [TASKS], indirect=True)
 
-_LOCKS = {THREADS: microlock.Microlock, TASKS: loop_face.lock}
+
+def _of_threads(*args: Any, kind: str = "Microlock", **kwargs: Any) -> Any:
+    return getattr(microlock, kind)(*args, **kwargs)
+
+
+_LOCKS = {THREADS: _of_threads, TASKS: loop_face.lock}
 _MANAGERS = {THREADS: microlock.LockManager, TASKS: loop_face.manager}
 _under_test = THREADS
 
@@ -43,7 +48,7 @@ def under_test(face: str) -> Iterator[str]:
 
 
 class Microlock:
-    """A lock of the face under test."""
+    """A lock of the face under test; of another `kind`, if one is named."""
 
     events = events
 

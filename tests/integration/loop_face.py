@@ -19,6 +19,7 @@ from weakref import finalize
 
 import microlock.asyncio
 from microlock import events
+from microlock.asyncio.lock import Lock
 from microlock.engine.loops import TaskLoss
 
 _NAME = "loop of the tests"  # its thread
@@ -156,9 +157,9 @@ class _Blocking:
 
 
 class TaskLock(_Blocking):
-    """A `microlock.asyncio.Microlock`."""
+    """A lock of `microlock.asyncio`, of any kind."""
 
-    def __init__(self, lock: microlock.asyncio.Microlock) -> None:
+    def __init__(self, lock: Lock) -> None:
         super().__init__(lock)
         self._handlers: dict[Callable[..., Any], Callable[..., Any]] = {}
 
@@ -198,14 +199,14 @@ class TaskLock(_Blocking):
 
 
 def _show(value: Any) -> Any:
-    if isinstance(value, microlock.asyncio.Microlock):
+    if isinstance(value, Lock):
         return TaskLock(value)
     return _Blocking(value) if isinstance(value, TaskLoss) else value
 
 
-def lock(*args: Any, **kwargs: Any) -> Any:
-    """As `microlock.Microlock`."""
-    return TaskLock(microlock.asyncio.Microlock(*args, **kwargs))
+def lock(*args: Any, kind: str = "Microlock", **kwargs: Any) -> Any:
+    """As `microlock.Microlock`, or another kind."""
+    return TaskLock(getattr(microlock.asyncio, kind)(*args, **kwargs))
 
 
 def manager(*args: Any, **kwargs: Any) -> Any:

@@ -89,7 +89,10 @@ def test_failed_tells_why(make: Make, key: str) -> None:
     seen = Recorder(one, "failed")
     with pytest.raises(AlreadyLockedError) as caught:
         one.lock()
-    assert seen.wait_for(1) == [LockEvent("failed", key, node_id="one", error=caught.value)]
+    (event,) = seen.wait_for(1)
+    assert event == LockEvent("failed", key, "one", error=caught.value, waited=event.waited)
+    assert event.waited is not None
+    assert event.waited > 0
 
 
 def test_destroy_tells_released_before_it_returns(make: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +128,22 @@ def test_the_service_ends_a_hold_long_before_its_lease_would(
     assert not service.client.store.state.leases  # type: ignore[attr-defined]
 
 
+def test_nothing_is_left_of_a_hold_that_was_renewed_and_unlocked(
+    own: Callable[..., Service], prefix: str
+) -> None:
+    service = own("memory://")
+    leases = service.client.store.state.leases  # type: ignore[attr-defined]
+    tokens = service.lock("a", [f"{prefix}x", f"{prefix}y"], exp=LONG)
+    for _ in range(2):
+        answer = service.post("/renew", uid="a", tokens=tokens, exp=LONG)
+        assert len(answer.json()["renewed"]) == 2
+    until(lambda: len(leases) == 1)
+    service.unlock("a", tokens[:1])
+    assert len(leases) == 1
+    service.unlock("a", tokens[1:])
+    until(lambda: not leases)
+
+
 # Beside that.
 
 
@@ -234,11 +251,13 @@ def test_what_a_service_has_locked_when_it_ends_is_free_when_the_lease_is(key: s
         with MemoryStore() as store:
             client = store.connect()
             holds = Holds(client, Settings())
-            await store.until(holds.lock("a", [key], 1, 0))
+            await store.until(holds.lock("a", [key], LONG, 0))
+            assert len(holds.expiry) == 1
             await holds.close()
-            await asyncio.sleep(0.01)
+            assert len(holds.expiry) == 0
+            await store.advance_async(LONG / 1000)
             assert await holds.locked([key])
-            await store.advance_async(3)
+            await store.advance_async(LONG / 1000 / 9 + 1)
             assert not await holds.locked([key])
 
     asyncio.run(main())
@@ -319,6 +338,33 @@ def test_who_listens_is_told_of_all_locks_and_then_of_each_that_changes(
         assert seen[token["key"]]["holders"][0]["node_id"] == "<b>"
 
 
+def test_what_a_listener_has_put_together_is_what_all_locks_are(
+    service: Service, other: Service, prefix: str
+) -> None:
+    chance = random.Random(7)
+
+    def come_and_go(number: int) -> None:
+        here, uid = (service, other)[number % 2], f"node-{number}"
+        for _ in range(6):
+            keys = chance.sample([f"{prefix}{each}" for each in range(4)], 2)
+            tokens = here.lock(uid, keys, wait=LONG, exp=LONG)
+            here.unlock(uid, tokens[: chance.randint(1, 2)])
+            here.unlock(uid, tokens)
+
+    with ThreadPoolExecutor(6) as pool, service.events() as events:
+        list(pool.map(come_and_go, range(6)))
+        service.lock("last", [f"{prefix}0", f"{prefix}last"], exp=LONG)
+        seen: dict[str, Any] = {}
+        while f"{prefix}last" not in seen:
+            _, data = next(events)
+            seen |= {each["key"]: each for each in data.get("locks", ())}
+        held = [each for each in seen.values() if each["holders"] and prefix in each["key"]]
+        locks = service.http.get("/locks").json()["locks"]
+        assert sorted(held, key=lambda each: each["key"]) == [
+            each for each in locks if prefix in each["key"]
+        ]
+
+
 @pytest.mark.parametrize("whom", ["the holder", "a waiter"])
 def test_an_operator_breaks_a_hold_by_its_token(service: Service, key: str, whom: str) -> None:
     (token,) = service.lock("a", key, exp=LONG)
@@ -346,10 +392,10 @@ def test_it_is_healthy_as_long_as_the_store_answers(service: Service) -> None:
     assert service.http.get("/healthz").json() == {"status": "ok"}
 
 
-def test_without_telemetry_there_are_no_metrics(service: Service) -> None:
+def test_an_application_without_metrics_says_so(service: Service) -> None:
     answer = service.http.get("/metrics")
     assert answer.status_code == 404
-    assert "telemetry" in answer.json()["error"]
+    assert answer.json() == {"error": "this service has no metrics"}
 
 
 def test_no_request_is_answered_by_another_sites_leave(service: Service) -> None:

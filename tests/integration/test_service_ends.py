@@ -25,6 +25,7 @@ from services import DEADLINE, Service, told, until
 
 from microlock import connect
 from microlock.asyncio import Microlock, MultiLock
+from microlock.cli.program import program
 from microlock.engine.reader import Reader
 from microlock.errors import StoreUnavailableError
 from microlock.server import free_ports
@@ -345,7 +346,9 @@ def test_a_service_that_was_killed_goes_on_where_it_was(
                     if tokens is None:
                         answer = client.post("/lock", json={"uid": "a", "keys": key})
                         tokens = answer.json()["tokens"]
-                        lease = client.get("/locks").json()["locks"][0]["holders"][0]["lease"]
+                        locks = client.get("/locks").json()["locks"]
+                        (own,) = (each for each in locks if each["key"] == key)
+                        lease = own["holders"][0]["lease"]
                         left = client.get("/leases", params={"id": lease}).json()["leases"]
                         assert left[lease] > 50  # the expiry of the file
                     else:
@@ -394,3 +397,14 @@ def test_a_wrong_option_is_named(
     with pytest.raises(click.UsageError) as wrong:
         command.serve.main(["-N", *options], standalone_mode=False)
     assert named in wrong.value.format_message()
+
+
+def test_options_come_from_the_file_of_the_command_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "options").write_text("[microlock]\netcd = foo:1\n[serve]\nport = 70000\n")
+    (tmp_path / ".env").write_text("PORT=0\n")
+    with pytest.raises(SystemExit, match="2"):
+        program.main(["serve", "--config", "options"])
+    assert "70000 is not in the range" in capsys.readouterr().err

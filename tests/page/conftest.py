@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from looking import Page, Service
 
+from microlock.server import EtcdServer
+
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
 OPTIONS = (
@@ -29,6 +31,19 @@ def service() -> Iterator[Service]:
 def guarded() -> Iterator[Service]:
     """One whose token is "sésame"."""
     service = Service(auth_token="sésame")
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def etcd() -> Iterator[EtcdServer]:
+    with EtcdServer(fast=True) as server:
+        yield server
+
+
+@pytest.fixture
+def on_etcd(etcd: EtcdServer) -> Iterator[Service]:
+    service = Service(etcd.endpoint)
     yield service
     service.close()
 

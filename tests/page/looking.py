@@ -27,8 +27,8 @@ def until(condition: Callable[[], Any]) -> Any:
 class Service:
     """`microlock serve`, on a store in memory that outlives it."""
 
-    def __init__(self, auth_token: str | None = None) -> None:
-        self.client: Client = connect("memory://")
+    def __init__(self, endpoint: str = "memory://", auth_token: str | None = None) -> None:
+        self.client: Client = connect(endpoint)
         self._settings = Settings(auth_token=auth_token)
         self._port = 0
         self.start()
@@ -111,7 +111,7 @@ class Page:
 
     def complaints(self) -> list[str]:
         """What the console has of errors, but those of a service that is away."""
-        away = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED", "401", "ERR_NETWORK")
+        away = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED", " 401 ", " 503 ")
         return [
             each["message"]
             for each in self.driver.get_log("browser")

@@ -12,6 +12,7 @@ from looking import Page, Service, until
 
 from microlock import LockLostError, MicrolockError, MultiLock, ReadLock, WriteLock
 from microlock import Microlock as Lock
+from microlock.server import EtcdServer
 
 
 def lock(service: Service, key: str, node_id: str = "node-a", ttl: float = 600) -> Lock:
@@ -216,6 +217,28 @@ def test_it_says_that_the_service_is_away_and_comes_back_by_itself(
     until(lambda: page.state == "live" and list(page.locks) == ["bar", "new"])
     assert bar.renew() > 0
     assert new.renew() > 0
+
+
+def test_it_says_that_etcd_is_away_and_what_has_changed_when_it_is_back(
+    page: Page, on_etcd: Service, etcd: EtcdServer
+) -> None:
+    foo = lock(on_etcd, "foo")
+    page.open(on_etcd)
+    until(lambda: page.locks.get("foo", {}).get("left") == ["10 min"])
+    etcd.stop()
+    until(lambda: page.state == "blind")
+    assert page.text("#state").startswith("The service does not hear from etcd: ")
+    assert list(page.locks) == ["foo"]
+    page.break_of("foo")
+    page.click("#question-yes")
+    assert "Connection refused" in until(lambda: page.text("#question-error"))
+    page.click("#question-no")
+    etcd.start()
+    until(lambda: page.state == "live")
+    bar = lock(on_etcd, "bar")
+    foo.unlock()
+    until(lambda: list(page.locks) == ["bar"])
+    bar.destroy()
 
 
 HOSTILE = [

@@ -323,6 +323,11 @@ class Actor:
         self.core.cancel()
         self._sync()
 
+    def _rest(self) -> list[int]:
+        """What a lost hold has in etcd still is about to be ended. Returns its leases."""
+        leases, self.core.status.left = self.core.status.left, ()
+        return [lease.id for lease in leases]
+
     # Renewals.
 
     def _due(self) -> list[int]:

@@ -11,7 +11,7 @@ from model import Client, Model, Move, Violation
 
 # What may go wrong, or be done on a whim. The rest happens by itself.
 FAULTS = ("lose", "time", "crash", "interfere", "cancel", "signal")
-BY_ITSELF = ("arrive", "answer", "wake", "late", "leave", "due", "renewed")
+BY_ITSELF = ("arrive", "answer", "wake", "late", "leave", "due", "renewed", "rest")
 ALONE = ("begin", "answer", "wake")
 
 
@@ -38,6 +38,7 @@ def explore(
     ahead: int = 0,
     min_hold: float = 0.0,
     finish: bool = True,
+    keys: Sequence[str] | None = None,
 ) -> Visited:
     """Plays all interleavings of clients that each do what their plan says, one thing after the
     other, if they can, with so many faults of these kinds at most. Raises the first Violation,
@@ -45,12 +46,12 @@ def explore(
 
     `plans`: of each client, or a list of those of its threads.
     `of`: kinds of moves, or ways to lose a request.
-
+    `keys`: that each takes in one, if not all the same.
     `ahead`: so many others are in the queue before them.
     `finish`: whether from each end all is tidied up, and the lock is to be free.
     """
     visited = Visited()
-    begun = Model.of(len(plans), ahead=ahead, lagging=False, min_hold=min_hold)
+    begun = Model.of(keys or len(plans), ahead=ahead, lagging=False, min_hold=min_hold)
     for client, plan in zip(begun.clients, plans, strict=True):
         client.todo = tuple(map(tuple, plan)) if isinstance(plan, list) else (tuple(plan),)
     met = {hash((begun.state(), faults))}

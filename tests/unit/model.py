@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,8 +52,8 @@ from microlock.errors import (
 from microlock.memory.state import State
 from microlock.memory.store import timed
 
-KEY = "foo"
-PREFIX = b"foo/"
+KEYS = "foo", "bar"
+LOCKS = b"foo/", b"bar/"
 MOMENT = 0.001
 # How fast the clocks of the clients go. The slow one uses up nearly all of a deadline's margin.
 RATES = (0.991, 1.0, 1.004)
@@ -158,7 +158,7 @@ class Model:
         given_up: leases that may stand until they end: of who crashed, or was told so.
         kept: entries, their tokens, and until when they are to stay though they were given back.
         lost: the clients that have noticed a loss, and its token.
-        token: of the last hold that began.
+        tokens: of the last holds that began, by their locks.
         story: what happened.
         whole: whether all was well so far.
     """
@@ -172,7 +172,7 @@ class Model:
     given_up: frozenset[int] = frozenset()
     kept: frozenset[tuple[bytes, int, float]] = frozenset()
     lost: frozenset[tuple[int, int]] = frozenset()
-    token: int = 0
+    tokens: tuple[tuple[bytes, int], ...] = ()
     story: list[Move] = field(default_factory=list)
     whole: bool = True
     _own: set[int] = field(default_factory=set)  # the clients that no other model has, too
@@ -180,25 +180,29 @@ class Model:
     @classmethod
     def of(
         cls,
-        clients: int,
+        clients: int | Sequence[str],
         *,
         threads: int = 1,
         ahead: int = 0,
         lagging: bool = True,
         min_hold: float = 0.0,
     ) -> Model:
-        """`ahead`: entries of others, who are in the queue already, and leave in any order."""
+        """`clients`: how many, or of each the keys that it takes in one.
+
+        `ahead`: entries of others, who are in the queue already, and leave in any order.
+        """
+        wanted = KEYS[:1] * clients if isinstance(clients, int) else clients
         made = []
-        for index in range(clients):
-            names = Names.of(KEY, "abc"[index])
+        for index, keys in enumerate(wanted):
+            names = Names.of_all(keys.split(), "abc"[index])
             actor = Actor(names, LEASES_OF_A_CLIENT * (index + 1), min_hold)
             made.append(Client(index, names, RATES[index], actor, todo=((),) * threads))
         model = cls(State(), made, lagging, min_hold)
-        model._own = set(range(clients))
+        model._own = set(range(len(made)))
         model.given_up = frozenset(range(1, ahead + 1))
         for lease_id in model.given_up:
             model.store.apply(Grant(lease_id, 60))
-            model.store.put(entry_name(PREFIX, lease_id), b"", lease_id)
+            model.store.put(entry_name(LOCKS[0], lease_id), b"", lease_id)
         return model
 
     def copy(self) -> Model:
@@ -222,10 +226,10 @@ class Model:
         runs = [w.since for c in self.clients for w in c.actor.watching.values() if w.since]
         return (
             (store.now, store.revision, frozenset(store.keys.values())),
-            (frozenset(store.leases.items()), store.events(PREFIX, min(runs, default=1 << 60))),
+            (frozenset(store.leases.items()), store.events(b"", min(runs, default=1 << 60))),
             tuple(client.state() for client in self.clients),
             frozenset(Counter(self.late).items()),
-            (self.removed, self.given_up, self.kept, self.lost, self.token),
+            (self.removed, self.given_up, self.kept, self.lost, self.tokens),
         )
 
     # What can happen.
@@ -263,6 +267,8 @@ class Model:
             if watch.runs:
                 yield "forget", index, name
                 yield "refuse", index, name
+        if actor.core.status.left:
+            yield "rest", index, None
         turn = actor.core.turns.current
         if turn and not actor.core.status.destroyed:
             yield "signal", index, turn.owner
@@ -311,9 +317,10 @@ class Model:
         if self.store.leases:
             yield "end of a lease"
 
-    def entries(self) -> list[tuple[bytes, int]]:
-        """The names and tokens of all in the queue, oldest first."""
-        return [(name, at.token) for name, at in places(PREFIX, self.store.keys.values())]
+    def entries(self, *locks: bytes) -> list[tuple[bytes, int]]:
+        """The names and tokens of all in the queues of these locks, oldest first, or of all."""
+        keys = self.store.keys.values()
+        return [(name, at.token) for lock in locks or LOCKS for name, at in places(lock, keys)]
 
     def others(self) -> list[bytes]:
         """The names of those in the queue that are nobody's here, oldest first."""
@@ -346,8 +353,7 @@ class Model:
         if not watch.runs:
             return True
         assert watch.since
-        events = self.store.events(PREFIX, watch.since)
-        return tuple(each for each in events if name in (each.name, PREFIX))
+        return tuple(self.store.events(name, watch.since))
 
     def _deadlines(self) -> list[float]:
         """When those that hold cease to believe it, by the clock of the store."""
@@ -434,7 +440,7 @@ class Model:
         """It may have to stay for a while; but for what the clocks differ in."""
         until = self._at(client, since) + 0.98 * self.min_hold
         if self.store.now < until:
-            self.kept |= {(place.entry, place.token, until)}
+            self.kept |= {(entry, place.token, until) for entry in place.entries}
         if kv := self.store.keys.get(place.entry):
             self.given_up |= {kv.lease_id}
 
@@ -521,6 +527,12 @@ class Model:
         for lease_id, lifetime in beat:
             client.act(self.now(client), "silent", lease_id, lifetime.sent)
 
+    def _rest(self, index: int, _: Any) -> None:
+        """What a lost hold has in etcd still is ended, on another thread."""
+        client = self.to_change(index)
+        for lease_id in client.act(self.now(client), "rest"):
+            self._apply(client, client.life, Revoke(lease_id))
+
     def _watch(self, index: int, name: bytes) -> None:
         """It begins, or tells of one more change."""
         client = self.to_change(index)
@@ -529,7 +541,7 @@ class Model:
             events = tuple(each for each in told if each.revision == told[0].revision)
             client.act(self.now(client), "events", name, events)
         else:
-            found = self.store.apply(Read(name) if name == PREFIX else Get(name))
+            found = self.store.apply(Read(name) if name in LOCKS else Get(name))
             client.act(self.now(client), "watch", name, found)
 
     def _forget(self, index: int, name: bytes) -> None:
@@ -636,25 +648,28 @@ class Model:
             self.lost |= {(client.index, last.token)}
         if hold is None:
             return
-        mine = hold.place.entry, hold.token
+        mine = [(entry, hold.token) for entry in hold.place.entries]
         takes = any(each.op in TAKING for each in tasks)
         if hold.hold and hold not in client.actor.holds and not takes:
             raise Violation(f"{who} believes in {mine}, which no lock() has returned")
         if (client.index, hold.token) in self.lost:
             raise Violation(f"{who} believes again in {mine}, which was lost")
-        if mine not in entries and self._knows(client, mine[0]):
+        if any(each not in entries and self._knows(client, each[0]) for each in mine):
             raise Violation(f"{who} believes in {mine}, though it was told that it is gone")
         if hold.token in self.removed:
             return
-        if mine != (entries[0] if entries else None):
+        if mine != [each for lock in client.names.locks for each in self.entries(lock)[:1]]:
             raise Violation(f"{who} believes in {mine}; there are {entries}")
-        if hold.token < self.token:
-            raise Violation(f"the token {hold.token} after {self.token}")
-        self.token = hold.token
+        last = dict(self.tokens)
+        for lock in client.names.locks:
+            if hold.token < last.get(lock, 0):
+                raise Violation(f"the token {hold.token} after {last[lock]}")
+            last[lock] = hold.token
+        self.tokens = tuple(sorted(last.items()))
 
     def _knows(self, client: Client, entry: bytes) -> bool:
         """Whether it was told all about an entry."""
-        names = client.actor.watching.keys() & {entry, PREFIX}
+        names = client.actor.watching.keys() & {entry, entry.rpartition(b"/")[0] + b"/"}
         return any(self._untold(client, name) == () for name in names)
 
     def _answered_for(self, name: bytes, token: int) -> bool:
@@ -665,7 +680,7 @@ class Model:
         if any(ids & flight.leases for flight in client.flights.values()):
             return True
         hold = client.actor.core.status.hold
-        return bool(hold and not hold.returned and hold.place.entry == name)
+        return bool(hold and not hold.returned and name in hold.place.entries)
 
     def finish(self) -> None:
         """From here on nothing goes wrong, and every hold is given back: all that was begun ends.
@@ -695,17 +710,18 @@ class Model:
 
     def _check_turn(self) -> None:
         """Who has its turn goes on, as it was told all."""
-        for name, token in self.entries()[:1]:
-            client = self.clients[_client_of(_born(name))]
+        for client in self.clients:
             wait = client.actor.core.status.wait
-            if wait and wait.place and (wait.place.entry, wait.place.token) == (name, token):
-                raise Violation(f"it is the turn of {client.names.node_id}, which does not go on")
+            if wait and wait.place:
+                first = [each for lock in client.names.locks for each in self.entries(lock)[:1]]
+                if first == [(entry, wait.place.token) for entry in wait.place.entries]:
+                    raise Violation(f"it is the turn of {client.names.node_id}, which waits on")
 
     def _go_on(self, index: int, *, unlock: bool = True) -> bool:
         """Does what is next for a client, as long as there is anything."""
         client = self.clients[index]
         for move in self._moves_of(client):
-            if move[0] in ("watch", "wake", "arrive", "answer", "due", "renewed"):
+            if move[0] in ("watch", "wake", "arrive", "answer", "due", "renewed", "rest"):
                 self.do(move)
                 return True
         for owner in range(len(client.todo)):
@@ -743,7 +759,7 @@ def _put_under(request: Any) -> int | None:
 
 def _born(name: bytes) -> int:
     """The lease that an entry is named after."""
-    return int(name.removeprefix(PREFIX), 16)
+    return int(name.rpartition(b"/")[2], 16)
 
 
 def _client_of(lease_id: int) -> int:

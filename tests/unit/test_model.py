@@ -71,12 +71,14 @@ class Clients(RuleBasedStateMachine):
     steps = 0
 
     @initialize(
-        clients=st.sampled_from([2, 2, 3]),
+        clients=st.sampled_from([2, 2, 3, ("foo bar", "bar foo"), ("foo", "bar foo", "bar")]),
         threads=st.sampled_from([1, 1, 2]),
         ahead=st.sampled_from([0, 0, 0, NEAR + 1]),
         min_hold=st.sampled_from([0.0, 0.0, 4.0]),
     )
-    def begins(self, clients: int, threads: int, ahead: int, min_hold: float) -> None:
+    def begins(
+        self, clients: int | Sequence[str], threads: int, ahead: int, min_hold: float
+    ) -> None:
         self.model = Model.of(clients, threads=threads, ahead=ahead, min_hold=min_hold)
         self._moves: dict[str, list[Any]] | None = None
 
@@ -142,10 +144,10 @@ class Clients(RuleBasedStateMachine):
     def time(self, number: int) -> None:
         self.one_of(number, "time")
 
-    @precondition(some("due", "renewed"))
+    @precondition(some("due", "renewed", "rest"))
     @rule(number=numbers)
     def renew(self, number: int) -> None:
-        self.one_of(number, "due", "renewed")
+        self.one_of(number, "due", "renewed", "rest")
 
     @precondition(some("interfere", "forget", "crash"))
     @rule(number=numbers)
@@ -175,6 +177,7 @@ EXTEND = ("lock", "extend", "unlock")
 
 
 A_WHILE = ("wait a while", "unlock")
+BOTH = ("foo bar", "bar foo")
 
 
 class Course(NamedTuple):
@@ -185,6 +188,7 @@ class Course(NamedTuple):
     of: Sequence[str] = ()
     ahead: int = 0
     min_hold: float = 0.0
+    keys: Sequence[str] | None = None
 
     def explore(self) -> Visited:
         return explore(
@@ -193,6 +197,7 @@ class Course(NamedTuple):
             of=self.of,
             ahead=self.ahead,
             min_hold=self.min_hold,
+            keys=self.keys,
         )
 
 
@@ -211,6 +216,8 @@ class Course(NamedTuple):
         (Course([[WAIT, TRY], WAIT], 1, ["cancel"]), 2_000),
         (Course([[A_WHILE, ("destroy",)], WAIT], 1, ["timeout", "interrupt"]), 5_000),
         (Course([TRY, WAIT], 1, FAULTS, min_hold=4.0), 5_000),
+        (Course([WAIT, WAIT, WAIT], keys=("foo bar", "bar", "foo")), 800),
+        (Course([WAIT, TRY], 1, FAULTS, keys=BOTH), 5_000),
     ],
     ids=[
         "two faults",
@@ -225,6 +232,8 @@ class Course(NamedTuple):
         "cancelling",
         "destroying",
         "min_hold",
+        "several keys",
+        "several keys, a fault",
     ],
 )
 def test_whatever_the_order_nothing_goes_wrong(course, least):
@@ -406,6 +415,32 @@ def frees_the_lock_too_early(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LockCore, "_release", release)
 
 
+# What is wrong with several keys that ...
+
+
+def wait_in_the_first_queue_alone(patch: pytest.MonkeyPatch) -> None:
+    join = State._join
+
+    def reads(store: State, request: Join) -> tuple[Joined, Steps]:
+        joined, steps = join(store, request)
+        before = [kv for kv in joined.before or () if kv.name.startswith(request.lock)]
+        return replace(joined, before=tuple(before)), steps
+
+    patch.setattr(State, "_join", reads)
+
+
+def are_held_though_one_is_gone(patch: pytest.MonkeyPatch) -> None:
+    look = Tracker.look
+
+    def looks(tracker: Tracker) -> None:
+        views, others = tracker.views, tracker._status.names.others
+        tracker.views = {name: view for name, view in views.items() if not name.startswith(others)}
+        look(tracker)
+        tracker.views = views
+
+    patch.setattr(Tracker, "look", looks)
+
+
 # With what it is found.
 BROKEN: dict[Callable[[pytest.MonkeyPatch], None], Course] = {
     undoes_no_failed_try: Course([TRY, TRY], 1, ["lose"]),
@@ -427,6 +462,8 @@ BROKEN: dict[Callable[[pytest.MonkeyPatch], None], Course] = {
     wakes_nobody: Course([WAIT, WAIT]),
     forgets_what_it_took_when_it_is_cancelled: Course([WAIT], 1, ["cancel"]),
     frees_the_lock_too_early: Course([TRY, ()], min_hold=4.0),
+    wait_in_the_first_queue_alone: Course([WAIT, WAIT], keys=("foo bar", "bar")),
+    are_held_though_one_is_gone: Course([WAIT, WAIT], 1, ["interfere"], keys=BOTH),
 }
 # What is soon come by.
 SOON = [

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
+
 import pytest
 
-from microlock.core.port import KeyValue
+from microlock.core.admission import LEADER, MUTEX, READER, lock_name, semaphore
+from microlock.core.port import Event, KeyValue
 from microlock.core.queue import (
     Change,
     Holder,
     Queue,
     Standing,
     changes,
+    entries,
+    holding,
     places,
     statuses,
 )
@@ -289,3 +295,46 @@ def test_a_key_without_a_lease_does_not_hold_the_lock_that_it_looks_like():
 )
 def test_a_change_of_the_holders_is_told_and_nothing_else(before, after, told):
     assert changes(before, after) == told
+
+
+RULES = {
+    "mutex": (lock_name(PREFIX, MUTEX), [b""]),
+    "semaphore": (lock_name(PREFIX, semaphore(3)), [b""]),
+    "readers and writers": (lock_name(PREFIX, READER), [b"read/", b"read/", b"write/"]),
+    "leader": (lock_name(PREFIX, LEADER), [b""]),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_changes_those_hold_who_would_if_all_was_read(rule, seed):
+    """And what is told is the difference, at each revision."""
+    random, (lock, parts) = Random(seed), RULES[rule]
+    queue, there, before = Queue(lock), dict[bytes, KeyValue](), list[Holder]()
+    lost: list[KeyValue] = []  # that have no lease for a while
+    for revision in range(1, 300):
+        happened: dict[bytes, KeyValue | None] = {}
+        came = KeyValue(PREFIX + random.choice(parts) + b"%x" % revision, b"alpha", revision, 1)
+        for _ in range(random.choice([1, 1, 1, 2, 3])):
+            left = [kv for kv in there.values() if kv.name not in happened]
+            kv = random.choice(left or [came])
+            match random.choice(["come", "come", "go", "again", "lose", "regain"]):
+                case "go":
+                    happened[kv.name] = None
+                case "lose":
+                    lost.append(kv)
+                    happened[kv.name] = replace(kv, lease_id=0)
+                case "again":
+                    happened[kv.name] = replace(kv, value=b"%d" % revision)
+                case "regain" if lost and lost[0].name not in happened:
+                    kv = lost.pop(0)
+                    happened[kv.name] = kv
+                case _:
+                    happened[came.name] = came
+        told = queue.apply([Event(revision, *each) for each in happened.items()])
+        there |= {name: kv for name, kv in happened.items() if kv}
+        there = {name: kv for name, kv in there.items() if happened.get(name, kv) and kv.lease_id}
+        after = [Holder.of(kv, lock) for kv in holding(lock, entries(lock, there.values()))]
+        assert [*queue.held.values()] == after
+        assert told == changes(before, after)
+        before = after

@@ -1,4 +1,4 @@
-"""The model of the protocol in docs/model, checked from end to end by spin, where spin is there."""
+"""The models of the protocol in docs/model, gone through from end to end by spin."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ from pathlib import Path
 
 import pytest
 
-MODEL = Path(__file__).parents[2] / "docs" / "model" / "queue.pml"
+MODELS = Path(__file__).parents[2] / "docs" / "model"
 SPIN, CC = shutil.which("spin"), shutil.which("cc") or shutil.which("gcc")
 MIB = 1500  # what one search may take
 
 pytestmark = pytest.mark.skipif(
-    not (SPIN and CC and MODEL.exists()), reason="needs spin, a C compiler and docs/model"
+    not (SPIN and CC and MODELS.exists()), reason="needs spin, a C compiler and docs/model"
 )
 
 
-def search(tmp_path: Path, *defines: str) -> tuple[int, int]:
+def search(tmp_path: Path, *defines: str, model: str = "queue") -> tuple[int, int]:
     """How many errors were found, and in how many states. The first error ends it."""
-    live = "LIVENESS" in defines
-    for_pan = ["-DNFAIR=4"] if live else ["-DSAFETY"]
-    flags = [f"-D{each}" for each in defines]
-    run(tmp_path, [str(SPIN), *flags, "-a", str(MODEL)])
-    run(tmp_path, [str(CC), "-O2", "-DCOLLAPSE", f"-DMEMLIM={MIB}", *for_pan, "-o", "pan", "pan.c"])
-    said = run(tmp_path, ["./pan", "-m100000", *(["-a", "-f"] if live else [])])
+    said = told(tmp_path, model, *defines)
     errors = re.search(r"errors: (\d+)", said)
     states = re.search(r"(\d+) states, stored", said)
     assert errors, said
@@ -33,6 +28,16 @@ def search(tmp_path: Path, *defines: str) -> tuple[int, int]:
     assert "max search depth too small" not in said
     assert "Search not completed" not in said or int(errors[1]), said
     return int(errors[1]), int(states[1])
+
+
+def told(tmp_path: Path, model: str, *defines: str) -> str:
+    """What the search tells."""
+    live = "LIVENESS" in defines
+    for_pan = ["-DNFAIR=4"] if live else ["-DSAFETY"]
+    flags = [f"-D{each}" for each in defines]
+    run(tmp_path, [str(SPIN), *flags, "-a", str(MODELS / f"{model}.pml")])
+    run(tmp_path, [str(CC), "-O2", "-DCOLLAPSE", f"-DMEMLIM={MIB}", *for_pan, "-o", "pan", "pan.c"])
+    return run(tmp_path, ["./pan", "-m100000", *(["-a", "-f"] if live else [])])
 
 
 def run(tmp_path: Path, command: list[str]) -> str:
@@ -83,3 +88,38 @@ def test_a_protocol_that_is_broken_is_found_out(tmp_path, broken):
 def test_a_queue_where_what_is_left_never_ends_is_found_out(tmp_path):
     errors, _ = search(tmp_path, "LIVENESS", "NO_EXPIRY", "LAPSES=0")
     assert errors
+
+
+# Several keys.
+
+NOTHING_HAPPENS = ["LAPSES=0", "BREAKS=0", "GIVE_UPS=0"]
+
+
+@pytest.mark.parametrize(
+    ("defines", "least"),
+    [(NOTHING_HAPPENS, 1_000_000), (["CYCLES=1"], 3_000_000)],
+    ids=["all goes well", "leases end and entries go"],
+)
+def test_several_keys_are_never_shared_nor_waited_for_in_a_circle(tmp_path, defines, least):
+    errors, states = search(tmp_path, *defines, model="several")
+    assert errors == 0
+    assert states > least
+
+
+def test_who_waits_for_several_keys_comes_to_hold_them(tmp_path):
+    errors, states = search(tmp_path, "LIVENESS", *NOTHING_HAPPENS, model="several")
+    assert errors == 0
+    assert states > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [
+        (["TWO_STEPS", *NOTHING_HAPPENS], "invalid end state"),
+        (["ONE_WILL_DO"], "assertion violated"),
+        (["KEEPS_THE_REST"], "invalid end state"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, list) else "",
+)
+def test_several_keys_that_are_taken_otherwise_are_found_out(tmp_path, broken, found):
+    assert found in told(tmp_path, "several", "CYCLES=1", *broken)

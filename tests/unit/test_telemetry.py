@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -427,6 +428,19 @@ def test_a_lock_that_is_dropped_is_forgotten(store, sdk):
 
 def _of(span: ReadableSpan, key: str) -> bool:
     return bool(span.attributes) and span.attributes["microlock.key"] == key
+
+
+def test_what_happened_before_the_client_is_closed_is_recorded(sdk):
+    def slowly(key: str) -> str:
+        time.sleep(0.05)
+        return key
+
+    with microlock.connect("memory://") as client:
+        instrument(client, group=slowly, **sdk.providers)
+        with Microlock(client, "foo", "node", ttl=60):
+            pass
+    assert sdk.points("hold.duration")
+    assert client.observers is None
 
 
 def test_users_who_remove_their_listeners_do_not_end_it(store, sdk):

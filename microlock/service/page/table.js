@@ -28,7 +28,8 @@ export class Table {
   #words = "";
   #shown = 0;
   #from = 0; // the first that is in the table, of those that fit the filter
-  #height = 0; // of a group, on the average; 0: to be measured
+  #height = 40; // of a group, on the average
+  #width = 0; // of the page, when that was measured; 0: never
   #still = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(table, leases, question) {
@@ -40,10 +41,7 @@ export class Table {
     table.addEventListener("click", (event) => this.#clicked(event));
     const moved = () => this.#begins() !== this.#from && this.changed();
     addEventListener("scroll", moved, { passive: true });
-    addEventListener("resize", () => {
-      this.#height = 0;
-      this.changed();
-    });
+    addEventListener("resize", () => this.changed());
   }
 
   // What came.
@@ -99,9 +97,10 @@ export class Table {
       else this.#table.insertBefore(group, next);
     }
     this.#stale.clear();
-    if (!this.#height && wanted.length) {
+    if (this.#width !== innerWidth && wanted.length) {
       const top = this.#above.getBoundingClientRect().bottom;
       this.#height = (this.#below.getBoundingClientRect().top - top) / wanted.length;
+      this.#width = innerWidth;
       this.changed(); // as many as the screen takes
     }
     this.#fillSpace(this.#above, this.#from);
@@ -110,12 +109,12 @@ export class Table {
 
   /** How many groups there are at once. */
   #size() {
-    return Math.ceil(innerHeight / (this.#height || 40)) + 2 * AROUND + STEP;
+    return Math.ceil(innerHeight / this.#height) + 2 * AROUND + STEP;
   }
 
   /** The first that is to be there, by how far the page is scrolled. */
   #begins() {
-    const gone = -this.#above.getBoundingClientRect().top / (this.#height || 40);
+    const gone = -this.#above.getBoundingClientRect().top / this.#height;
     const from = Math.floor((gone - AROUND) / STEP) * STEP;
     return Math.max(0, Math.min(from, this.#shown - this.#size()));
   }
