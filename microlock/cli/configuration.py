@@ -21,14 +21,14 @@ def read(context: click.Context, parameter: click.Parameter, path: str | None) -
     except (OSError, UnicodeDecodeError, Error) as error:
         first_line = str(error).partition("\n")[0]
         raise click.UsageError(f"--config {path}: {first_line}", context) from None
-    program = context.find_root().command
-    assert isinstance(program, click.Group)
-    if wrong := {*parser.sections()} - {GENERAL, *program.commands}:
+    command = context.command.name or ""
+    commands = getattr(context.find_root().command, "commands", [command])
+    if wrong := {*parser.sections()} - {GENERAL, *commands}:
         raise click.UsageError(f"--config {path}: no section is [{min(wrong)}]", context)
     options = {each.name: each for each in context.command.params if each.name}
     general = {name for name, each in options.items() if getattr(each, "of_etcd", False)}
     defaults: dict[str, Any] = {}
-    for name, known in ((GENERAL, general), (context.command.name or "", {*options} - general)):
+    for name, known in ((GENERAL, general), (command, {*options} - general)):
         if name in parser:
             defaults |= _checked(context, path, parser[name], known)
     context.default_map = {**(context.default_map or {}), **defaults}

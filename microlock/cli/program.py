@@ -12,7 +12,7 @@ import click
 
 from microlock.cli.breaking import break_lock
 from microlock.cli.elect import elect
-from microlock.cli.others import etcd, serve
+from microlock.cli.others import ServeCommand, etcd, serve
 from microlock.cli.run import run
 from microlock.cli.scripts import extend, lock, unlock
 from microlock.cli.signals import Stopped
@@ -43,6 +43,12 @@ class Program(click.Group):
                 _die_of(signal.SIGINT)
             status = FAILED
         sys.exit(status)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, left = super().resolve_command(ctx, args)
+        return name, command.load() if isinstance(command, ServeCommand) else command, left
 
 
 def _failed(name: str | None, why: object, status: int) -> int:

@@ -12,6 +12,8 @@ from typing import Any
 
 from watching import DEADLINE
 
+# Seconds for a process to end: many may start at the same time on a machine that is busy.
+END = 60.0
 MICROLOCK = [sys.executable, "-m", "microlock"]
 Start = Callable[..., Popen[str]]
 
@@ -38,12 +40,16 @@ def processes(endpoint: str) -> Iterator[Start]:
 
 def _end(process: Popen[str]) -> None:
     process.kill()
-    process.communicate(timeout=DEADLINE)
+    process.wait(DEADLINE)
+    for each in (process.stdin, process.stdout, process.stderr):
+        if each:
+            with suppress(BrokenPipeError):  # what was not read
+                each.close()
 
 
 def ended(process: Popen[str]) -> tuple[int, str, str]:
     """Its exit status, and what it has said to both sides."""
-    out, err = process.communicate(timeout=DEADLINE)
+    out, err = process.communicate(timeout=END)
     return process.returncode, out, err
 
 

@@ -79,7 +79,7 @@ def test_what_is_typed_ends_the_command_and_the_shell_sees_it(
     shell: Shell, make: Make, typed: str, signum: signal.Signals
 ) -> None:
     foo = make("two")
-    shell.line(f"{RUN} {foo.key} -- sh -c 'echo runs; sleep 600'")
+    shell.line(f"{RUN} {foo.key} -- sh -c 'echo runs; exec sleep 600'")
     shell.says("runs")
     shell.type(typed)
     shell.line("echo status $?")
@@ -162,7 +162,7 @@ def test_a_command_in_a_pipeline_gets_the_terminal_when_it_asks_for_it(
 
 def test_what_is_typed_ends_a_command_in_a_pipeline(shell: Shell, make: Make) -> None:
     foo = make("two")
-    shell.line(f"{RUN} {foo.key} -- sh -c 'echo runs >&2; sleep 600' | cat; echo over")
+    shell.line(f"{RUN} {foo.key} -- sh -c 'echo runs >&2; exec sleep 600' | cat; echo over")
     shell.says("runs")
     shell.type(CTRL_C)
     shell.line("echo next")
@@ -172,7 +172,7 @@ def test_what_is_typed_ends_a_command_in_a_pipeline(shell: Shell, make: Make) ->
 
 def test_a_closed_terminal_ends_the_command(shell: Shell, make: Make) -> None:
     foo = make("two")
-    shell.line(f"{RUN} {foo.key} -- sh -c 'echo runs; sleep 600'")
+    shell.line(f"{RUN} {foo.key} -- sh -c 'echo runs; exec sleep 600'")
     shell.says("runs")
     os.close(shell._terminal)
     assert eventually(lambda: foo.holder() is None)
