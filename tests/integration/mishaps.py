@@ -20,7 +20,6 @@ from typing import Any
 from uuid import uuid4
 
 from certificates import Pki, tls
-from ctl import Etcdctl
 from proxy import Proxy
 from test_auth import Guarded
 from watching import eventually
@@ -268,9 +267,8 @@ def _(scene: Scene) -> None:
 
 @mishap("Somebody revoked the lease")
 def _(scene: Scene) -> None:
-    foo = scene.lock()
-    lease = foo.lock().lease_id
-    Etcdctl(scene.plain.endpoint)("lease", "revoke", f"{lease:x}")
+    foo = Microlock(scene.memory.connect(), scene.key, "node-a", ttl=10)
+    scene.memory.revoke(foo.lock())
     foo.renew()
 
 
