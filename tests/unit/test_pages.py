@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 import microlock
 import microlock.asyncio
@@ -73,3 +74,19 @@ def test_the_changelog_begins_with_the_version_that_is_built() -> None:
     (built,) = re.findall(r"^version = (.*)$", (ROOT / "setup.cfg").read_text(), re.M)
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert re.findall(r"^## (.*)$", changelog, re.M)[0] == built
+
+
+def test_the_workflow_calls_targets_of_make_on_each_python_and_etcd() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    jobs = workflow["jobs"].values()
+    commands = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.M)
+    assert {command.split()[0] for command in commands} == {"make"}
+    assert {command.split()[1] for command in commands} <= set(targets)
+    matrix = {}
+    for job in jobs:
+        matrix |= job.get("strategy", {}).get("matrix", {})
+    assert matrix == {
+        "python": ["3.10", "3.11", "3.12", "3.13", "3.14"],
+        "etcd": ["v3.4", "v3.5", "v3.6"],
+    }
