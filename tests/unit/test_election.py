@@ -16,6 +16,7 @@ from microlock import (
     DestroyedError,
     InvalidArgumentError,
     Leader,
+    LockCancelledError,
     LockEvent,
     LockLostError,
     LockNotOwnedError,
@@ -70,6 +71,25 @@ def test_it_proclaims_str_and_bytes(nodes: Nodes, value: Any, said: bytes) -> No
     foo.proclaim("between")
     foo.proclaim(value)
     assert foo.leader().value == said
+
+
+def test_what_a_campaign_would_have_said_that_never_led_is_forgotten(
+    nodes: Nodes, store: MemoryStore
+) -> None:
+    foo, rival = nodes(ELECTION, "me"), nodes(ELECTION)
+    rival.campaign()
+    with pytest.raises(AlreadyLockedError):
+        foo.campaign("x", timeout=0)
+    waiting = begin(lambda: foo.campaign("y", timeout=LONG))
+    wait_for_waiters(rival, 1)
+    foo.cancel()
+    with pytest.raises(LockCancelledError):
+        waiting.result(PATIENCE)
+    with store.unavailable(), pytest.raises(StoreError):
+        foo.campaign("z", timeout=0)
+    rival.resign()
+    foo.campaign()
+    assert foo.leader().value == b"me"
 
 
 def test_the_next_leads_when_the_first_resigns_crashes_or_is_gone(
