@@ -74,7 +74,10 @@ async def _cycles(contender: Contending, locks: Sequence[Lock], seconds: float) 
     works = [until_over(contender.driver, span, partial(once, lock)) for lock in locks]
     await measure(contender.driver, span, works)
     within = sum(span.begins <= at <= span.ends for at in tuple(done))
-    measures: dict[str, Any] = {"cycles/s": within / span.seconds}
+    measures: dict[str, Any] = {
+        "cycles/s": within / span.seconds,
+        "CPU us": span.cpu / within * 1e6 if within else None,
+    }
     if span.errors:
         measures |= {"errors": len(span.errors), "error": span.errors[0]}
     return measures
