@@ -212,7 +212,6 @@ def _groundless(run: Run, journal: Journal, lock: int, told: Told) -> str | None
         return f"it was given back by {given_back}"
     moved = any(run.earliest(each) <= told.at for entry in entries for each in entry.moved)
     gone = any(entry.ended and run.earliest(entry.ended) <= told.at for entry in entries)
-    margin = max(0.05, hold.ttl / 100)
-    if not moved and not gone and told.at < hold.lives_until(told.at) - margin:
+    if not moved and not gone and told.at < hold.lives_until(told.at) - hold.margin:
         return "the entry was there, and the deadline ahead"
     return None

@@ -922,6 +922,22 @@ def test_what_is_left_of_one_of_several_keys_is_found() -> None:
     assert script.broken == {Rule.LEFT}
 
 
+@pytest.mark.parametrize(("at", "broken"), [(18.93, set()), (18.8, {Rule.ENDED})])
+def test_from_its_deadline_on_an_owner_ends_what_is_left_of_several_keys(
+    at: float, broken: set[Rule]
+) -> None:
+    """The lease ends at 19 at the earliest, and is counted on until 0.1 s before."""
+    script = Script()
+    script.lock("p", 10, 10.2, 2, 0xA, others=("bar",))
+    for under in ("foo", "bar"):
+        script.put(10.1, 2, 0xA, under=under)
+    for under in ("foo", "bar"):
+        script.delete(at, 3, 0xA, under=under)
+    script.told("p", 18.92, "lost", 2, reason="EXPIRED")
+    script.ends(60, "p")
+    assert script.broken == broken
+
+
 @pytest.fixture
 def crowd() -> Script:
     """p, q and r hold a semaphore of 2 one after the other, q the longest; l listens."""
