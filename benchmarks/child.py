@@ -15,6 +15,8 @@ from contenders import Contending, named
 from scenarios.handover import handover
 from scenarios.idle import idle
 from scenarios.renewal import renewal
+from scenarios.several import several
+from scenarios.shared import shared
 from scenarios.single import single, workers
 
 SCENARIOS = {
@@ -23,6 +25,8 @@ SCENARIOS = {
     "handover": handover,
     "idle": idle,
     "renewal": renewal,
+    "shared": shared,
+    "several": several,
 }
 
 

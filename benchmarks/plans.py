@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 
@@ -49,6 +50,17 @@ def _renewal(holds: int, keep: float) -> Run:
     return Run("renewal", {"holds": holds, "keep": keep}, "CPU % of a core", ("lost",))
 
 
+def _shared(seconds: float, *nodes: tuple[int, int]) -> Run:
+    return Run("shared", {"nodes": nodes, "seconds": seconds}, "holds/s", ("writes/s",))
+
+
+def _several(seconds: float, *numbers: int) -> Run:
+    random = Random(7)
+    wanted = [random.sample(range(6), 3) for _ in range(8)]
+    setting = {"numbers": numbers, "wanted": wanted, "seconds": seconds}
+    return Run("several", setting, "cycles/s")
+
+
 # For a first look, in a few minutes.
 SMALL = (
     _single(0, 0.5),
@@ -56,6 +68,8 @@ SMALL = (
     _handover("one", 0.5),
     _idle(1_000, 1_000, only=("microlock", "raw")),
     _renewal(1_000, 4),
+    _shared(0.5, (8, 0), (0, 8), (8, 2)),
+    _several(0.5, 3),
 )
 
 FULL = (
@@ -68,4 +82,6 @@ FULL = (
     _idle(10_000, 0),
     _renewal(1_000, 20),
     _renewal(10_000, 20),
+    _shared(1.5, (8, 0), (32, 0), (0, 8), (8, 2), (32, 4)),
+    _several(1.5, 2, 4, 16),
 )

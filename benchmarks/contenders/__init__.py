@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -25,6 +25,14 @@ class Lock(Protocol):
 
 class Client(Protocol):
     def lock(self, key: str, owner: str, *, waits: bool = False) -> Lock: ...
+
+    def reader(self, key: str, owner: str) -> Lock:
+        """Which waits."""
+
+    def writer(self, key: str, owner: str) -> Lock: ...
+
+    def several(self, keys: Sequence[str], owner: str) -> Lock:
+        """Which waits, too. Who has none takes one key after the other."""
 
     async def close(self) -> None: ...
 
@@ -68,7 +76,7 @@ class Contending:
 
 
 _CYCLES = ("single", "workers", "handover")
-_ALL = (*_CYCLES, "idle", "renewal")
+_ALL = (*_CYCLES, "idle", "renewal", "shared", "several")
 
 CONTENDERS = (
     Contender("microlock", "ours", "microlock", _ALL),
@@ -80,7 +88,7 @@ CONTENDERS = (
         ("single", "workers", "idle", "renewal"),
         note="the two transactions over bare grpcio and nothing around them: the limit, no lock",
     ),
-    Contender("microlock asyncio", "ours_asyncio", "microlock", _CYCLES),
+    Contender("microlock asyncio", "ours_asyncio", "microlock", (*_CYCLES, "shared", "several")),
     Contender(
         "raw asyncio",
         "raw_asyncio",
@@ -88,23 +96,29 @@ CONTENDERS = (
         ("single", "workers"),
         note="as raw, over the asyncio stubs of grpcio",
     ),
-    Contender("Go", "", "", _ALL, note="concurrency.Mutex of etcd's own client"),
-    Contender("lock service", "lock_service", "grpc", _CYCLES, note="etcd's v3lock, over grpcio"),
+    Contender("Go", "", "", _ALL, note="concurrency.Mutex of etcd's own client; its RWMutex"),
+    Contender(
+        "lock service",
+        "lock_service",
+        "grpc",
+        (*_CYCLES, "several"),
+        note="etcd's v3lock, over grpcio",
+    ),
     Contender(
         "python-etcd3",
         "python_etcd3",
         "etcd3",
-        (*_CYCLES, "idle"),
+        (*_CYCLES, "idle", "several"),
         note="by `from microlock import etcd3`: protobuf in C; its wait is patched to run on "
         "tenacity 9",
     ),
     Contender("etcd3gw", "gateway", "etcd3gw", _CYCLES, note="can't wait: tried again every 10 ms"),
-    Contender("aetcd", "aetcd_lock", "aetcd", (*_CYCLES, "idle"), note="asyncio"),
+    Contender("aetcd", "aetcd_lock", "aetcd", (*_CYCLES, "idle", "several"), note="asyncio"),
     Contender(
         "redis-py",
         "redis_lock",
         "redis",
-        _CYCLES,
+        (*_CYCLES, "several"),
         "redis-server",
         note="another guarantee: one server, no consensus; appendfsync always",
     ),
@@ -112,7 +126,7 @@ CONTENDERS = (
         "kazoo",
         "zookeeper",
         "kazoo",
-        (*_CYCLES, "idle"),
+        (*_CYCLES, "idle", "shared", "several"),
         "zookeeper",
         note="another guarantee: one session for all locks of a process, on ZooKeeper",
     ),

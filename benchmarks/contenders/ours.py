@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from driving import Blocking
 
 from contenders import TTL
-from microlock import EtcdClient, Microlock
+from microlock import EtcdClient, Microlock, MultiLock, ReadLock, WriteLock
 from microlock import connect as connect_to
 
 driver = Blocking()
 
 
 class Lock:
-    def __init__(self, lock: Microlock, *, waits: bool) -> None:
+    def __init__(self, lock: Any, *, waits: bool) -> None:
         self._lock = lock
         self._timeout = None if waits else 0
 
@@ -35,6 +36,15 @@ class Client:
 
     def lock(self, key: str, owner: str, *, waits: bool = False) -> Lock:
         return Lock(Microlock(self._etcd, key, owner, ttl=TTL), waits=waits)
+
+    def reader(self, key: str, owner: str) -> Lock:
+        return Lock(ReadLock(self._etcd, key, owner, ttl=TTL), waits=True)
+
+    def writer(self, key: str, owner: str) -> Lock:
+        return Lock(WriteLock(self._etcd, key, owner, ttl=TTL), waits=True)
+
+    def several(self, keys: Sequence[str], owner: str) -> Lock:
+        return Lock(MultiLock(self._etcd, keys, owner, ttl=TTL), waits=True)
 
     async def close(self) -> None:
         self._etcd.close()

@@ -1,4 +1,4 @@
-"""The Lock recipe of kazoo."""
+"""The recipes of kazoo: Lock, ReadLock, WriteLock."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ class Client:
 
     def lock(self, key: str, owner: str, *, waits: bool = False) -> Lock:
         return Lock(self._client.Lock(f"/{key}", owner))
+
+    def reader(self, key: str, owner: str) -> Lock:
+        return Lock(self._client.ReadLock(f"/{key}", owner))
+
+    def writer(self, key: str, owner: str) -> Lock:
+        return Lock(self._client.WriteLock(f"/{key}", owner))
 
     async def close(self) -> None:
         self._client.stop()

@@ -38,6 +38,9 @@ type setting struct {
 	Locks     int
 	Listeners int
 	Holds     int
+	Nodes     [][2]int // how many read and write
+	Numbers   []int    // of keys that one node wants
+	Wanted    [][]int  // the keys of those who contend
 	Keep      float64
 	Waiter    int // of the scenario "waiter", which is one process of "handover"
 	Key       string
@@ -54,6 +57,7 @@ func main() {
 	must(json.Unmarshal([]byte(os.Args[1]), &set))
 	scenarios := map[string]func(setting) cells{
 		"single": single, "workers": workers, "handover": handover, "idle": idle, "renewal": renewal,
+		"shared": shared, "several": several,
 	}
 	if set.Scenario == "waiter" {
 		waiter(set)

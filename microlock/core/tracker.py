@@ -107,14 +107,14 @@ class Tracker:
         return watches
 
     @property
-    def interest(self) -> bytes | None:
-        """The entry whose changes matter; None: that of every one."""
+    def interest(self) -> Sequence[bytes] | None:
+        """The entries whose changes matter; None: those of all."""
         wait, hold = self._status.wait, self._status.hold
-        if self.listened or self._status.names.others:
+        if self.listened:
             return None
         if wait and wait.place:
             return wait.interest
-        return hold.place.entry if hold else b""
+        return hold.place.entries if hold else ()
 
     def seen(self) -> None:
         """There is another view: what it has told so far counts."""

@@ -7,7 +7,7 @@ watches the lock, as every waiter does whose turn is near, or may come in any or
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from microlock.core.lease import Lease
@@ -81,10 +81,10 @@ class Wait:
         return (self._after[0],) if self._after else self._locks
 
     @property
-    def interest(self) -> bytes:
-        """The entry whose changes matter."""
+    def interest(self) -> Sequence[bytes]:
+        """The entries whose changes matter."""
         assert self.place
-        return self._after[0] if self._after else self.place.entry
+        return self._after[:1] if self._after else self.place.entries
 
     def _late(self, now: float) -> bool:
         return self._until is not None and self._until - _LAST <= now

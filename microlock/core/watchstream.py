@@ -41,12 +41,12 @@ class Subscriber(Protocol):
     """Who is notified, on the thread that reads from etcd: so each call is to return at once.
 
     Attributes:
-        interest: the entry whose changes matter; it is notified too when that may be admitted.
+        interest: the entries whose changes matter; it is notified too when one may be admitted.
             None: all entries.
     """
 
     @property
-    def interest(self) -> bytes | None: ...
+    def interest(self) -> Sequence[bytes] | None: ...
 
     def watched(self, name: bytes, changes: Sequence[Any], *, synthesised: bool) -> None:
         """The queue has changed; so has its holder if there are `changes`, each a `queue.Change`.
@@ -111,12 +111,15 @@ class Tell:
     name: bytes
     subscribers: tuple[Subscriber, ...]
     changes: tuple[Any, ...]  # as for `Subscriber.watched`
-    about: frozenset[bytes | None] | None
+    about: frozenset[bytes] | None
 
     def deliver(self, subscriber: Subscriber) -> None:
         # Of many waiters it concerns two or three.
-        if self.about is None or subscriber.interest in self.about:
-            subscriber.watched(self.name, self.changes, synthesised=self.about is None)
+        if self.about is not None:
+            interest = subscriber.interest
+            if interest is not None and self.about.isdisjoint(interest):
+                return
+        subscriber.watched(self.name, self.changes, synthesised=self.about is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ class _Watch:
         """The last revision that it has told of."""
         return (self.view.next_revision or 1) - 1
 
-    def tell(self, changes: Iterable[Any], about: frozenset[bytes | None] | None) -> Tell:
+    def tell(self, changes: Iterable[Any], about: frozenset[bytes] | None) -> Tell:
         return Tell(self.name, self._everybody(), tuple(changes), about)
 
     def fail(self, error: MicrolockError, *, final: bool = False) -> TellFailed:
@@ -412,7 +415,7 @@ class WatchStream:
     def _apply(self, watch: _Watch, events: Iterable[Event]) -> list[Command]:
         watch.odd = 0
         changes = watch.view.apply(events)
-        about = frozenset([None, *watch.view.held, *(event.name for event in events)])
+        about = frozenset([*watch.view.held, *(event.name for event in events)])
         return [watch.tell(changes, about)]
 
     def _cancelled(self, watch: _Watch, reply: WatchCancelled) -> list[Command]:

@@ -192,12 +192,14 @@ class Host:
 
     def _wanted(self) -> dict[bytes, Found | None]:
         names = self.core.names
-        wanted, lock = self.core.tracker.watches, names.lock
-        if not wanted or names.others or lock in wanted:
+        wanted = self.core.tracker.watches
+        if names.lock in wanted or all(wanted.values()):
             return wanted
-        # For a waiter far from its turn the watch that is there is the cheapest.
-        there = self.client.one(Reader).watching(lock, besides=self)
-        return {lock if there and not kv else name: kv for name, kv in wanted.items()}
+        # For a waiter far from its turn the watches that are there are the cheapest.
+        reader = self.client.one(Reader)
+        if not all(reader.watching(lock, besides=self) for lock in names.locks):
+            return wanted
+        return {name: kv for name, kv in wanted.items() if kv} | dict.fromkeys(names.locks)
 
     def listen(self) -> None:
         """Has the lock watched, and waits until it is, or a first attempt has failed."""
@@ -223,7 +225,7 @@ class Host:
     # For the watches.
 
     @property
-    def interest(self) -> bytes | None:
+    def interest(self) -> Sequence[bytes] | None:
         with self.mutex:
             return self.core.tracker.interest
 

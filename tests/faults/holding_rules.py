@@ -225,6 +225,8 @@ def ends(run: Run, report: Report) -> Iterator[Violation]:
         # Of several keys the others are given up when one is gone.
         excuse = run.excuse(entry)
         lives_until = hold.lives_until(entry.ended.at)
+        if len(hold.keys) > 1:  # its owner ends what is left of it, from its deadline on
+            lives_until -= hold.margin
         if entry.ended.at < lives_until and not excuse:
             yield Violation(
                 Rule.ENDED,

@@ -66,6 +66,11 @@ class Hold:
         assert self.taken.returned
         return self.taken.returned.at
 
+    @property
+    def margin(self) -> float:
+        """Seconds from its deadline to the end of its lease."""
+        return max(0.05, self.ttl / 100)
+
     def own_end(self, by: float) -> Call | None:
         """The call of its owner that may have ended it by then."""
         for call in self.later:

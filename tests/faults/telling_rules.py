@@ -117,42 +117,54 @@ class _Crowded(_Hearing):
     """The same where several may hold the lock at a time, and go in any order."""
 
     def judge(self) -> Iterator[Violation]:
-        heard: set[int] = set()
-        last = -1  # the place up to which all was told, or could not be known
-        synthesised = -1  # the last place that a look told of since
+        self._heard: set[int] = set()
+        self._known: set[int] | None = None  # the tokens of who holds, by what was told
+        self._looked = False  # the last that was told came of a look
+        last, seen = -1, -1  # the places of what was told: by the watch, and by looks since
         for told in self._ear.told:
             place = self._places.get((told.event, told.token or 0))
+            if told.synthesised and told.token is None and self._known is None:
+                self._known, self._looked, self._before = set(), True, told  # found free
+                continue
             if place is None:
                 yield self._wrong(told, "which never happened")
                 continue
-            if place in heard or place <= last:
+            if place in self._heard or place <= last:
                 yield self._wrong(told, "again, or after what came later")
-            heard.add(place)
-            if told.synthesised:
-                synthesised = max(synthesised, place)
-            else:
-                last, synthesised = max(last, synthesised), -1
+            if not told.synthesised:
                 yield from self._between(last, place, told.at)
-                last = max(last, place)
-            self._before = told
+                last, seen = max(last, seen, place), -1
+            self._hear(told, place)
+            seen = max(seen, place) if told.synthesised else seen
         if self._ear.until is not None:
             end = self._ear.until - self._run.limits.grace
-            happened = [each for each in self._happened if each.cause.at < end]
-            yield from self._between(max(last, synthesised), len(happened), self._ear.until)
+            happened = sum(each.cause.at < end for each in self._happened)
+            yield from self._between(last, happened, self._ear.until)
+
+    def _hear(self, told: Told, place: int) -> None:
+        token = told.token or 0
+        self._heard.add(place)
+        self._known = (self._known or set()) - {token}
+        if told.event == "locked":
+            self._known.add(token)
+        self._looked, self._before = told.synthesised, told
 
     def _between(self, last: int, place: int, until: float) -> Iterator[Violation]:
-        """Of what happened between two places nothing was told."""
-        skipped = self._happened[last + 1 : place]
-        skipped = [each for each in skipped if self._certain(each)]
+        """What was not told before this place."""
+        numbers = [each for each in range(last + 1, place) if each not in self._heard]
+        skipped = [self._happened[each] for each in numbers if self._certain(self._happened[each])]
+        known, self._known = self._known, self._holding(place)
         since = self._before.at if self._before else self._ear.since
-        if not (_nothing_came_of(skipped) and self._run.compacted(since, until)):
-            yield from map(self._missed, skipped)
+        if known == self._known and (self._looked or self._run.compacted(since, until)):
+            return  # nobody could know, and nothing came of it
+        yield from map(self._missed, skipped)
 
-
-def _nothing_came_of(changes: list[Transition]) -> bool:
-    """Whether those hold after it who did before."""
-    taken = [each.token for each in changes if each.event == "locked"]
-    return sorted(taken) == sorted(each.token for each in changes if each.event == "unlocked")
+    def _holding(self, place: int) -> set[int]:
+        """The tokens of who held it before this place."""
+        held = set[int]()
+        for each in self._happened[: max(0, place)]:
+            held ^= {each.token}
+        return held
 
 
 def losses(run: Run, report: Report) -> Iterator[Violation]:
@@ -200,7 +212,6 @@ def _groundless(run: Run, journal: Journal, lock: int, told: Told) -> str | None
         return f"it was given back by {given_back}"
     moved = any(run.earliest(each) <= told.at for entry in entries for each in entry.moved)
     gone = any(entry.ended and run.earliest(entry.ended) <= told.at for entry in entries)
-    margin = max(0.05, hold.ttl / 100)
-    if not moved and not gone and told.at < hold.lives_until(told.at) - margin:
+    if not moved and not gone and told.at < hold.lives_until(told.at) - hold.margin:
         return "the entry was there, and the deadline ahead"
     return None

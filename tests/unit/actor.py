@@ -410,7 +410,7 @@ class Actor:
                     pass
 
     @property
-    def interest(self) -> bytes | None:
+    def interest(self) -> Sequence[bytes] | None:
         return self.core.tracker.interest
 
     def watched(self, name: bytes, changes: Sequence[Change], *, synthesised: bool) -> None:

@@ -724,7 +724,11 @@ class Model:
             if move[0] in ("watch", "wake", "arrive", "answer", "due", "renewed", "rest"):
                 self.do(move)
                 return True
-        for owner in range(len(client.todo)):
+        hold = self.hold(client)
+        # Another thread may have lost a hold before, and be told so.
+        for owner in sorted(
+            range(len(client.todo)), key=lambda each: not hold or each != hold.owner
+        ):
             if unlock and "unlock" in self.ops(client, owner) and self.believes(client):
                 self.begin(index, "unlock", owner)
                 return True

@@ -34,19 +34,27 @@ LIMITS = Limits(notice=1, slack=1, grace=1, prolonged=1)
 class Script:
     """A history, written line by line; the moments are given in seconds."""
 
-    def __init__(self, key: str = "foo") -> None:
+    def __init__(self, key: str = "foo", limit: int = 1) -> None:
         self.files: dict[str, list[Record]] = defaultdict(list)
         self.key = key
+        self.limit = limit
         self.looks: list[Looked] = []
         self._calls = 0
 
     # etcd
 
     def put(
-        self, at: float, revision: int, lease: int, *, node: str = "p", created: int = 0
+        self,
+        at: float,
+        revision: int,
+        lease: int,
+        *,
+        node: str = "p",
+        created: int = 0,
+        under: str = "",
     ) -> None:
         """`created` is for an entry that is there already; `lease` names it, or is the new one."""
-        name = f"{self.key}/{created or lease:x}"
+        name = f"{under or self.key}/{created or lease:x}"
         created = created or revision
         self.files["etcd"].append(Changed(at, revision, name, created, lease, node))
 
@@ -54,8 +62,8 @@ class Script:
         name = f"{self.key}/{born:x}"
         self.files["etcd"].append(Changed(at, revision, name, token, lease, "p"))
 
-    def delete(self, at: float, revision: int, lease: int) -> None:
-        name = f"{self.key}/{lease:x}"
+    def delete(self, at: float, revision: int, lease: int, *, under: str = "") -> None:
+        name = f"{under or self.key}/{lease:x}"
         self.files["etcd"].append(Changed(at, revision, name, None, 0, ""))
 
     def look(self, since: float, at: float, revision: int) -> None:
@@ -78,9 +86,12 @@ class Script:
         node: str | None = None,
         within: float | None = 5,
         ttl: int = TTL,
+        others: tuple[str, ...] = (),
     ) -> None:
         self._calls += 1
-        called = Called(since, self._calls, lock, op, self.key, node or who, within, ttl)
+        about = lock, op, self.key, node or who, within, ttl
+        limit = self.limit
+        called = Called(since, self._calls, *about, limit=limit, others=others)
         self.files[who].append(called)
         if until is not None:
             granted = ttl if token else None
@@ -102,7 +113,7 @@ class Script:
         self.files[who].append(Told(at, lock, event, self.key, token, **fields))  # type: ignore[arg-type]
 
     def listens(self, who: str, at: float, *, lock: int = 1) -> None:
-        self.files[who].append(Listens(at, lock, self.key))
+        self.files[who].append(Listens(at, lock, self.key, self.limit))
 
     def deaf(self, who: str, at: float, *, lock: int = 1) -> None:
         self.files[who].append(Deaf(at, lock))
@@ -830,3 +841,166 @@ def test_a_process_that_went_on_long_after_a_call_was_due_is_found(two: Script) 
     two.listens("r", 50, lock=2)
     two.told("r", 50, "locked", 99, lock=3)
     assert two.broken == {Rule.TIME}
+
+
+# Several at a time, and several in one.
+
+
+def held(script: Script, *nodes: tuple[str, int, str], until: float = 20) -> Script:
+    """Nodes that hold `foo` from 10 on, one after the other, each as a reader or writer or none."""
+    for token, (who, lease, under) in enumerate(nodes, 2):
+        script.lock(who, 10 + token / 10, 10.05 + token / 10, token, lease)
+        script.put(10.02 + token / 10, token, lease, node=who, under=under)
+        script.claim(who, 11, token)
+        script.claim(who, until - 1, token)
+        script.unlock(who, until, until + 0.1)
+    for token, (_, lease, under) in enumerate(nodes, 2):
+        script.delete(until + 0.05 + token / 100, 20 + token, lease, under=under)
+    script.ends(60, *(who for who, _, _ in nodes))
+    return script
+
+
+P, Q, R = ("p", 0xA, ""), ("q", 0xB, ""), ("r", 0xC, "")
+
+
+def role(node: tuple[str, int, str], name: str) -> tuple[str, int, str]:
+    return (*node[:2], f"foo/{name}")
+
+
+def test_as_many_as_the_limit_may_hold_a_semaphore() -> None:
+    assert held(Script(limit=3), P, Q, R).broken == set()
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_one_more_than_the_limit_is_found(limit: int) -> None:
+    nodes = (P, Q, R)[: limit + 1]
+    assert held(Script(limit=limit), *nodes).broken == {Rule.ORDER, Rule.OVERLAP}
+
+
+def test_readers_may_read_together_and_a_writer_only_alone() -> None:
+    assert held(Script(), role(P, "read"), role(Q, "read")).broken == set()
+    for one, two in (("read", "write"), ("write", "read"), ("write", "write")):
+        script = held(Script(), role(P, one), role(Q, two))
+        assert script.broken == {Rule.ORDER, Rule.OVERLAP}, (one, two)
+
+
+def test_a_reader_waits_for_an_older_writer() -> None:
+    script = held(Script(), role(P, "read"))
+    script.put(30, 30, 0xD, node="somebody", under="foo/write")
+    script.lock("p", 31, 32, 31, 0xA)
+    script.put(31.5, 31, 0xA, under="foo/read")
+    assert script.broken == {Rule.ORDER, Rule.REIGN}
+
+
+@pytest.mark.parametrize("token", [2, 3])
+def test_several_keys_have_one_token(token: int) -> None:
+    script = Script()
+    script.lock("p", 10, 10.2, 2, 0xA, others=("bar",))
+    script.put(10.1, 2, 0xA)
+    script.put(10.1, token, 0xA, under="bar")
+    assert script.broken == (set() if token == 2 else {Rule.TOKEN})
+
+
+def test_several_keys_are_held_by_the_first_in_each_queue() -> None:
+    script = Script()
+    script.put(9, 2, 0xB, node="q", under="bar")
+    script.lock("p", 10, 10.2, 3, 0xA, others=("bar",))
+    script.put(10.1, 3, 0xA)
+    script.put(10.1, 3, 0xA, under="bar")
+    script.ends(60, "p")
+    assert script.broken == {Rule.ORDER, Rule.REIGN}
+
+
+def test_what_is_left_of_one_of_several_keys_is_found() -> None:
+    script = Script()
+    script.lock("p", 10, 10.2, 2, 0xA, others=("bar",))
+    for under in ("foo", "bar"):
+        script.put(10.1, 2, 0xA, under=under)
+    script.unlock("p", 20, 20.1)
+    script.delete(20.05, 3, 0xA)
+    script.ends(60, "p")
+    assert script.broken == {Rule.LEFT}
+
+
+@pytest.mark.parametrize(("at", "broken"), [(18.93, set()), (18.8, {Rule.ENDED})])
+def test_from_its_deadline_on_an_owner_ends_what_is_left_of_several_keys(
+    at: float, broken: set[Rule]
+) -> None:
+    """The lease ends at 19 at the earliest, and is counted on until 0.1 s before."""
+    script = Script()
+    script.lock("p", 10, 10.2, 2, 0xA, others=("bar",))
+    for under in ("foo", "bar"):
+        script.put(10.1, 2, 0xA, under=under)
+    for under in ("foo", "bar"):
+        script.delete(at, 3, 0xA, under=under)
+    script.told("p", 18.92, "lost", 2, reason="EXPIRED")
+    script.ends(60, "p")
+    assert script.broken == broken
+
+
+@pytest.fixture
+def crowd() -> Script:
+    """p, q and r hold a semaphore of 2 one after the other, q the longest; l listens."""
+    script = Script(limit=2)
+    script.listens("l", 1)
+    for token, (who, lease, _) in enumerate((P, Q), 2):
+        script.lock(who, 10, 10.5, token, lease)
+        script.put(10 + token / 10, token, lease, node=who)
+        script.told("l", 11, "locked", token)
+    script.lock("r", 12, 20.2, 4, 0xC, within=20)
+    script.put(12.1, 4, 0xC, node="r")
+    script.unlock("p", 20, 20.2)
+    script.delete(20.1, 5, 0xA)
+    script.told("l", 20.3, "unlocked", 2)
+    script.told("l", 20.3, "locked", 4)
+    script.unlock("r", 30, 30.2)
+    script.delete(30.1, 6, 0xC)
+    script.told("l", 30.3, "unlocked", 4)
+    script.ends(60, "p", "q", "r", "l")
+    return script
+
+
+def test_several_holders_may_go_in_any_order(crowd: Script) -> None:
+    assert crowd.broken == set()
+
+
+@pytest.mark.parametrize(
+    ("event", "token"), [("locked", 3), ("unlocked", 2), ("locked", 4), ("unlocked", 4)]
+)
+def test_a_change_among_several_holders_that_was_not_told_is_found(
+    crowd: Script, event: str, token: int
+) -> None:
+    crowd.drop("l", lambda each: isinstance(each, Told) and _says(each, event, token))
+    assert crowd.broken == {Rule.MISSED}
+
+
+def _says(told: Told, event: str, token: int) -> bool:
+    return (told.event, told.token) == (event, token)
+
+
+def test_a_change_among_several_holders_that_is_told_twice_or_never_was_is_found(
+    crowd: Script,
+) -> None:
+    crowd.told("l", 40, "unlocked", 4)
+    assert crowd.broken == {Rule.TOLD}
+    crowd.told("l", 41, "unlocked", 7)
+    assert crowd.broken == {Rule.TOLD}
+
+
+@pytest.mark.parametrize("fault", ["compaction", "reset"])
+def test_what_nobody_could_know_of_several_holders_is_excused(crowd: Script, fault: str) -> None:
+    """The hold of r came and went while nobody watched, and q is there still."""
+    crowd.fault(19, 31, fault)
+    crowd.drop("l", lambda each: isinstance(each, Told) and each.at > 20)
+    crowd.told("l", 31, "unlocked", 2, synthesised=True)
+    crowd.put(32, 8, 0xD, node="s")
+    crowd.told("l", 32.1, "locked", 8)
+    assert crowd.broken == set()
+
+
+def test_a_look_that_leaves_out_what_has_changed_is_found(crowd: Script) -> None:
+    crowd.drop("l", lambda each: isinstance(each, Told) and each.at > 20)
+    crowd.put(32, 8, 0xD, node="s")
+    crowd.told("l", 31, "locked", 4, synthesised=True)
+    crowd.told("l", 32.1, "locked", 8)
+    assert crowd.broken == {Rule.MISSED}

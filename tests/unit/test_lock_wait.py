@@ -186,13 +186,13 @@ def test_a_wait_without_an_end_goes_on(foo, beta):
 def test_who_waits_near_its_turn_watches_the_lock_for_its_own_entry(foo, beta):
     foo.lock(timeout=10).go()
     assert foo.tracker.watches == {FOO.prefix: None}
-    assert foo.tracker.interest == foo.entries[0]
+    assert foo.tracker.interest == (foo.entries[0],)
 
 
 def test_who_waits_far_from_its_turn_watches_one_entry_before_its_own(foo, others):
     foo.lock(timeout=100).go()
     assert foo.tracker.watches == {others[-2]: None}
-    assert foo.tracker.interest == others[-2]
+    assert foo.tracker.interest == (others[-2],)
 
 
 def test_who_waits_far_from_its_turn_comes_near_when_that_entry_is_gone(foo, others):
@@ -200,7 +200,7 @@ def test_who_waits_far_from_its_turn_comes_near_when_that_entry_is_gone(foo, oth
     leaves(foo, others[-2])
     assert going.go().waits
     assert foo.tracker.watches == {FOO.prefix: None}
-    assert foo.tracker.interest == foo.entries[0]
+    assert foo.tracker.interest == (foo.entries[0],)
     leaves(foo, *(each for each in others if each != others[-2]))
     assert going.go().result()
 
@@ -240,7 +240,7 @@ def test_a_watch_of_the_lock_serves_who_waits_far_from_its_turn_too(foo, others)
     foo.tracker.key_watched = foo.status.changed = True
     foo.sync()
     assert going.go().waits
-    assert foo.tracker.interest == foo.entries[0]
+    assert foo.tracker.interest == (foo.entries[0],)
 
 
 def test_after_a_wait_nothing_is_watched_that_only_the_wait_needed(foo, others):

@@ -565,11 +565,11 @@ def test_nobody_listens_to_what_was_destroyed(foo):
 
 
 def test_who_holds_is_told_of_its_own_entry_alone(foo, hold):
-    assert foo.tracker.interest == foo.entries[0]
+    assert foo.tracker.interest == (foo.entries[0],)
 
 
 def test_who_has_nothing_is_told_of_no_entry(foo):
-    assert foo.tracker.interest == b""
+    assert foo.tracker.interest == ()
 
 
 @pytest.mark.parametrize("name", ["locked", "unlocked"])
@@ -580,7 +580,7 @@ def test_who_listens_to_the_key_is_told_of_every_entry(foo, hold, name):
 
 def test_who_listens_to_the_object_alone_is_told_of_its_own_entry(foo, hold):
     foo.listened_to.add("lost")
-    assert foo.tracker.interest == foo.entries[0]
+    assert foo.tracker.interest == (foo.entries[0],)
 
 
 def test_what_is_told_of_an_earlier_hold_is_not_of_the_present_one(foo, hold, store):

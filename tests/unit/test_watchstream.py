@@ -310,8 +310,14 @@ def test_what_the_read_has_told_already_is_passed_over(machine):
 
 @pytest.mark.parametrize(
     ("interest", "notified"),
-    [(None, True), (SECOND, True), (ENTRY, True), (b"foo/c3", False)],
-    ids=["all", "what happened", "the first", "another"],
+    [
+        (None, True),
+        ([SECOND], True),
+        ([ENTRY], True),
+        ([b"foo/c3", SECOND], True),
+        ([b"foo/c3"], False),
+    ],
+    ids=["all", "what happened", "the first", "one of several", "another"],
 )
 def test_notified_are_those_whose_entry_it_is_about_or_may_be_the_first(
     machine, interest, notified
@@ -324,7 +330,7 @@ def test_notified_are_those_whose_entry_it_is_about_or_may_be_the_first(
 
 
 def test_everybody_is_notified_of_what_was_read(machine, one):
-    one.interest = b"foo/c3"
+    one.interest = [b"foo/c3"]
     machine.subscribe(LOCK, one)
     running(machine, LOCK)
     assert len(one.told) == 1
