@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from microlock.core.port import Found, KeyValue
 from microlock.core.queue import entries, oldest
@@ -14,16 +14,14 @@ from microlock.etcd import rpc_pb2 as pb
 # etcd's --max-txn-ops, where nobody has changed it.
 MAX_OPERATIONS = 128
 
-T = TypeVar("T")
-
-# Yields a method, a message and the class of the reply; is sent the reply.
-Asking = Generator[messages.Asked, Any, T]
+# Takes a method, a message and the class of the reply.
+Ask = Callable[..., Awaitable[Any]]
 
 
-def holders(prefix: bytes) -> Asking[Found]:
-    """The oldest entry of each lock whose key begins with this."""
+async def holders(prefix: bytes, ask: Ask) -> Found:
+    """The oldest entry of each lock whose key begins with this. Awaits nothing but `ask`."""
     names = pb.RangeRequest(**messages.all_of(prefix), keys_only=True)
-    reply = yield messages.RANGE, names, pb.RangeResponse
+    reply = await ask(messages.RANGE, names, pb.RangeResponse)
     first = {
         lock: kv
         for lock, kv in oldest(messages.keys(reply)).items()
@@ -31,13 +29,13 @@ def holders(prefix: bytes) -> Asking[Found]:
     }
     held: list[KeyValue] = []
     gone: list[bytes] = []
-    read = yield from _read({lock: messages.get(kv.name) for lock, kv in first.items()})
+    read = await _read(ask, {lock: messages.get(kv.name) for lock, kv in first.items()})
     for lock, found in read.items():
         stands = [kv for kv in found if _stands(kv, first[lock])]
         held += stands
         gone += [] if stands else [lock]
     # Of these all is read, values and nested names too: at once, for the next may go as well.
-    read = yield from _read({lock: messages.read(lock) for lock in gone})
+    read = await _read(ask, {lock: messages.read(lock) for lock in gone})
     for lock, found in read.items():
         held += entries(lock, found)[:1]
     return Found(reply.header.revision, tuple(held))
@@ -48,12 +46,12 @@ def _stands(kv: KeyValue, known: KeyValue) -> bool:
     return kv.create_revision == known.create_revision and kv.lease_id != 0
 
 
-def _read(parts: dict[bytes, messages.Part]) -> Asking[dict[bytes, tuple[KeyValue, ...]]]:
+async def _read(ask: Ask, parts: dict[bytes, messages.Part]) -> dict[bytes, tuple[KeyValue, ...]]:
     """What the reads of the locks find, as many in a transaction as etcd takes."""
     left = iter(parts.items())
     all_found: dict[bytes, tuple[KeyValue, ...]] = {}
     while batch := dict(islice(left, MAX_OPERATIONS)):
-        reply = yield messages.txn((), batch.values())
+        reply = await ask(*messages.txn((), batch.values()))
         found = (messages.keys(each.response_range) for each in reply.responses)
         all_found.update(zip(batch, found, strict=True))
     return all_found

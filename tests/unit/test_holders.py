@@ -9,6 +9,7 @@ import pytest
 from shared_etcd import Store
 
 from microlock.core.port import Grant
+from microlock.engine.drive import finished
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.holders import MAX_OPERATIONS, holders
@@ -59,13 +60,11 @@ def store() -> Store:
 
 def held(etcd: Etcd, prefix: bytes = b"") -> dict[bytes, bytes]:
     """The nodes that hold, by the entry."""
-    asking = holders(prefix)
-    asked = next(asking)
-    try:
-        while True:
-            asked = asking.send(etcd(*asked))
-    except StopIteration as found:
-        return {kv.name: kv.value for kv in found.value.keys}
+
+    async def ask(*asked: Any) -> Any:
+        return etcd(*asked)
+
+    return {kv.name: kv.value for kv in finished(holders, prefix, ask).keys}
 
 
 def test_the_oldest_entry_of_each_lock_is_told_with_its_value(store):
