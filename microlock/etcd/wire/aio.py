@@ -21,8 +21,6 @@ from microlock.etcd.wire.member import CLOSED, LATE, Member, framed
 
 # Seconds after which an idle connection answers a ping, and between two looks at a silent peer.
 _TICK = 0.25
-# Seconds that a call may take at the most: gRPC takes no number of any size.
-_LONGEST = 1e6
 # Seconds that a dial may take.
 _PATIENCE = 3.0
 
@@ -42,10 +40,7 @@ class AioWire:
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
         self._check()
-        if timeout <= 0:
-            text = f"no time was left for a call to {self._member.address.text}"
-            raise StoreTimeoutError(text)
-        timeout = min(timeout, _LONGEST)
+        timeout = self._member.time(timeout)
         deadline = clock.now() + timeout
         headers = self._member.headers(method, timeout, metadata)
         link = self._link
