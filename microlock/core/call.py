@@ -94,7 +94,7 @@ class Call:
         self.woken: Event | None = None
         self.requests = 0
         self.leases: frozenset[int] = frozenset()
-        self.unsettled: MicrolockError | None = None
+        self.unsettled: str | None = None  # no error, which would keep the call
         self.until: float | None = None
         self.value: bytes | None = None
         self._timeout = timeout
@@ -137,7 +137,7 @@ class Call:
         """A request has an answer, or none in time, which is the error; it was not interrupted."""
         if isinstance(request, Revoke):
             self.leases -= {request.lease_id}
-            self.unsettled = error or self.unsettled
+            self.unsettled = str(error) if error else self.unsettled
 
     def parked(self, now: float) -> None:
         """It has waited: what follows has a time of its own, if the wait has no end."""

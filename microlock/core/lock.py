@@ -149,9 +149,9 @@ class LockCore:
 
     def _left_by(self, call: Call) -> None:
         """Tells, once, what a call could not undo."""
-        if error := call.unsettled:
+        if why := call.unsettled:
             call.unsettled = None
-            self._env.warn("%r is left to its ttl: %s", self.names.key, error)
+            self._env.warn("%r is left to its ttl: %s", self.names.key, why)
 
     def _undo(self, call: Call, *undoing: Steps[object]) -> Steps[None]:
         """Takes back what was done. Where that fails, it is left to its ttl."""
@@ -162,7 +162,7 @@ class LockCore:
             except LockLostError:
                 pass  # nothing is left
             except MicrolockError as error:
-                call.unsettled = error
+                call.unsettled = str(error)
                 self._left_by(call)
 
     # Taking the lock.
