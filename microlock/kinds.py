@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-from microlock.core.admission import READER, WRITER, semaphore
-from microlock.core.keys import Names, check_int
+from microlock.core.admission import READER, WRITER
+from microlock.kinds_face import MultiFace, SemaphoreFace
 from microlock.lock import Lock
 
 
-class Semaphore(Lock):
+class Semaphore(SemaphoreFace, Lock):
     """A lock that up to `limit` objects hold at a time, on any machine.
 
     It does all that a `Microlock` does, in the same way. Those who wait get it in the order of
@@ -27,36 +24,6 @@ class Semaphore(Lock):
         InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
-
-    def __init__(
-        self,
-        etcd: object,
-        key: str,
-        node_id: str,
-        limit: int,
-        ttl: float = 1,
-        *,
-        auto_renew: bool = False,
-        max_hold: float | None = None,
-        min_hold: float = 0,
-        timeout: float | None = None,
-    ) -> None:
-        self._admission = semaphore(check_int("limit", limit, 1))
-        super().__init__(
-            etcd,
-            key,
-            node_id,
-            ttl,
-            auto_renew=auto_renew,
-            max_hold=max_hold,
-            min_hold=min_hold,
-            timeout=timeout,
-        )
-
-    @property
-    def limit(self) -> int:
-        """How many may hold it at a time."""
-        return self._admission.limit
 
 
 class ReadLock(Lock):
@@ -94,7 +61,7 @@ class WriteLock(Lock):
     _admission = WRITER
 
 
-class MultiLock(Lock):
+class MultiLock(MultiFace, Lock):
     """Locks of several keys, taken and given back in one: all of them or none.
 
     It holds the mutex of each key, as a `Microlock` of that key does, and excludes those. All its
@@ -115,35 +82,3 @@ class MultiLock(Lock):
         InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
-
-    def __init__(
-        self,
-        etcd: object,
-        keys: Iterable[str],
-        node_id: str,
-        ttl: float = 1,
-        *,
-        auto_renew: bool = False,
-        max_hold: float | None = None,
-        min_hold: float = 0,
-        timeout: float | None = None,
-    ) -> None:
-        super().__init__(
-            etcd,
-            keys,  # type: ignore[arg-type]  # `_named` takes them
-            node_id,
-            ttl,
-            auto_renew=auto_renew,
-            max_hold=max_hold,
-            min_hold=min_hold,
-            timeout=timeout,
-        )
-
-    def _named(self, key: Any, node_id: str) -> Names:
-        return Names.of_all(key, node_id)
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The names of the locks."""
-        names = self._core.names
-        return tuple(map(names.of_lock, names.locks))

@@ -41,8 +41,8 @@ class Election(ElectionFace, Lock):
 
     async def proclaim(self, value: str | bytes) -> float:
         said = check_value(value)
-        await self._begin(SOON)
-        call = self._call()
+        await self._ready(SOON)
+        call = self._host.call(self._owner())
         call.value = said
         return await run(self._host, call, self._core.proclaim(call))
 
@@ -65,7 +65,7 @@ class Election(ElectionFace, Lock):
 
     async def _observed(self, told: Told, following: Following) -> AsyncIterator[Leader]:
         try:
-            await self._begin()
+            await self._ready()
             while (event := await told.get()) is not None:
                 for leader in following.leaders(event):
                     yield leader

@@ -21,8 +21,9 @@ from weakref import ref
 from microlock import events
 from microlock.core import elsewhere
 from microlock.core.admission import MUTEX
+from microlock.core.call import Call
 from microlock.core.hold import Hold, HoldState
-from microlock.core.keys import Names, check_ttl, check_wait
+from microlock.core.keys import Names, check_ttl
 from microlock.core.queue import Holder
 from microlock.engine.awaiting import runs, to_its_end, wait
 from microlock.engine.loop_runner import LoopRunner
@@ -114,11 +115,11 @@ class Lock(AsyncContextDecorator, Face):
         interval: float = 1,
         value: bytes | None = None,
     ) -> HoldState:
-        began, seconds = self._clock.now(), check_wait(timeout)
-        await self._begin(seconds / 2 if seconds else inf)
-        if seconds:
-            seconds = max(0.001, seconds - (self._clock.now() - began))
-        call, steps = self._taking(seconds, retries, interval, value)
+        call, steps = self._taking(timeout, retries, interval, value)
+        self._runner.bind()
+        if self._unheard:
+            with suppress(StoreError):  # told by `error`
+                await self._hear(timeout / 2 if timeout else inf, call)
         return await run(self._host, call, steps)
 
     # Giving it back, keeping it.
@@ -127,22 +128,22 @@ class Lock(AsyncContextDecorator, Face):
         owner = self._owner()
         hold = self._status.hold_of(owner)
         try:
-            await self._begin(SOON)
-            call = self._call()
+            await self._ready(SOON)
+            call = self._host.call(owner)
             await run(self._host, call, self._core.unlock(call))
         except asyncio.CancelledError:  # it may have come before anything was sent
             await self._abandon(owner, hold)
             raise
 
     async def renew(self) -> float:
-        await self._begin(SOON)
-        call = self._call()
+        await self._ready(SOON)
+        call = self._host.call(self._owner())
         return await run(self._host, call, self._core.renew(call))
 
     async def extend(self, ttl: float) -> float:
         seconds = check_ttl(ttl)
-        await self._begin(SOON)
-        call = self._call()
+        await self._ready(SOON)
+        call = self._host.call(self._owner())
         return await run(self._host, call, self._core.extend(call, seconds))
 
     async def destroy(self) -> None:
@@ -178,8 +179,7 @@ class Lock(AsyncContextDecorator, Face):
         return waiters
 
     async def _places(self) -> tuple[list[Holder], list[Holder]]:
-        self._check()
-        await self._begin()
+        await self._ready()
         return await look(self._host.client, elsewhere.places(self._core.names))
 
     async def listening(self) -> None:
@@ -214,8 +214,8 @@ class Lock(AsyncContextDecorator, Face):
                     give_back = partial(self._host.abandon, *entered)
                     self._host.client.one(Timer).post(give_back)
                     return
-                await self._begin(SOON)
-                call = self._call()
+                await self._ready(SOON)
+                call = self._host.call(self._owner())
                 await run(self._host, call, self._core.exit(call, entered[1]))
         except MicrolockError as failure:
             if error is None:
@@ -269,7 +269,7 @@ class Lock(AsyncContextDecorator, Face):
 
     # What they have in common.
 
-    async def _begin(self, patience: float = inf) -> None:
+    async def _ready(self, patience: float = inf) -> None:
         """Has handlers run here, and waits until their watch runs, so that none misses a change.
 
         Before the call begins, whose time is for etcd.
@@ -280,11 +280,16 @@ class Lock(AsyncContextDecorator, Face):
             with suppress(StoreError):  # told by `error`
                 await self._hear(patience)
 
-    async def _hear(self, patience: float = inf) -> None:
+    async def _hear(self, patience: float = inf, call: Call | None = None) -> None:
+        """`call`: that of a `lock()`, which may be ended early."""
         until = self._clock.now() + min(patience, self._host.client.timeout)
         for lock in self._core.names.locks:
             with self._host.listening(lock) as settled:
-                await wait(settled, until, self._clock)
+                if call is None:
+                    await wait(settled, until, self._clock)
+                else:
+                    settled.waiting.append(_Wakes(call))
+                    await run(self._host, call, self._core.hear(call, until, settled.is_set))
         self._unheard = False
 
     def _listens(self, event: str) -> None:
@@ -294,6 +299,16 @@ class Lock(AsyncContextDecorator, Face):
         if event in events.OF_THE_KEY:
             self._unheard = True
             self._host.begin_to_listen()
+
+
+class _Wakes:
+    """Has a call look again when an event is set."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def put(self, item: None) -> None:
+        self._call.wake()
 
 
 class Microlock(Lock):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from microlock.core.hold import Event
 from microlock.core.port import Grant, KeepAlive, Revoke
 from microlock.core.retry import NOW, Budget
+from microlock.errors import MicrolockError
 
 __all__ = ["NOW", "Call", "Kind", "Park", "Steps"]
 
@@ -57,6 +58,7 @@ class Call:
         paused: it has no turn and waits for none, but will.
         requests: how many requests it has made.
         leases: those that it may have left in etcd.
+        unsettled: why a lease could not be revoked.
         value: what its entry is to say; None: as before.
     """
 
@@ -75,6 +77,7 @@ class Call:
         "requests",
         "started",
         "stop",
+        "unsettled",
         "until",
         "value",
         "woken",
@@ -91,6 +94,7 @@ class Call:
         self.woken: Event | None = None
         self.requests = 0
         self.leases: frozenset[int] = frozenset()
+        self.unsettled: str | None = None  # no error, which would keep the call
         self.until: float | None = None
         self.value: bytes | None = None
         self._timeout = timeout
@@ -129,10 +133,11 @@ class Call:
             self._budget = Budget.of(began, self._timeout, self.stop)
         return self._budget
 
-    def tried(self, request: object) -> None:
-        """A request has an answer, or none in time; it was not interrupted."""
+    def tried(self, request: object, error: MicrolockError | None = None) -> None:
+        """A request has an answer, or none in time, which is the error; it was not interrupted."""
         if isinstance(request, Revoke):
             self.leases -= {request.lease_id}
+            self.unsettled = str(error) if error else self.unsettled
 
     def parked(self, now: float) -> None:
         """It has waited: what follows has a time of its own, if the wait has no end."""

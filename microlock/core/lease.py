@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from microlock.core.port import Lifetime
 
@@ -17,6 +17,7 @@ class Lease:
         ttl: the ttl that was granted; etcd may grant more.
         sent: when the last grant or keep-alive that had an answer left, by the monotonic clock.
         doubtful: a put under it may still be on its way.
+        deadline: when it may have ended.
     """
 
     id: int
@@ -24,11 +25,12 @@ class Lease:
     ttl: int
     sent: float
     doubtful: bool = False
+    deadline: float = field(init=False, compare=False, repr=False)  # asked for at every step
 
-    @property
-    def deadline(self) -> float:
+    def __post_init__(self) -> None:
         # The margin is for clocks that run at different speeds.
-        return self.sent + self.ttl - max(0.05, self.ttl / 100)
+        deadline = self.sent + self.ttl - max(0.05, self.ttl / 100)
+        object.__setattr__(self, "deadline", deadline)
 
     def fresh(self, now: float) -> bool:
         """Whether a keep-alive can be spared."""

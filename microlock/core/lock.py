@@ -58,6 +58,10 @@ def _in_turn(
         except GeneratorExit:  # the call was dropped: there is nobody to ask
             core.ends_late = False
             raise
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interrupt: nobody else tells
+                core._left_by(call)
+            raise
         finally:
             if core.ends_late:  # destroy() was called in the middle of this call
                 core.ends_late = False
@@ -143,6 +147,12 @@ class LockCore:
         stays = self._rest(hold, call.now) > 0
         call.leases = frozenset(() if stays else [each.id for each in hold.leases])
 
+    def _left_by(self, call: Call) -> None:
+        """Tells, once, what a call could not undo."""
+        if why := call.unsettled:
+            call.unsettled = None
+            self._env.warn("%r is left to its ttl: %s", self.names.key, why)
+
     def _undo(self, call: Call, *undoing: Steps[object]) -> Steps[None]:
         """Takes back what was done. Where that fails, it is left to its ttl."""
         call.undo()
@@ -152,7 +162,8 @@ class LockCore:
             except LockLostError:
                 pass  # nothing is left
             except MicrolockError as error:
-                self._env.warn("%r is left to its ttl: %s", self.names.key, error)
+                call.unsettled = str(error)
+                self._left_by(call)
 
     # Taking the lock.
 
@@ -182,6 +193,16 @@ class LockCore:
         except Exception as error:
             waited = (yield NOW) - call.started
             self._env.tell(events.failed, node_id=self.names.node_id, error=error, waited=waited)
+            raise
+
+    def hear(self, call: Call, until: float, heard: Callable[[], bool]) -> Steps[None]:
+        """Waits for what a `lock()` begins with: the watch of its listeners."""
+        call.stop = partial(self.turns.check, call)
+        try:
+            yield from self.turns.pause(call, until, heard)
+            self.turns.check(call)
+        except Exception as error:
+            self._env.tell(events.failed, node_id=self.names.node_id, error=error)
             raise
 
     @_in_turn

@@ -1,14 +1,17 @@
-"""Another try, at the next member, within the time: one call to a store, as a generator.
+"""Another try, at the next member, within the time: one call to a store.
 
 What is passing (a member that is down, an election, a lost reply) is tried again with jitter, at
 the next member, until the deadline. What is permanent is raised at once.
+
+Written once as a coroutine, which awaits nothing but what it is given: on a thread that blocks, and
+the coroutine never suspends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from microlock.core.port import (
     Get,
@@ -37,12 +40,12 @@ _RENEWAL = 0.7
 # what is not undone keeps others out for a whole ttl.
 _UNDOING = 0.25
 _READS = Read | Get | ReadAll | TimeToLive | KeepAlive | KeepAlives
+_RENEWS = (KeepAlive, KeepAlives)
 # The most addresses that a message has.
 _NAMED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):  # made for each call, in half the time of a dataclass
     """The time that one call of a user may take.
 
     Attributes:
@@ -55,6 +58,10 @@ class Budget:
     end: float
     stop: Callable[[], None] | None = None
 
+    def until(self, request: Request) -> float:
+        """The deadline of a request: undoing has the time that was kept back for it."""
+        return self.end if isinstance(request, Revoke) else self.work
+
     @classmethod
     def of(cls, now: float, seconds: float, stop: Callable[[], None] | None = None) -> Budget:
         """One of so many seconds from now, the last quarter of which, at most 1 s, is for undoing.
@@ -62,11 +69,7 @@ class Budget:
         `now`: by the monotonic clock.
         """
         end = now + seconds
-        return cls(end - min(1.0, seconds / 4), end, stop)
-
-    def until(self, request: Request) -> float:
-        """The deadline of a request: undoing has the time that was kept back for it."""
-        return self.end if isinstance(request, Revoke) else self.work
+        return cls(end - (1.0 if seconds >= 4 else seconds / 4), end, stop)
 
 
 class Members:
@@ -105,43 +108,39 @@ class Now:
     """Tell the time. Reply: seconds, by the monotonic clock."""
 
 
-class Attempt(NamedTuple):  # made for each call, in half the time of a dataclass
-    """Send the request once. Reply: as the request says.
-
-    Attributes:
-        member: the address of the member to send it to.
-        timeout: seconds.
-        repeated: an earlier copy got no answer, and may be applied yet.
-    """
-
-    member: str
-    timeout: float
-    repeated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait so many seconds, or less if the client is closed. Reply: the time then."""
-
-    seconds: float
-
-
 NOW = Now()
 
 
-def persist(
+class Attempt(Protocol):
+    """Sends a request once; returns the reply, as the request says."""
+
+    def __call__(
+        self, member: str, request: Any, *, timeout: float, repeated: bool
+    ) -> Awaitable[Any]:
+        """
+        Args:
+            member: the address of the member to send it to.
+            timeout: seconds.
+            repeated: an earlier copy got no answer, and may be applied yet.
+        """
+
+
+async def persist(
     request: Request,
     members: Members,
     budget: Budget,
     *,
-    now: float,
+    attempt: Attempt,
+    pause: Callable[[float], Awaitable[object]],
+    now: Callable[[], float],
     patience: float,
     jitter: Callable[[int], float],
-) -> Generator[Now | Attempt | Pause, Any, Any]:
+) -> Any:
     """Tries until there is an answer, the time is over, or another try is of no use.
 
     Args:
-        now: by the monotonic clock.
+        pause: waits so many seconds, or less if the client is closed.
+        now: the time, by the monotonic clock.
         patience: seconds that no request may take longer than, whatever the budget.
         jitter: the seconds to pause after so many attempts.
 
@@ -152,22 +151,25 @@ def persist(
         StoreError: of several members' errors the one that says most.
         Exception: what `budget.stop` raises.
     """
+    at, undoes = now(), isinstance(request, Revoke)
     until = budget.until(request)
-    if isinstance(request, Revoke):
-        until = max(until, now + min(_UNDOING, patience))
-    least = _RENEWAL if isinstance(request, KeepAlive | KeepAlives) else _LEAST
+    if undoes:
+        until = max(until, at + min(_UNDOING, patience))
+    least = _RENEWAL if isinstance(request, _RENEWS) else _LEAST
     retries: Retries | None = None  # until something fails
     while True:
-        if budget.stop and not isinstance(request, Revoke):
+        if budget.stop and not undoes:
             budget.stop()
-        left = min(until - now, patience)
+        left = min(until - at, patience)
         if left <= 0:
             break
         member = members.current
         # Each attempt leaves time for others: at the other members, or here again.
         timeout = min(left, max(least, left / (members.count + 1)))
         try:
-            reply = yield Attempt(member, timeout, retries is not None and retries.doubt)
+            reply = await attempt(
+                member, request, timeout=timeout, repeated=retries is not None and retries.doubt
+            )
         except StoreError as error:
             retries = retries or Retries(members)
             retries.failed(member, error)
@@ -176,12 +178,13 @@ def persist(
             return reply
         if not retries.worth_another(request):
             break
-        pause = jitter(retries.attempts) if retries.round_over else 0.0
-        now = yield NOW
-        if now + pause >= until:
+        seconds = jitter(retries.attempts) if retries.round_over else 0.0
+        at = now()
+        if at + seconds >= until:
             break
-        if pause:
-            now = yield Pause(pause)
+        if seconds:
+            await pause(seconds)
+            at = now()
     raise (retries or Retries(members)).verdict(request)
 
 

@@ -176,7 +176,7 @@ class Status:
         return reason
 
     def tell_of(self, name: str, hold: HoldState, **fields: Any) -> None:
-        self.env.tell(name, node_id=self.names.node_id, token=hold.token, **fields)
+        self.env.tell(name, node_id=self.names.node_id, token=hold.place.token, **fields)
 
     # The errors of its calls.
 

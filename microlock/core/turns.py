@@ -7,6 +7,7 @@ that share an object take turns on it. Other calls do not stand behind those.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from microlock.core.call import NOW, Call, Kind, Park, Steps
 from microlock.core.status import Status
@@ -93,14 +94,17 @@ class Turns:
         call.paused = False
         self.pass_on()
 
-    def pause(self, call: Call, until: float) -> Steps[None]:
-        """Waits between two turns. Raises what ends the call early."""
+    def pause(
+        self, call: Call, until: float, ended: Callable[[], bool] = lambda: False
+    ) -> Steps[None]:
+        """Waits between two turns, until it has ended at the most; whoever ends it wakes the call.
+        Raises what ends the call early."""
         call.paused = True
         woken = call.woken = call.woken or self._status.env.event()
         woken.clear()
         self.calls = (*self.calls, call)
         try:
-            while (now := (yield NOW)) < until:
+            while (now := (yield NOW)) < until and not ended():
                 self.check(call)
                 yield Park(until, woken)
                 woken.clear()

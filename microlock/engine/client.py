@@ -9,23 +9,23 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from microlock.core.hold import Guard
 from microlock.core.port import Get, Request, WatchReply
-from microlock.core.retry import Attempt, Budget, Members, Now, Pause, persist
+from microlock.core.retry import Attempt, Budget, Members, persist
 from microlock.engine.backoff import halfway, jitter
 from microlock.engine.clock import REAL, Clock
+from microlock.engine.drive import finished
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.transaction import checked, committed
 from microlock.errors import (
     DestroyedError,
     ForkedError,
     MicrolockError,
-    StoreError,
     StorePermissionError,
 )
 
@@ -99,9 +99,9 @@ class Store(Protocol):
 class AsyncStore(Protocol):
     """A store on one loop of asyncio."""
 
-    async def attempt(
+    def attempt(
         self, member: str, request: Request, *, timeout: float, repeated: bool
-    ) -> Any:
+    ) -> Awaitable[Any]:
         """As `Store.attempt`. One that is cancelled may have happened."""
 
     def close(self) -> None: ...
@@ -216,47 +216,39 @@ class Client:
             StoreError: the time is over, or another try is of no use.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
         """
-        trying = self.persist(request, budget)
+        return finished(self.persist, request, budget, self._attempt, self._pause)
+
+    async def persist(
+        self,
+        request: Any,
+        budget: Budget,
+        attempt: Attempt,
+        pause: Callable[[float], Awaitable[object]],
+    ) -> Any:
+        """As `perform`, by these: on a thread, or on a loop."""
         try:
-            step = next(trying)
-            while True:
-                try:
-                    reply = self._attempt(request, step)
-                except StoreError as error:
-                    step = trying.throw(error)
-                else:
-                    step = trying.send(reply)
-        except StopIteration as answered:
-            return answered.value
+            return await persist(
+                request,
+                self._members,
+                budget,
+                attempt=attempt,
+                pause=pause,
+                now=self.clock.now,
+                patience=self.timeout,
+                jitter=self.jitter,
+            )
         except MicrolockError as verdict:
             # It says all that a user needs: what stood on the way to it (the wire's own error, the
             # attempts before) would be pages, and hold what was called.
             verdict.__context__ = None
             raise verdict.with_traceback(None) from None
-        finally:
-            trying.close()  # an interrupt that came while it is collected would be lost
 
-    def persist(self, request: Any, budget: Budget) -> Generator[Now | Attempt | Pause, Any, Any]:
-        """Asks for what `perform` does, one step after the other."""
-        return persist(
-            request,
-            self._members,
-            budget,
-            now=self.clock.now(),
-            patience=self.timeout,
-            jitter=self.jitter,
-        )
+    async def _attempt(self, member: str, request: Any, *, timeout: float, repeated: bool) -> Any:
+        self.check()
+        return self.store.attempt(member, request, timeout=timeout, repeated=repeated)
 
-    def _attempt(self, request: Any, step: Now | Attempt | Pause) -> Any:
-        """What another try asks for."""
-        if isinstance(step, Attempt):
-            self.check()
-            return self.store.attempt(
-                step.member, request, timeout=step.timeout, repeated=step.repeated
-            )
-        if isinstance(step, Pause):
-            self.closed.wait(step.seconds, self.clock)
-        return self.clock.now()
+    async def _pause(self, seconds: float) -> None:
+        self.closed.wait(seconds, self.clock)
 
     def transaction(
         self,

@@ -1,17 +1,18 @@
-"""Driving a call on the caller's thread."""
+"""Driving a call on the caller's thread, and what it asks of a store."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from inspect import GEN_CLOSED, getgeneratorstate
 from threading import RLock
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from microlock.core.retry import NOW
 from microlock.engine.clock import Clock
 from microlock.errors import MicrolockError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -32,8 +33,10 @@ def drive(
                 while True:  # in the `try`: Python looks for signals where a loop begins again
                     with mutex:
                         request = resume(reply)
-                    resume, reply = steps.send, None
-                    reply = clock.now() if request is NOW else perform(request)
+                        resume, reply = steps.send, None
+                        while request is NOW:
+                            request = steps.send(clock.now())
+                    reply = perform(request)
             except StopIteration as decided:
                 result: T = decided.value
                 return result
@@ -48,6 +51,17 @@ def drive(
         clock.leave()
         # An error would keep itself by its traceback, and with it the lock.
         del reply, before
+
+
+def finished(act: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What this coroutine function returns or raises; all that it awaits blocks instead."""
+    try:
+        # On one line: a coroutine that an interrupt keeps from beginning warns of that.
+        act(*args, **kwargs).send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise RuntimeError(f"{act!r} has suspended, on a thread that blocks")
 
 
 def bare(error: MicrolockError, before: BaseException | None) -> MicrolockError:

@@ -70,6 +70,7 @@ class Host:
         "_face",
         "_refusal",
         "_said",
+        "_timer",
         "_watched",
         "client",
         "clock",
@@ -92,6 +93,7 @@ class Host:
         self.mutex = threading.RLock()
         self._watched: tuple[bytes, ...] = ()
         self._adopted = False
+        self._timer: Timer | None = None
         self._refusal: MicrolockError | None = None  # why a watch has ended
         self._said: tuple[Any, ...] = ()  # what is to be logged
         self.core = LockCore(names, ttl, env=self, **options)
@@ -120,11 +122,18 @@ class Host:
             return request.on.wait(max(0.0, request.until - self.clock.now()), self.clock)
         try:
             reply = self.client.perform(request, call.budget(request, self.clock.now()))
-        except MicrolockError:
-            call.tried(request)
+        except MicrolockError as error:
+            call.tried(request, error)
             raise
         call.tried(request)
         return reply
+
+    @property
+    def timer(self) -> Timer:
+        """That of the client. Raises DestroyedError if that was closed before it was asked for."""
+        if self._timer is None:
+            self._timer = self.client.one(Timer)
+        return self._timer
 
     def step(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """One step of the core, and what follows from it."""
@@ -145,7 +154,7 @@ class Host:
                     status.changed = False
                     try:
                         self._watch()
-                        self.client.one(Timer).schedule(self)
+                        self.timer.schedule(self)
                     except DestroyedError:  # the client is closed
                         break
                     except BaseException:  # an interrupt: it is not done
@@ -166,7 +175,7 @@ class Host:
         if leases and not self.client.forked:
             steps = flows.discard(self.core.names, *leases)
             with suppress(DestroyedError):  # the client is closed: it is left to its ttl
-                self.client.one(Timer).aside(partial(self._quietly, steps))
+                self.timer.aside(partial(self._quietly, steps))
 
     def _quietly(self, steps: Steps[object]) -> None:
         with self.quietly():
@@ -174,7 +183,9 @@ class Host:
 
     def _watch(self) -> None:
         # Until it is so: a signal's handler may come in the middle, and change it.
-        while (wanted := self._wanted()).keys() != (watched := set(self._watched)):
+        while (wanted := self._wanted()) or self._watched:
+            if wanted.keys() == (watched := set(self._watched)):
+                return
             reader = self.client.one(Reader)
             for name in watched - wanted.keys():
                 reader.unwatch(name, self)
@@ -290,7 +301,7 @@ class Host:
     def _adopt(self) -> None:
         if not self._adopted:
             if face := self._face():
-                self.client.one(Timer).adopt(face, self)
+                self.timer.adopt(face, self)
             self._adopted = True
 
     def dropped(self) -> None:

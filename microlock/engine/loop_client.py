@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from microlock.core.retry import Attempt, Budget, Now, Pause
+from microlock.core.retry import Budget
 from microlock.engine.awaiting import wait
-from microlock.errors import MicrolockError, StoreError
 
 if TYPE_CHECKING:
     from microlock.engine.client import AsyncStore, Client
@@ -66,38 +65,23 @@ class LoopClient:
         if self._ending is None:
             self._ending = self._until_the_loop_ends()
             await anext(self._ending)
-        trying = self._client.persist(request, budget)
         self._requests += 1
         try:
-            step = next(trying)
-            while True:
-                try:
-                    reply = await self._attempt(request, step)
-                except StoreError as error:
-                    step = trying.throw(error)
-                else:
-                    step = trying.send(reply)
-        except StopIteration as answered:
-            return answered.value
-        except MicrolockError as verdict:
-            verdict.__context__ = None  # as in `Client.perform`
-            raise verdict.with_traceback(None) from None
+            return await self._client.persist(request, budget, self._attempt, self._pause)
         finally:
-            trying.close()
             self._requests -= 1
             if self._ends:
                 self._disconnect()
 
-    async def _attempt(self, request: Any, step: Now | Attempt | Pause) -> Any:
-        if isinstance(step, Attempt):
-            self._client.check()
-            return await self._store.attempt(
-                step.member, request, timeout=step.timeout, repeated=step.repeated
-            )
-        if isinstance(step, Pause):
-            clock = self._client.clock
-            await wait(self._client.closed, clock.now() + step.seconds, clock)
-        return self._client.clock.now()
+    def _attempt(
+        self, member: str, request: Any, *, timeout: float, repeated: bool
+    ) -> Awaitable[Any]:
+        self._client.check()
+        return self._store.attempt(member, request, timeout=timeout, repeated=repeated)
+
+    def _pause(self, seconds: float) -> Awaitable[None]:
+        clock = self._client.clock
+        return wait(self._client.closed, clock.now() + seconds, clock)
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
         """What `asyncio.run()` closes before the loop: connections must not outlive it."""

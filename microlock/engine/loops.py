@@ -11,6 +11,7 @@ from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, TypeVar
 
 from microlock.core.call import Call, Kind, Park, Steps
+from microlock.core.port import Revoke
 from microlock.core.retry import NOW, Budget
 from microlock.engine.awaiting import to_its_end, wait
 from microlock.engine.client import Client
@@ -20,7 +21,6 @@ from microlock.engine.host import Host
 from microlock.engine.loop_client import Loops
 from microlock.engine.loss import Loss
 from microlock.engine.reentrant_event import ReentrantEvent
-from microlock.engine.timer import Timer
 from microlock.errors import MicrolockError
 
 T = TypeVar("T")
@@ -30,21 +30,16 @@ async def run(host: Host, call: Call, steps: Steps[T]) -> T:
     """Makes a call of a lock to its end: as `Host.run`, on the running loop."""
     client = host.client.one(Loops).here()
     # Takes no lock: it may be called in a garbage collection.
-    dropped = partial(host.client.one(Timer).post, partial(host.orphaned, call, steps))
+    dropped = partial(host.timer.post, partial(host.orphaned, call, steps))
 
-    async def perform(request: Any) -> Any:
+    def perform(request: Any) -> Coroutine[Any, Any, Any]:
         if isinstance(request, Park):
             host.sync()
             host.client.check()
             assert isinstance(request.on, ReentrantEvent)
-            return await wait(request.on, request.until, host.clock, dropped)
-        try:
-            reply = await client.perform(request, call.budget(request, host.clock.now()))
-        except MicrolockError:
-            call.tried(request)
-            raise
-        call.tried(request)
-        return reply
+            return wait(request.on, request.until, host.clock, dropped)
+        asking = client.perform(request, call.budget(request, host.clock.now()))
+        return _tried(call, request, asking) if isinstance(request, Revoke) else asking
 
     goes_on = True
     client.calls[dropped] = None
@@ -58,6 +53,16 @@ async def run(host: Host, call: Call, steps: Steps[T]) -> T:
         client.calls.pop(dropped, None)
         if goes_on:
             host.step(host.core.over, call)
+
+
+async def _tried(call: Call, request: Revoke, asking: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        reply = await asking
+    except MicrolockError as error:
+        call.tried(request, error)
+        raise
+    call.tried(request)
+    return reply
 
 
 async def look(client: Client, steps: Steps[T]) -> T:
@@ -115,10 +120,10 @@ async def drive(
             try:
                 with mutex:
                     request = resume(reply)
-                resume, reply = steps.send, None
-                if request is NOW:
-                    reply = clock.now()
-                elif cancelled:
+                    resume, reply = steps.send, None
+                    while request is NOW:
+                        request = steps.send(clock.now())
+                if cancelled:
                     reply = await to_its_end(partial(perform, request))
                 else:
                     reply = await perform(request)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
-from microlock.core.port import KeepAlives, Lifetime, ReadAll, Request, Revoke, Transaction
+from google.protobuf.message import Message
+
+from microlock.core.port import Lifetime, ReadAll, Request, Revoke, Transaction
 from microlock.engine import clock
 from microlock.errors import LeaseNotFoundError, MicrolockError, StoreError, StoreTimeoutError
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.all_entries import read_all
-from microlock.etcd.wire import HAS_LEADER, LoopWire, Metadata, Wire
+from microlock.etcd.wire import HAS_LEADER, M, Metadata, Wire
 
 # Seconds that each answer after the first is waited for: one that never comes is not to make the
 # others late.
 _SILENCE = 0.7
 
 
-def attempt(
+class Caller(Protocol):
+    """`LoopWire.call`."""
+
+    async def __call__(
+        self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
+    ) -> M: ...
+
+
+async def attempt(
     request: Request | Transaction,
-    wire: Wire,
+    call: Caller,
     *,
     timeout: float,
     metadata: Metadata,
@@ -30,59 +39,22 @@ def attempt(
     """Sends the request once; the reply is as `microlock.core.port` says.
 
     Args:
+        call: that of a `LoopWire`; or one that blocks, and does not suspend.
         timeout: seconds.
         metadata: who calls.
         repeated: an earlier attempt had no answer, and may be applied yet.
     """
-    if isinstance(request, KeepAlives) and len(request.lease_ids) > 1:
-        return _keep_alives(request.lease_ids, wire, timeout=timeout, metadata=metadata)
-    end = clock.now() + timeout
-    asking = ask(request, repeated=repeated)
-    asked = next(asking)
-    try:
-        while True:
-            try:
-                reply = wire.call(*asked, timeout=end - clock.now(), metadata=metadata)
-            except StoreError as error:
-                asked = asking.throw(error)
-            else:
-                asked = asking.send(reply)
-    except StopIteration as answered:
-        return answered.value
-
-
-async def attempt_on_loop(
-    request: Request | Transaction,
-    wire: LoopWire,
-    *,
-    timeout: float,
-    metadata: Metadata,
-    repeated: bool,
-) -> Any:
-    """As `attempt`, but of many leases only one is kept alive at a time: the threads do that."""
-    end = clock.now() + timeout
-    asking = ask(request, repeated=repeated)
-    asked = next(asking)
-    try:
-        while True:
-            try:
-                reply = await wire.call(*asked, timeout=end - clock.now(), metadata=metadata)
-            except StoreError as error:
-                asked = asking.throw(error)
-            else:
-                asked = asking.send(reply)
-    except StopIteration as answered:
-        return answered.value
-
-
-def ask(request: Request | Transaction, *, repeated: bool) -> Generator[messages.Asked, Any, Any]:
-    """What a request asks a member for: yields each call, is sent its reply, returns that of the
-    request."""
-    if isinstance(request, ReadAll):
-        return (yield from read_all(request.prefix))
     sent = clock.now()
+    if isinstance(request, ReadAll):
+        end = sent + timeout
+
+        async def ask(*asked: Any) -> Any:
+            return await call(*asked, timeout=end - clock.now(), metadata=metadata)
+
+        return await read_all(request.prefix, ask)
+    asked = messages.encode(request)
     try:
-        reply = yield messages.encode(request)
+        reply = await call(*asked, timeout=timeout, metadata=metadata)
     except LeaseNotFoundError:
         if isinstance(request, Revoke):
             return None
@@ -90,11 +62,14 @@ def ask(request: Request | Transaction, *, repeated: bool) -> Generator[messages
     return messages.decode(request, reply, sent, clock.now(), repeated=repeated)
 
 
-def _keep_alives(
+def keep_alives(
     lease_ids: tuple[int, ...], wire: Wire, *, timeout: float, metadata: Metadata
 ) -> dict[int, Lifetime]:
-    """All of them on one stream, which ends after the last reply: a proxy cancels what it still has
-    to answer of a stream that has ended."""
+    """As `attempt` of `KeepAlives`, for more than one, on a thread that blocks: all on one stream.
+
+    It ends after the last reply: a proxy cancels what it still has to answer of a stream that has
+    ended.
+    """
     replies: SimpleQueue[pb.LeaseKeepAliveResponse | MicrolockError] = SimpleQueue()
     sent = clock.now()
     stream = wire.stream(

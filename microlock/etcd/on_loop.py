@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
 
 from microlock.core.port import Request
-from microlock.core.retry import Pause
 from microlock.engine import clock
 from microlock.engine.awaiting import Shared, aside
-from microlock.errors import StoreAuthenticationError, StoreTimeoutError, StoreUnavailableError
+from microlock.errors import StoreTimeoutError, StoreUnavailableError
 from microlock.etcd import refusals
-from microlock.etcd.calls import attempt_on_loop
+from microlock.etcd.calls import attempt
 from microlock.etcd.login import Identity
-from microlock.etcd.refusals import LogIn, Send
 from microlock.etcd.wire import LoopWire, Metadata, Wire
 
 
@@ -30,30 +28,19 @@ class EtcdLoopStore:
         self._identity = identity
         self._logging_in = {member: Shared[Metadata]() for member in blocking}
 
-    async def attempt(
+    def attempt(
         self, member: str, request: Request, *, timeout: float, repeated: bool
-    ) -> Any:
-        wire, trying = self._wires[member], refusals.attempt(self._identity, timeout)
-        step = next(trying)
-        try:
-            while True:
-                try:
-                    match step:
-                        case Send(metadata, left):
-                            reply = await attempt_on_loop(
-                                request, wire, timeout=left, metadata=metadata, repeated=repeated
-                            )
-                        case LogIn(left):
-                            reply = await self._log_in(member, left)
-                        case Pause(seconds):
-                            await asyncio.sleep(seconds)
-                            reply = None
-                except StoreAuthenticationError as error:
-                    step = trying.throw(error)
-                else:
-                    step = trying.send(reply)
-        except StopIteration as answered:
-            return answered.value
+    ) -> Coroutine[Any, Any, Any]:
+        call = self._wires[member].call
+
+        # Of many leases only one is kept alive at a time: the threads do that.
+        def send(metadata: Metadata, left: float) -> Coroutine[Any, Any, Any]:
+            return attempt(request, call, timeout=left, metadata=metadata, repeated=repeated)
+
+        log_in = partial(self._log_in, member)
+        return refusals.attempt(
+            self._identity, timeout, send=send, log_in=log_in, pause=asyncio.sleep
+        )
 
     async def _log_in(self, member: str, timeout: float) -> Metadata:
         """One thread is enough for all tasks that wait for the same login."""

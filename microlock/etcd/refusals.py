@@ -4,10 +4,9 @@ for the face that blocks and for the one that must not."""
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from microlock.core.retry import Pause
 from microlock.engine import clock
 from microlock.engine.backoff import jitter
 from microlock.errors import StoreAuthenticationError, StoreError, StoreUnavailableError
@@ -53,44 +52,45 @@ class Refusals:
         return Then.FINAL if self._unknown >= _FRESH else Then.ANEW
 
 
-class LogIn(NamedTuple):
-    """Log in within so many seconds. Reply: what to send along."""
+async def attempt(
+    identity: Identity,
+    timeout: float,
+    *,
+    send: Callable[[Metadata, float], Awaitable[Any]],
+    log_in: Callable[[float], Awaitable[Metadata]],
+    pause: Callable[[float], Awaitable[object]],
+) -> Any:
+    """One attempt at a request, until there is a reply. Awaits nothing but what it is given.
 
-    timeout: float
-
-
-class Send(NamedTuple):
-    """Send the request with this, and wait so many seconds for the reply."""
-
-    metadata: Metadata
-    timeout: float
-
-
-def attempt(identity: Identity, timeout: float) -> Generator[LogIn | Send | Pause, Any, Any]:
-    """What one attempt at a request asks for, until there is a reply; and refusals come back as
-    StoreAuthenticationError.
+    Args:
+        timeout: seconds.
+        send: sends it with this, and waits so many seconds for the reply.
+        log_in: logs in within so many seconds; returns what to send along.
+        pause: waits so many seconds.
 
     Raises a StoreError: the refusal that is final, or that the time is over.
     """
     end = clock.now() + timeout
-    refusals, metadata, fresh = Refusals(), identity.known(), False
+    refusals: Refusals | None = None  # until there is one
+    metadata, fresh = identity.known(), False
     while True:
         if metadata is None:
-            metadata, fresh = (yield LogIn(timeout)), True
+            metadata, fresh = await log_in(timeout), True
             timeout = end - clock.now()
         try:
-            return (yield Send(metadata, timeout))
+            return await send(metadata, timeout)
         except StoreAuthenticationError as error:
+            refusals = refusals or Refusals()
             then = refusals.then(error, metadata, fresh=fresh)
             renewable = then is Then.AGAIN or identity.drop(metadata)
             if then is Then.FINAL or not renewable:
                 raise
-            pause = jitter(refusals.count - 1) if refusals.count > 1 else 0.0
-            timeout = end - clock.now() - pause
+            seconds = jitter(refusals.count - 1) if refusals.count > 1 else 0.0
+            timeout = end - clock.now() - seconds
             if timeout <= 0:
                 raise too_late(error) from error
-        if pause:
-            yield Pause(pause)
+        if seconds:
+            await pause(seconds)
         before, metadata = metadata, identity.known()
         fresh |= metadata != before
 

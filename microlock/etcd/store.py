@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-from microlock.core.port import Request
-from microlock.core.retry import Pause
+from microlock.core.port import KeepAlives, Request
 from microlock.engine.client import Sink
-from microlock.errors import MicrolockError, StoreAuthenticationError
+from microlock.engine.drive import finished
+from microlock.errors import MicrolockError
 from microlock.etcd import refusals
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.calls import attempt
+from microlock.etcd.calls import attempt, keep_alives
 from microlock.etcd.login import Identity
-from microlock.etcd.refusals import LogIn, Send
 from microlock.etcd.watching import WATCH, EtcdWatching, watch_reply
-from microlock.etcd.wire import HAS_LEADER, Wire
+from microlock.etcd.wire import HAS_LEADER, Metadata, Wire
 
 if TYPE_CHECKING:
     from microlock.etcd.on_loop import EtcdLoopStore
@@ -38,27 +37,25 @@ class EtcdStore:
         return any(wire.answered for wire in self._wires.values())
 
     def attempt(self, member: str, request: Request, *, timeout: float, repeated: bool) -> Any:
-        wire, trying = self._wires[member], refusals.attempt(self._identity, timeout)
-        step = next(trying)
-        try:
-            while True:
-                try:
-                    match step:
-                        case Send(metadata, left):
-                            reply = attempt(
-                                request, wire, timeout=left, metadata=metadata, repeated=repeated
-                            )
-                        case LogIn(left):
-                            reply = self._identity.log_in(wire, left)
-                        case Pause(seconds):
-                            sleep(seconds)
-                            reply = None
-                except StoreAuthenticationError as error:
-                    step = trying.throw(error)
-                else:
-                    step = trying.send(reply)
-        except StopIteration as answered:
-            return answered.value
+        wire = self._wires[member]
+
+        async def call(*asked: Any, **options: Any) -> Any:
+            return wire.call(*asked, **options)
+
+        async def send(metadata: Metadata, left: float) -> Any:
+            if isinstance(request, KeepAlives) and len(request.lease_ids) > 1:
+                return keep_alives(request.lease_ids, wire, timeout=left, metadata=metadata)
+            return await attempt(request, call, timeout=left, metadata=metadata, repeated=repeated)
+
+        async def log_in(left: float) -> Metadata:
+            return self._identity.log_in(wire, left)
+
+        async def pause(seconds: float) -> None:
+            sleep(seconds)
+
+        return finished(
+            refusals.attempt, self._identity, timeout, send=send, log_in=log_in, pause=pause
+        )
 
     def open_watch(self, member: str, sink: Sink, *, timeout: float) -> EtcdWatching:
         def replied(reply: pb.WatchResponse | MicrolockError) -> None:

@@ -17,7 +17,7 @@ from conftest import Etcd
 from proxy import Proxy
 from test_auth import ROOT, Guarded
 
-from microlock import MicrolockError, connect
+from microlock import LockUncertainError, MicrolockError, StoreError, connect
 from microlock.asyncio import Microlock
 
 OwnEtcd = Callable[..., Etcd]
@@ -140,7 +140,8 @@ def test_an_etcd_that_stands_still_blocks_no_loop(own_etcd: OwnEtcd, key: str) -
                 async with ticking():
                     calls = [locks[0].unlock(), locks[1].renew(), locks[2].extend(5)]
                     calls += [locks[3].holder(), locks[4].destroy()]  # type: ignore[list-item]
-                    await asyncio.gather(*calls, return_exceptions=True)
+                    met = await asyncio.gather(*calls, return_exceptions=True)
+                    assert all(isinstance(each, StoreError | LockUncertainError) for each in met)
                     del locks[5]
                     gc.collect()
             finally:

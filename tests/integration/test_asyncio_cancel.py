@@ -173,6 +173,8 @@ def test_a_task_that_is_cancelled_while_etcd_stands_still_ends_in_time_and_leave
                 return True
 
     async def main() -> None:
-        assert any(await asyncio.gather(*map(cancelled, range(1, 7))))
+        came = await asyncio.gather(*map(cancelled, range(1, 7)))
+        assert came[0]
+        assert came == sorted(came, reverse=True)  # at each await until the last
 
     asyncio.run(main())

@@ -9,6 +9,7 @@ import pytest
 from shared_etcd import Store
 
 from microlock.core.port import Grant, KeyValue
+from microlock.engine.drive import finished
 from microlock.errors import StoreError
 from microlock.etcd import all_entries, messages
 from microlock.etcd import rpc_pb2 as pb
@@ -69,18 +70,11 @@ def store() -> Store:
 
 def there(etcd: Etcd, prefix: bytes = b"") -> dict[bytes, bytes]:
     """The nodes, by their entries."""
-    asking = read_all(prefix)
-    asked = next(asking)
-    try:
-        while True:
-            try:
-                reply = etcd(*asked)
-            except StoreError as error:
-                asked = asking.throw(error)
-            else:
-                asked = asking.send(reply)
-    except StopIteration as found:
-        return {kv.name: kv.value for kv in found.value.keys}
+
+    async def ask(*asked: Any) -> Any:
+        return etcd(*asked)
+
+    return {kv.name: kv.value for kv in finished(read_all, prefix, ask).keys}
 
 
 def test_all_entries_are_told_with_their_values(store):

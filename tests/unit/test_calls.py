@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from microlock.core.port import KeepAlives
 from microlock.engine import clock
 from microlock.errors import StoreError, StoreTimeoutError, StoreUnavailableError
 from microlock.etcd import calls
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.calls import attempt
+from microlock.etcd.calls import keep_alives
 
 
 class Wire:
@@ -47,7 +46,7 @@ class Wire:
 
 
 def keep_alive(wire: Any, timeout: float = 0.02) -> Any:
-    return attempt(KeepAlives((1, 2, 3)), wire, timeout=timeout, metadata=(), repeated=False)
+    return keep_alives((1, 2, 3), wire, timeout=timeout, metadata=())
 
 
 def test_each_lease_has_its_lifetime():

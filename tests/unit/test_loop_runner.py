@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from microlock import connect
 from microlock.engine.loop_runner import LoopRunner
 
 
-def test_a_handler_that_its_loop_left_in_the_middle_holds_up_none_on_the_next_loop() -> None:
+@pytest.mark.parametrize("how", ["closed", "stopped"])
+def test_a_handler_that_its_loop_left_in_the_middle_holds_up_none_on_the_next_loop(
+    how: str,
+) -> None:
     runner = LoopRunner(connect("memory://"))
     entered = False
 
@@ -31,5 +36,7 @@ def test_a_handler_that_its_loop_left_in_the_middle_holds_up_none_on_the_next_lo
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(begin())
-    loop.close()  # without an end of its tasks, which `asyncio.run` would have cancelled
+    if how == "closed":  # without an end of its tasks, which `asyncio.run` would have cancelled
+        loop.close()
     asyncio.run(go_on())
+    loop.close()

@@ -51,6 +51,24 @@ def test_those_who_connect_to_a_name_share_its_store(address: str) -> None:
         assert holder.node_id == "node-a"
 
 
+def test_threads_that_connect_to_a_name_at_once_share_its_store(address: str) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for number in range(100):
+                begin = threading.Barrier(4)
+
+                def come(begin: threading.Barrier, name: str) -> Any:
+                    begin.wait(PATIENCE)
+                    return connect(name).store
+
+                names = [f"{address}-{number}"] * 4
+                assert len(set(map(id, pool.map(come, [begin] * 4, names)))) == 1
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def test_a_store_stays_when_nobody_is_connected(address: str) -> None:
     with connect(address) as one:
         foo = Microlock(one, "foo", "node-a", LONG)

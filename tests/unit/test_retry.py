@@ -1,12 +1,12 @@
 """Another try, at the next member, within the time; and which error is raised when none is of use.
 
-The generator is driven by hand: a clock that these tests turn, and members that they answer for.
+It awaits what is made by hand: a clock that these tests turn, and members that they answer for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -21,7 +21,8 @@ from microlock.core.port import (
     Revoke,
     Transaction,
 )
-from microlock.core.retry import Attempt, Budget, Members, Now, Pause, persist
+from microlock.core.retry import Budget, Members, persist
+from microlock.engine.drive import finished
 from microlock.errors import (
     DestroyedError,
     LeaseNotFoundError,
@@ -58,6 +59,12 @@ def slow() -> StoreError:
 
 def lost() -> StoreError:
     return StoreTimeoutError("no answer", may_have_happened=True)
+
+
+class Attempt(NamedTuple):
+    member: str
+    timeout: float
+    repeated: bool
 
 
 class Call:
@@ -97,30 +104,26 @@ class Call:
         if isinstance(members, int):
             members = Members("abcdefgh"[:members], answered=lambda: answered)
         budget = budget or Budget(START + seconds, START + seconds)
-        trying = persist(request, members, budget, now=START, patience=patience, jitter=jitter)
         to_come = list(replies)
+
+        async def attempt(member: str, request: Request, *, timeout: float, repeated: bool) -> Any:
+            self.attempts.append(Attempt(member, timeout, repeated))
+            self.now += min(takes, timeout)
+            reply = to_come.pop(0) if len(to_come) > 1 else to_come[0]
+            if isinstance(reply, type):  # a new error for each attempt
+                reply = reply("no")
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+
+        async def pause(seconds: float) -> None:
+            self.pauses.append(seconds)
+            self.now += seconds + oversleeps
+
+        options = {"attempt": attempt, "pause": pause, "now": lambda: self.now}
+        options |= {"patience": patience, "jitter": jitter}
         try:
-            step = next(trying)
-            while True:
-                match step:
-                    case Now():
-                        step = trying.send(self.now)
-                    case Pause(length):
-                        self.pauses.append(length)
-                        self.now += length + oversleeps
-                        step = trying.send(self.now)
-                    case Attempt():
-                        self.attempts.append(step)
-                        self.now += min(takes, step.timeout)
-                        reply = to_come.pop(0) if len(to_come) > 1 else to_come[0]
-                        if isinstance(reply, type):  # a new error for each attempt
-                            reply = reply("no")
-                        if isinstance(reply, Exception):
-                            step = trying.throw(reply)
-                        else:
-                            step = trying.send(reply)
-        except StopIteration as returned:
-            self.reply = returned.value
+            self.reply = finished(persist, request, members, budget, **options)
         except Exception as error:  # noqa: BLE001  it is what the tests look at
             self.error = error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from functools import partial
+from math import inf
 from weakref import WeakSet
 
 from google.protobuf.message import Message
@@ -20,8 +21,6 @@ from microlock.etcd.wire.member import CLOSED, LATE, Member, framed
 
 # Seconds after which an idle connection answers a ping, and between two looks at a silent peer.
 _TICK = 0.25
-# Seconds that a call may take at the most: gRPC takes no number of any size.
-_LONGEST = 1e6
 # Seconds that a dial may take.
 _PATIENCE = 3.0
 
@@ -41,27 +40,37 @@ class AioWire:
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
         self._check()
-        if timeout <= 0:
-            text = f"no time was left for a call to {self._member.address.text}"
-            raise StoreTimeoutError(text)
-        timeout = min(timeout, _LONGEST)
+        timeout = self._member.time(timeout)
         deadline = clock.now() + timeout
         headers = self._member.headers(method, timeout, metadata)
         link = self._link
         if link is None or not link.usable:
-            try:
-                link = await self._dialling.done(self._dial, deadline)
-            except TimeoutError:
-                text = f"no connection to {self._member.address.text} in time"
-                raise StoreTimeoutError(text) from None
-            self._check()
+            link = await self._connected(deadline)
         try:
-            rpc = await link.call(headers, framed(message), deadline)
+            rpc, ended = link.begin(headers, framed(message), deadline)
         except Failure as failure:
             raise self._member.error(failure) from None
+        try:
+            await ended
+        except GeneratorExit:  # the loop has ended
+            raise
+        except BaseException:
+            link.cancel(rpc, CLOSED)
+            raise
+        finally:
+            link.deadlines.pop(rpc, None)
         if rpc.failure is not None:
             self._check()
         return self._member.reply(rpc, reply)
+
+    async def _connected(self, deadline: float) -> _Link:
+        try:
+            link = await self._dialling.done(self._dial, deadline)
+        except TimeoutError:
+            text = f"no connection to {self._member.address.text} in time"
+            raise StoreTimeoutError(text) from None
+        self._check()
+        return link
 
     def close(self) -> None:
         self._closed = True
@@ -102,7 +111,11 @@ def _close(opened: tuple[socket.socket, Connection]) -> None:
 
 
 class _Link(asyncio.Protocol):
-    """A connection and its transport."""
+    """A connection and its transport.
+
+    Attributes:
+        deadlines: of the calls under way.
+    """
 
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
@@ -111,6 +124,8 @@ class _Link(asyncio.Protocol):
         self._greeted = loop.create_future()
         self._flushing: asyncio.Handle | None = None  # at the end of this turn of the loop
         self._ticking: asyncio.TimerHandle | None = None
+        self._ticks_at = inf
+        self.deadlines: dict[Rpc, float] = {}
 
     @property
     def usable(self) -> bool:
@@ -128,8 +143,10 @@ class _Link(asyncio.Protocol):
             self.close()
             raise error
 
-    async def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
-        """What came of it. Raises Failure: it was not sent."""
+    def begin(
+        self, headers: Headers, message: bytes, deadline: float
+    ) -> tuple[Rpc, asyncio.Future[None]]:
+        """A call, and what is done when it has ended. Raises Failure: it was not sent."""
         ended = self._loop.create_future()
         rpc = Rpc(partial(_wake, ended))
         now, alone = clock.now(), self._connection.idle
@@ -142,17 +159,14 @@ class _Link(asyncio.Protocol):
             self._flush()
         elif self._flushing is None:  # what other tasks ask for in this turn goes with it
             self._flushing = self._loop.call_soon(self._flush)
-        timer = self._loop.call_later(deadline - now, self._cancel, rpc, LATE)
-        try:
-            await ended
-        except GeneratorExit:  # the loop has ended
-            raise
-        except BaseException:
-            self._cancel(rpc, CLOSED)
-            raise
-        finally:
-            timer.cancel()
-        return rpc
+        self.deadlines[rpc] = deadline
+        self._tick_by(deadline, now)
+        return rpc, ended
+
+    def cancel(self, rpc: Rpc, failure: Failure) -> None:
+        if not rpc.ended:
+            self._connection.cancel(rpc, failure)
+            self._flush()
 
     def close(self) -> None:
         self._connection.fail(ConnectionAbortedError("closed here"))
@@ -180,27 +194,36 @@ class _Link(asyncio.Protocol):
         self._connection.fail(error or ConnectionResetError("it closed the connection"))
         self._settle()
 
-    def _cancel(self, rpc: Rpc, failure: Failure) -> None:
-        if not rpc.ended:
-            self._connection.cancel(rpc, failure)
-            self._flush()
-
     def _flush(self) -> None:
         self._flushing = None
         if self._transport is not None and self._connection.broken is None:
+            now = clock.now()
             try:
-                if out := self._connection.take(clock.now()):
+                if out := self._connection.take(now):
                     self._transport.write(out)
             except BaseException as error:  # an interrupt: half of it is lost
                 self._connection.fail(error)
                 self._settle()
                 raise
-            if self._ticking is None and not self._connection.idle:
-                self._ticking = self._loop.call_later(_TICK, self._tick)
+            if not self._connection.idle:
+                self._tick_by(now + _TICK, now)
+
+    def _tick_by(self, at: float, now: float) -> None:
+        """One timer for all calls: nearly none comes to its deadline."""
+        if at < self._ticks_at:
+            if self._ticking is not None:
+                self._ticking.cancel()
+            self._ticks_at = at
+            self._ticking = self._loop.call_later(at - now, self._tick)
 
     def _tick(self) -> None:
-        self._ticking = None
-        self._connection.tend(clock.now())
+        self._ticking, self._ticks_at, now = None, inf, clock.now()
+        for rpc, deadline in self.deadlines.copy().items():  # a garbage collection may end some
+            if deadline <= now:
+                self._connection.cancel(rpc, LATE)
+            else:
+                self._tick_by(deadline, now)
+        self._connection.tend(now)
         self._flush()
         self._settle()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from ngh2 import (
     Configuration,
@@ -118,17 +118,19 @@ class Frames:
             raise BrokenFramesError("it violates HTTP/2")
 
     def _tell(self, events: Events) -> None:
+        event: Any
         for event in self._events():
-            if isinstance(event, DataReceived):
-                events.on_data(event.stream_id, event.data, event.end_stream)
-            elif isinstance(event, TrailersReceived):
-                events.on_trailers(event.stream_id, event.headers)
-            elif isinstance(event, ResponseReceived):
+            kind = type(event)  # many: one look at each
+            if kind is ResponseReceived:
                 events.on_headers(event.stream_id, event.headers, event.end_stream)
-            elif isinstance(event, StreamClosed):
+            elif kind is DataReceived:
+                events.on_data(event.stream_id, event.data, event.end_stream)
+            elif kind is TrailersReceived:
+                events.on_trailers(event.stream_id, event.headers)
+            elif kind is StreamClosed:
                 events.on_closed(event.stream_id, event.error_code)
-            elif isinstance(event, GoAwayReceived):
+            elif kind is GoAwayReceived:
                 self._going = True
                 events.on_goaway(event.last_stream_id)
-            elif isinstance(event, SettingsReceived):
+            elif kind is SettingsReceived:
                 events.on_settings()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError, Message
 
 from microlock.engine.reentrant_event import ReentrantEvent
-from microlock.errors import DestroyedError, MicrolockError, StoreError
+from microlock.errors import DestroyedError, MicrolockError, StoreError, StoreTimeoutError
 from microlock.etcd.messages import KEEP_ALIVE
 from microlock.etcd.translate import not_connected, translate
 from microlock.etcd.wire import Address, M, Metadata
 from microlock.etcd.wire.connection import Connection, Failure, Rpc
 from microlock.etcd.wire.frames import BrokenFramesError, Headers
 from microlock.etcd.wire.tls import Security, Tls
+
+_LONGEST = 1e6
 
 # What ends a call here.
 LATE = Failure("DEADLINE_EXCEEDED", "no answer in time")
@@ -51,6 +53,15 @@ class Member:
         """A new one, before its first byte. Raises OSError: a certificate can't be used."""
         tls = Tls(self._security, self._server_name) if self._security else None
         return Connection(tls, streams=(KEEP_ALIVE,))
+
+    def time(self, timeout: float) -> float:
+        """Seconds that a call may take: what waits, and gRPC, takes no number of any size.
+
+        Raises StoreTimeoutError if there are none.
+        """
+        if timeout <= 0:
+            raise StoreTimeoutError(f"no time was left for a call to {self.address.text}")
+        return min(timeout, _LONGEST)
 
     def headers(self, method: str, timeout: float | None, metadata: Metadata) -> Headers:
         # Whole seconds: a little longer than the caller waits, and few different ones.

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 # Seconds after which a link may have been closed by the peer: it is looked at before a call.
 _FRESH = 0.05
-# Seconds that a call may take at the most: what waits takes no number of any size.
-_LONGEST = 1e6
 
 
 class SocketWire:
@@ -67,9 +65,7 @@ class SocketWire:
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
-        if timeout <= 0:
-            raise StoreTimeoutError(f"no time was left for a call to {self.address}")
-        timeout = min(timeout, _LONGEST)
+        timeout = self._member.time(timeout)
         deadline = clock.now() + timeout
         headers = self._member.headers(method, timeout, metadata)
         try:
