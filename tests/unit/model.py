@@ -407,7 +407,9 @@ class Model:
             self._ended(client, actor.over, client.flights.pop(owner))
         elif owner not in actor.tasks:
             del client.flights[owner]
-        elif not isinstance(request := actor.tasks[owner].request, Park) and act != "again":
+        elif act == "again" and result:
+            pass  # the same request leaves once more
+        elif not isinstance(request := actor.tasks[owner].request, Park):
             flight = client.flights[owner]
             flight.sent, flight.arrived, flight.doubt = now, None, False
             flight.leases |= _named(request)
@@ -687,7 +689,7 @@ class Model:
         Then all copies arrive, all clients are gone, and the lock is free."""
         for name in self.others():
             self.do(("leave", 0, name))
-        for _ in range(100):
+        for _ in range(400):
             if not any(self._go_on(client.index) for client in self.clients):
                 if not any(client.actor.tasks for client in self.clients):
                     break

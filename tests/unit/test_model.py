@@ -295,7 +295,10 @@ def puts_whoever_is_there(patch: pytest.MonkeyPatch) -> None:
 
 
 def knows_no_margin(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lease, "deadline", property(lambda lease: lease.sent + lease.ttl))
+    def knows(lease: Lease) -> None:
+        object.__setattr__(lease, "deadline", lease.sent + lease.ttl)
+
+    patch.setattr(Lease, "__post_init__", knows)
 
 
 def counts_from_the_reply(patch: pytest.MonkeyPatch) -> None:
