@@ -23,7 +23,7 @@ from microlock.asyncio import Microlock
 OwnEtcd = Callable[..., Etcd]
 TTL = 30
 # Seconds that a loop may stand still, on a machine that is busy: what blocks takes TIMEOUT.
-GAP = 0.4
+GAP = 1.0
 TIMEOUT = 1.5
 
 

@@ -340,29 +340,26 @@ def test_changes_of_users_and_roles_are_not_seen(
     flags = ["--bcrypt-cost=4"] + [f"--auth-token={_jwt(tmp_path)}"] * (tokens == "jwt")
     guarded = Guarded(own_etcd(flags=flags))
     stop = threading.Event()
+    changes: list[str] = []
 
-    def change() -> int:
-        changes = 0
+    def change() -> None:
         while not stop.wait(0.02):
-            guarded.ctl("role", "add", f"role-{changes}")
-            changes += 1
-        return changes
+            changes.append(guarded.ctl("role", "add", f"role-{len(changes)}"))
 
     with guarded.client() as etcd, ThreadPoolExecutor(1) as pool:
         kept = Microlock(etcd, "mine/kept", "node-a", ttl=2, auto_renew=True)
         witness = Witness(kept, "suspended", "lost", "error", "failed")
         kept.lock()
         changing = pool.submit(change)
-        cycles, end = 0, monotonic() + 5
+        cycles = 0
         try:
-            foo = Microlock(etcd, "mine/foo", "node-a", ttl=5)
-            while monotonic() < end:
+            foo = Microlock(etcd, "mine/foo", "node-a", ttl=60)
+            while cycles < 200 or (len(changes) < 50 and not changing.done()):
                 with foo:
                     cycles += 1
         finally:
             stop.set()
-        assert changing.result() > 20
-        assert cycles > 20
+        changing.result()
         assert kept.held
         assert witness.names == []
 
