@@ -26,6 +26,7 @@ from microlock.core.port import (
     Move,
     Moved,
     Read,
+    ReadAll,
     Request,
     Revoke,
     TimeToLive,
@@ -53,8 +54,8 @@ Others = tuple[tuple[bytes, bytes], ...]
 Asked = tuple[str, Message, type[Any]]
 
 
-def encode(request: Request | Transaction) -> Asked:
-    """Of what is one call to etcd."""
+def encode(request: Request | Transaction) -> Asked | None:
+    """Of what is one call to etcd. None: it only reads, and takes several (`several_reads`)."""
     match request:
         # These two are what a cycle of a lock is made of, and cases are looked at one by one.
         case Enter():
@@ -78,8 +79,6 @@ def encode(request: Request | Transaction) -> Asked:
             return RANGE, pb.RangeRequest(**read), pb.RangeResponse
         case Get(entry, ()):
             return RANGE, pb.RangeRequest(key=entry), pb.RangeResponse
-        case Get(entry, others):
-            return txn((), map(get, (entry, *others)))
         case Join(_, _, value, lease_id, near):
             join, otherwise, guards = [], [], []
             for lock, entry in _all(request):
@@ -98,9 +97,11 @@ def encode(request: Request | Transaction) -> Asked:
             guards += [_under(each, lease_id) for each in entries]
             puts = [_put(each, value, next_lease_id) for each in entries]
             return txn(guards, puts, map(get, entries))
-        case Transaction(entry, revision, puts, deletes, others):
+        case Transaction(entry, revision, puts, deletes, others) if puts or deletes:
             changes = [*(_put(*put, 0) for put in puts), *map(_delete, deletes)]
             return txn([_created(each, revision) for each in (entry, *others)], changes)
+        case Get() | ReadAll() | Transaction():
+            return None
     raise AssertionError(f"{request!r} is more than one call")
 
 
@@ -153,8 +154,6 @@ def decode(
             return Found(reply.header.revision, entries(lock, keys(reply))[: limit or None])
         case Get(_, ()):
             return Found(reply.header.revision, keys(reply))
-        case Get():
-            return Found(reply.header.revision, sum(_ranges(reply), ()))
         case Join():
             return _joined(request, reply, at, repeated)
         case Move():

@@ -44,7 +44,6 @@ from microlock import (
     connect,
 )
 from microlock.core.port import Read, ReadAll, Request
-from microlock.etcd.all_entries import MAX_OPERATIONS
 
 pytestmark = BOTH_FACES
 
@@ -434,17 +433,19 @@ def test_locks_is_one_request(
     assert [type(request) for request in asked] == [ReadAll]
 
 
-def test_locks_tells_of_more_locks_than_etcd_reads_in_a_transaction(
+def test_locks_tells_of_those_between_other_keys(
     jobs: LockManager, etcd_server: Etcd, prefix: str
 ) -> None:
     with closing(python_etcd3(etcd_server.endpoint)) as client:
         lease = client.lease(LONG)
-        for number in range(MAX_OPERATIONS + 1):
+        for number in range(9):
             client.put(f"{prefix}{number}/{lease.id:x}", f"node-{number}", lease=lease)
+        for key in (f"{prefix}0/data", f"{prefix}4", f"{prefix}9"):
+            client.put(key, "data")
         told = jobs.locks()
         lease.revoke()
     assert {each.name: each.holders[0].node_id for each in told} == {
-        str(number): f"node-{number}" for number in range(MAX_OPERATIONS + 1)
+        str(number): f"node-{number}" for number in range(9)
     }
 
 
