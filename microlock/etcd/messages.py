@@ -72,8 +72,9 @@ def encode(request: Request | Transaction) -> Asked | None:
             return KEEP_ALIVE, keep_alive(lease_id), pb.LeaseKeepAliveResponse
         case Revoke(lease_id):
             return REVOKE, pb.LeaseRevokeRequest(ID=lease_id), pb.LeaseRevokeResponse
-        case TimeToLive(lease_id):
-            return TIME_TO_LIVE, pb.LeaseTimeToLiveRequest(ID=lease_id), pb.LeaseTimeToLiveResponse
+        case TimeToLive(lease_id, names):
+            left = pb.LeaseTimeToLiveRequest(ID=lease_id, keys=names)
+            return TIME_TO_LIVE, left, pb.LeaseTimeToLiveResponse
         case Read(lock, limit):
             read = _oldest(lock, max(limit, OLDEST) if limit else 0)
             return RANGE, pb.RangeRequest(**read), pb.RangeResponse
@@ -146,8 +147,10 @@ def decode(
             return _entered(request, reply, at, repeated)
         case Leave():
             return Left(reply.succeeded, at, repeated)
-        case Grant() | KeepAlive() | TimeToLive():
+        case Grant() | KeepAlive():
             return Lifetime(reply.TTL, sent, at)
+        case TimeToLive():
+            return Lifetime(reply.TTL, sent, at, tuple(reply.keys))
         case KeepAlives((lease_id,)):
             return {lease_id: Lifetime(reply.TTL, sent, at)}
         case Read(lock, limit):

@@ -1,7 +1,7 @@
 """What takes several reads, all as of one revision.
 
 A transaction that only reads would do it in one request. But one whose caller goes away in the
-middle of it ends the member that reads, before etcd 3.5.5 and 3.4.20.
+middle of it can end the member that reads, before etcd 3.4.23 and 3.5.7.
 """
 
 from __future__ import annotations

@@ -692,6 +692,40 @@ def test_a_guard_outlives_an_extension_elsewhere(
     assert etcd.transaction(guard)
 
 
+def test_extend_of_one_of_several_keys_extends_them_all(
+    etcd: EtcdClient, prefix: str, elsewhere: LockManager, etcdctl: Etcdctl, keep: Keep
+) -> None:
+    several = LockManager(etcd, "one", prefix=prefix, ttl=3, auto_renew=True)
+    both = keep(several.many(["foo", "bar"]))
+    token = both.lock().token
+    elsewhere.extend("foo", token, LONGER)
+    foo, bar = elsewhere.holder("foo"), elsewhere.holder("bar")
+    assert foo
+    assert foo == bar
+    assert foo.token == token
+    assert granted(etcdctl, foo.lease_id) == f"{LONGER}s"
+    assert both.lost.wait(DEADLINE)  # it does not renew, nor count on, what lives by another lease
+    assert elsewhere.holder("bar") == bar
+
+
+def test_extend_leaves_other_locks_of_a_session_alone(
+    jobs: LockManager, etcd_server: Etcd, prefix: str, etcdctl: Etcdctl
+) -> None:
+    with closing(python_etcd3(etcd_server.endpoint)) as client:
+        lease = client.lease(LONG)
+        for name in ("foo", "bar"):
+            client.put(f"{prefix}{name}/{lease.id:x}", "leader", lease=lease)
+        foo, bar = jobs.holder("foo"), jobs.holder("bar")
+        assert foo
+        jobs.extend("foo", foo.token, LONGER)
+        assert jobs.holder("bar") == bar
+        moved = jobs.holder("foo")
+        lease.revoke()
+    assert moved
+    assert moved.token == foo.token
+    assert granted(etcdctl, moved.lease_id) == f"{LONGER}s"
+
+
 def test_etcdctl_gives_back_what_was_extended_elsewhere(
     jobs: LockManager, etcdctl_lock: Callable[[str], Popen[str]], etcdctl: Etcdctl
 ) -> None:
