@@ -301,7 +301,7 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         a session stay as they are.
 
         Args:
-            name: the key, after the prefix; of a hold of several keys any of them: all are extended.
+            name: the key, after the prefix; of a hold of several keys any: all are extended.
             token: the fencing token of the hold.
             ttl: seconds from now.
             limit: that of a semaphore.
