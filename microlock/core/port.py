@@ -97,7 +97,9 @@ class KeepAlives:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """End a lease and delete its entries: nothing can be put under it any more. Reply: None.
+    """End a lease and delete its entries: nothing can be put under it any more.
+
+    Reply: whether it was there, and no earlier copy has ended it.
 
     A lease that is not there is revoked. What undoes a doubt gets the last of the caller's time.
     """

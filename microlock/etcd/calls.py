@@ -57,7 +57,7 @@ async def attempt(
         reply = await call(*asked, timeout=timeout, metadata=metadata)
     except LeaseNotFoundError:
         if isinstance(request, Revoke):
-            return None
+            return False
         raise
     return messages.decode(request, reply, sent, clock.now(), repeated=repeated)
 

@@ -165,7 +165,7 @@ def decode(
             return Moved(reply.succeeded, there, at, repeated)
         case Transaction():
             return reply.header.revision if reply.succeeded else None
-    return None  # a lease is revoked
+    return True  # a lease is revoked
 
 
 def _entered(request: Enter, reply: pb.TxnResponse, at: float, repeated: bool) -> Entered:

@@ -239,7 +239,7 @@ class State:
             case Grant(lease_id, ttl):
                 return self._grant(lease_id, ttl)
             case Revoke(lease_id):
-                return None, self._end(lease_id)
+                return lease_id in self.leases, self._end(lease_id)
             case Join():
                 return self._join(request)
             case Move():
