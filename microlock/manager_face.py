@@ -277,7 +277,8 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
     def release(self, name: str | Iterable[str], token: int, *, limit: int = 1) -> Any:
         """Gives back the hold with this token, whoever took it, of whichever kind.
 
-        The object that took it loses it, and is told so.
+        The object that took it loses it, and is told so a moment later; until then it believes that
+        it holds the lock.
 
         Args:
             name: the key, after the prefix; of a hold of several keys all of them.
@@ -296,10 +297,11 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         """Gives the hold with this token another ttl, whoever took it, of whichever kind.
 
         Whoever calls this answers for the hold from now on: the object that took it no longer
-        renews it, and holds it until its own deadline at the most. The token stays.
+        renews it, and holds it until its own deadline at the most. The token stays. Other locks of
+        a session stay as they are.
 
         Args:
-            name: the key, after the prefix; of a hold of several keys all of them.
+            name: the key, after the prefix; of a hold of several keys any: all are extended.
             token: the fencing token of the hold.
             ttl: seconds from now.
             limit: that of a semaphore.

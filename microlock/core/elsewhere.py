@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from microlock.core import flows
 from microlock.core.call import NOW, Steps
-from microlock.core.keys import Names
+from microlock.core.keys import Names, lock_of
 from microlock.core.place import Lost, Place
-from microlock.core.port import Found, Lifetime, Read, ReadAll, TimeToLive
+from microlock.core.port import Found, Get, Lifetime, Read, ReadAll, TimeToLive
 from microlock.core.queue import Holder, LockStatus, holding, statuses
 from microlock.errors import LockLostError, LockNotOwnedError, LossReason
 
@@ -71,12 +71,15 @@ def extend(
 ) -> Steps[float]:
     """Gives the hold with this token another ttl. Returns the seconds left."""
     theirs, place = yield from _seek(kinds, token)
+    alone = False
+    if theirs.value:  # a lease without a name may serve other locks too, as Go's sessions do
+        place, alone = yield from _whole(theirs, place)
     left, error = yield from flows.extend(theirs, place, ttl, lease_ids=lease_ids)
     if error:
         raise error
     if isinstance(left, Lost):
         raise _not_held(theirs, token)
-    if theirs.value:  # a lease without a name may serve other locks too, as Go's sessions do
+    if alone:
         yield from flows.discard(theirs, replace(place.lease, asked=0))
     remaining: float = left.deadline - (yield NOW)
     if remaining <= 0:
@@ -102,6 +105,23 @@ def _seek(kinds: Sequence[Names], token: int) -> Steps[tuple[Names, Place]]:
             return found
         by = by or found
     raise _not_held(kinds[0], token, by)
+
+
+def _whole(names: Names, place: Place) -> Steps[tuple[Place, bool]]:
+    """The hold with what it has of other locks, and whether nothing else of a lock lives by its
+    lease.
+
+    Of a hold of several keys all is extended: what stayed behind would be renewed by the object
+    that took it, which would count on the rest too.
+    """
+    lease: Lifetime = yield TimeToLive(place.lease.id, names=True)
+    beside = [name for name in lease.names if name != place.entry and lock_of(name)]
+    if not beside:
+        return place, True
+    found: Found = yield Get(beside[0], tuple(beside[1:]))
+    hold = names.value, place.token
+    others = [kv.name for kv in found.keys if (kv.value, kv.create_revision) == hold]
+    return replace(place, others=tuple(others)), len(others) == len(beside)
 
 
 def _not_held(names: Names, token: int, by: Holder | None = None) -> LockNotOwnedError:

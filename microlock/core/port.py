@@ -97,7 +97,9 @@ class KeepAlives:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """End a lease and delete its entries: nothing can be put under it any more. Reply: None.
+    """End a lease and delete its entries: nothing can be put under it any more.
+
+    Reply: whether it was there, and no earlier copy has ended it.
 
     A lease that is not there is revoked. What undoes a doubt gets the last of the caller's time.
     """
@@ -107,9 +109,11 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class TimeToLive:
-    """How long a lease lives yet, in whole seconds. Reply: `Lifetime`."""
+    """How long a lease lives yet, in whole seconds; if asked, what lives by it, too. Reply:
+    `Lifetime`."""
 
     lease_id: int
+    names: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +238,13 @@ Request = (
 @dataclass(frozen=True, slots=True)
 class Lifetime:
     """How long a lease lives: `ttl` seconds (0 or less: it is gone) from no earlier than `sent`,
-    when the request left; the reply came at `at`. Both by the monotonic clock."""
+    when the request left; the reply came at `at`. Both by the monotonic clock. `names` live by it:
+    entries, and whatever else has been put under it."""
 
     ttl: int
     sent: float
     at: float
+    names: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

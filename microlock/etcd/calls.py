@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
-from microlock.core.port import Lifetime, ReadAll, Request, Revoke, Transaction
+from microlock.core.port import Lifetime, Request, Revoke, Transaction
 from microlock.engine import clock
 from microlock.errors import LeaseNotFoundError, MicrolockError, StoreError, StoreTimeoutError
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.all_entries import read_all
+from microlock.etcd.several_reads import read
 from microlock.etcd.wire import HAS_LEADER, M, Metadata, Wire
 
 # Seconds that each answer after the first is waited for: one that never comes is not to make the
@@ -45,19 +45,19 @@ async def attempt(
         repeated: an earlier attempt had no answer, and may be applied yet.
     """
     sent = clock.now()
-    if isinstance(request, ReadAll):
+    asked = messages.encode(request)
+    if asked is None:
         end = sent + timeout
 
         async def ask(*asked: Any) -> Any:
             return await call(*asked, timeout=end - clock.now(), metadata=metadata)
 
-        return await read_all(request.prefix, ask)
-    asked = messages.encode(request)
+        return await read(request, ask)
     try:
         reply = await call(*asked, timeout=timeout, metadata=metadata)
     except LeaseNotFoundError:
         if isinstance(request, Revoke):
-            return None
+            return False
         raise
     return messages.decode(request, reply, sent, clock.now(), repeated=repeated)
 

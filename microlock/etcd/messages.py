@@ -26,6 +26,7 @@ from microlock.core.port import (
     Move,
     Moved,
     Read,
+    ReadAll,
     Request,
     Revoke,
     TimeToLive,
@@ -53,8 +54,8 @@ Others = tuple[tuple[bytes, bytes], ...]
 Asked = tuple[str, Message, type[Any]]
 
 
-def encode(request: Request | Transaction) -> Asked:
-    """Of what is one call to etcd."""
+def encode(request: Request | Transaction) -> Asked | None:
+    """Of what is one call to etcd. None: it only reads, and takes several (`several_reads`)."""
     match request:
         # These two are what a cycle of a lock is made of, and cases are looked at one by one.
         case Enter():
@@ -71,15 +72,14 @@ def encode(request: Request | Transaction) -> Asked:
             return KEEP_ALIVE, keep_alive(lease_id), pb.LeaseKeepAliveResponse
         case Revoke(lease_id):
             return REVOKE, pb.LeaseRevokeRequest(ID=lease_id), pb.LeaseRevokeResponse
-        case TimeToLive(lease_id):
-            return TIME_TO_LIVE, pb.LeaseTimeToLiveRequest(ID=lease_id), pb.LeaseTimeToLiveResponse
+        case TimeToLive(lease_id, names):
+            left = pb.LeaseTimeToLiveRequest(ID=lease_id, keys=names)
+            return TIME_TO_LIVE, left, pb.LeaseTimeToLiveResponse
         case Read(lock, limit):
             read = _oldest(lock, max(limit, OLDEST) if limit else 0)
             return RANGE, pb.RangeRequest(**read), pb.RangeResponse
         case Get(entry, ()):
             return RANGE, pb.RangeRequest(key=entry), pb.RangeResponse
-        case Get(entry, others):
-            return txn((), map(get, (entry, *others)))
         case Join(_, _, value, lease_id, near):
             join, otherwise, guards = [], [], []
             for lock, entry in _all(request):
@@ -98,9 +98,11 @@ def encode(request: Request | Transaction) -> Asked:
             guards += [_under(each, lease_id) for each in entries]
             puts = [_put(each, value, next_lease_id) for each in entries]
             return txn(guards, puts, map(get, entries))
-        case Transaction(entry, revision, puts, deletes, others):
+        case Transaction(entry, revision, puts, deletes, others) if puts or deletes:
             changes = [*(_put(*put, 0) for put in puts), *map(_delete, deletes)]
             return txn([_created(each, revision) for each in (entry, *others)], changes)
+        case Get() | ReadAll() | Transaction():
+            return None
     raise AssertionError(f"{request!r} is more than one call")
 
 
@@ -145,16 +147,16 @@ def decode(
             return _entered(request, reply, at, repeated)
         case Leave():
             return Left(reply.succeeded, at, repeated)
-        case Grant() | KeepAlive() | TimeToLive():
+        case Grant() | KeepAlive():
             return Lifetime(reply.TTL, sent, at)
+        case TimeToLive():
+            return Lifetime(reply.TTL, sent, at, tuple(reply.keys))
         case KeepAlives((lease_id,)):
             return {lease_id: Lifetime(reply.TTL, sent, at)}
         case Read(lock, limit):
             return Found(reply.header.revision, entries(lock, keys(reply))[: limit or None])
         case Get(_, ()):
             return Found(reply.header.revision, keys(reply))
-        case Get():
-            return Found(reply.header.revision, sum(_ranges(reply), ()))
         case Join():
             return _joined(request, reply, at, repeated)
         case Move():
@@ -163,7 +165,7 @@ def decode(
             return Moved(reply.succeeded, there, at, repeated)
         case Transaction():
             return reply.header.revision if reply.succeeded else None
-    return None  # a lease is revoked
+    return True  # a lease is revoked
 
 
 def _entered(request: Enter, reply: pb.TxnResponse, at: float, repeated: bool) -> Entered:

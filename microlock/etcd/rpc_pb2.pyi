@@ -128,18 +128,22 @@ class LeaseRevokeResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class LeaseTimeToLiveRequest(_message.Message):
-    __slots__ = ["ID"]
+    __slots__ = ["ID", "keys"]
     ID: int
     ID_FIELD_NUMBER: _ClassVar[int]
-    def __init__(self, ID: _Optional[int] = ...) -> None: ...
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: bool
+    def __init__(self, ID: _Optional[int] = ..., keys: bool = ...) -> None: ...
 
 class LeaseTimeToLiveResponse(_message.Message):
-    __slots__ = ["ID", "TTL"]
+    __slots__ = ["ID", "TTL", "keys"]
     ID: int
     ID_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
     TTL: int
     TTL_FIELD_NUMBER: _ClassVar[int]
-    def __init__(self, ID: _Optional[int] = ..., TTL: _Optional[int] = ...) -> None: ...
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, ID: _Optional[int] = ..., TTL: _Optional[int] = ..., keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class PutRequest(_message.Message):
     __slots__ = ["key", "lease", "value"]

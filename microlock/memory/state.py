@@ -239,7 +239,7 @@ class State:
             case Grant(lease_id, ttl):
                 return self._grant(lease_id, ttl)
             case Revoke(lease_id):
-                return None, self._end(lease_id)
+                return lease_id in self.leases, self._end(lease_id)
             case Join():
                 return self._join(request)
             case Move():
@@ -253,10 +253,11 @@ class State:
             case ReadAll(prefix):
                 named = (kv for kv in self._range(prefix) if lock_of(kv.name[len(prefix) :]))
                 return Found(self.revision, tuple([kv for kv in named if kv.lease_id])), []
-            case TimeToLive(lease_id):
+            case TimeToLive(lease_id, names):
                 lease = self.leases.get(lease_id)
                 left = int(lease.end - self.now) if lease else -1
-                return Lifetime(left, self.now, self.now), []
+                living = tuple(sorted(lease.names)) if lease and names else ()
+                return Lifetime(left, self.now, self.now, living), []
             case Transaction():
                 return self._transaction(request)
         raise AssertionError(f"nothing that etcd is asked: {request!r}")

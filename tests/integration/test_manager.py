@@ -44,7 +44,6 @@ from microlock import (
     connect,
 )
 from microlock.core.port import Read, ReadAll, Request
-from microlock.etcd.all_entries import MAX_OPERATIONS
 
 pytestmark = BOTH_FACES
 
@@ -434,17 +433,19 @@ def test_locks_is_one_request(
     assert [type(request) for request in asked] == [ReadAll]
 
 
-def test_locks_tells_of_more_locks_than_etcd_reads_in_a_transaction(
+def test_locks_tells_of_those_between_other_keys(
     jobs: LockManager, etcd_server: Etcd, prefix: str
 ) -> None:
     with closing(python_etcd3(etcd_server.endpoint)) as client:
         lease = client.lease(LONG)
-        for number in range(MAX_OPERATIONS + 1):
+        for number in range(9):
             client.put(f"{prefix}{number}/{lease.id:x}", f"node-{number}", lease=lease)
+        for key in (f"{prefix}0/data", f"{prefix}4", f"{prefix}9"):
+            client.put(key, "data")
         told = jobs.locks()
         lease.revoke()
     assert {each.name: each.holders[0].node_id for each in told} == {
-        str(number): f"node-{number}" for number in range(MAX_OPERATIONS + 1)
+        str(number): f"node-{number}" for number in range(9)
     }
 
 
@@ -689,6 +690,40 @@ def test_a_guard_outlives_an_extension_elsewhere(
     guard = foo.guard()
     elsewhere.extend("foo", token, LONGER)
     assert etcd.transaction(guard)
+
+
+def test_extend_of_one_of_several_keys_extends_them_all(
+    etcd: EtcdClient, prefix: str, elsewhere: LockManager, etcdctl: Etcdctl, keep: Keep
+) -> None:
+    several = LockManager(etcd, "one", prefix=prefix, ttl=3, auto_renew=True)
+    both = keep(several.many(["foo", "bar"]))
+    token = both.lock().token
+    elsewhere.extend("foo", token, LONGER)
+    foo, bar = elsewhere.holder("foo"), elsewhere.holder("bar")
+    assert foo
+    assert foo == bar
+    assert foo.token == token
+    assert granted(etcdctl, foo.lease_id) == f"{LONGER}s"
+    assert both.lost.wait(DEADLINE)  # it does not renew, nor count on, what lives by another lease
+    assert elsewhere.holder("bar") == bar
+
+
+def test_extend_leaves_other_locks_of_a_session_alone(
+    jobs: LockManager, etcd_server: Etcd, prefix: str, etcdctl: Etcdctl
+) -> None:
+    with closing(python_etcd3(etcd_server.endpoint)) as client:
+        lease = client.lease(LONG)
+        for name in ("foo", "bar"):
+            client.put(f"{prefix}{name}/{lease.id:x}", "leader", lease=lease)
+        foo, bar = jobs.holder("foo"), jobs.holder("bar")
+        assert foo
+        jobs.extend("foo", foo.token, LONGER)
+        assert jobs.holder("bar") == bar
+        moved = jobs.holder("foo")
+        lease.revoke()
+    assert moved
+    assert moved.token == foo.token
+    assert granted(etcdctl, moved.lease_id) == f"{LONGER}s"
 
 
 def test_etcdctl_gives_back_what_was_extended_elsewhere(

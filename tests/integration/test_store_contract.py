@@ -598,3 +598,13 @@ def test_a_lease_says_how_long_it_lives_yet(port: Port) -> None:
     assert 0 < port.ask(TimeToLive(lease_id)).ttl <= LONG
     port.ask(Revoke(lease_id))
     assert port.ask(TimeToLive(lease_id)).ttl <= 0
+
+
+def test_a_lease_says_what_lives_by_it(port: Port) -> None:
+    lease_id = port.lease()
+    assert port.ask(TimeToLive(lease_id, names=True)).names == ()
+    port.enter(lease_id)
+    assert port.ask(TimeToLive(lease_id)).names == ()
+    assert port.ask(TimeToLive(lease_id, names=True)).names == (port.entry(lease_id),)
+    port.ask(Revoke(lease_id))
+    assert port.ask(TimeToLive(lease_id, names=True)).names == ()

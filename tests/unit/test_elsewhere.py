@@ -11,7 +11,7 @@ from shared_etcd import Store
 
 from microlock.core import elsewhere
 from microlock.core.keys import Names
-from microlock.core.port import Move, Read, Revoke
+from microlock.core.port import Grant, Move, Read, Revoke
 from microlock.core.queue import Holder, LockStatus
 from microlock.core.retry import NOW
 from microlock.errors import LockLostError, LockNotOwnedError, LossReason, StoreTimeoutError
@@ -144,6 +144,36 @@ def test_an_extension_leaves_the_lease_of_a_client_without_a_name(caller, store)
     kv = store.keys[store.enter("")]
     run(caller, elsewhere.extend([ADMIN], kv.create_revision, 30, lease_ids=store.lease_ids))
     assert kv.lease_id in store.leases
+
+
+def test_an_extension_leaves_what_else_lives_by_the_lease(foo, hold, caller, store):
+    """An object of Go's Election proclaims values, and its session may serve other locks."""
+    lease_id = hold.place.lease.id
+    other = b"bar/%x" % lease_id
+    store.put(other, b"alpha", lease_id)
+    run(caller, elsewhere.extend([ADMIN], hold.token, 30, lease_ids=store.lease_ids))
+    assert store.keys[other].lease_id == lease_id
+    assert store.keys[hold.place.entry].lease_id != lease_id
+
+
+def test_data_beside_a_hold_ends_with_its_lease(foo, hold, caller, store):
+    """Else the object that took it would renew the lease, and count on the hold."""
+    store.put(b"data", b"", hold.place.lease.id)
+    run(caller, elsewhere.extend([ADMIN], hold.token, 30, lease_ids=store.lease_ids))
+    assert b"data" not in store.keys
+
+
+def test_a_hold_of_several_keys_is_extended_as_a_whole(caller, store):
+    first = next(store.lease_ids)
+    store.apply(Grant(first, 60))
+    names = b"bar/1", b"foo/1"
+    store.change(*((name, b"alpha", first) for name in names))
+    token = store.revision
+    run(caller, elsewhere.extend([ADMIN], token, 30, lease_ids=store.lease_ids))
+    assert {store.keys[name].create_revision for name in names} == {token}
+    (lease_id,) = {store.keys[name].lease_id for name in names}
+    assert [*store.leases] == [lease_id]
+    assert lease_id != first
 
 
 def test_an_extension_in_doubt_raises_the_doubt(foo, hold, store):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import pytest
 from faults import NO_ANSWER, TTL, Caller, End, Fate, NoAnswer, Refusal, Slow
 from shared_etcd import FOO, Store
@@ -134,7 +137,27 @@ def test_a_refused_put_whose_empty_lease_cannot_be_revoked_is_a_plain_refusal(st
 def test_a_grant_without_an_answer_is_made_anew_under_another_id(store, fate):
     caller = Caller(store, {GRANT: NoAnswer(fate)})
     assert caller.try_lock().lease.id == 2
-    assert caller.requests[1:4] == [Grant(1, TTL), Revoke(1), Grant(2, TTL)]
+    asked = [Grant(1, TTL), Revoke(1), Grant(2, TTL)]
+    if fate in (Fate.NEVER, Fate.LATE):
+        asked.insert(1, Revoke(1))  # the first has found nothing
+    assert caller.requests[1 : 1 + len(asked)] == asked
+
+
+class Overtakes:
+    """A revocation is at etcd before the grant that was sent before it."""
+
+    def meet(self, request: Any, caller: Caller) -> Any:
+        reply = caller.ask(request)
+        caller.store.apply(caller.requests[GRANT])
+        return reply
+
+
+@pytest.mark.parametrize("end", [End.ERROR, End.INTERRUPT])
+def test_a_grant_that_its_revocation_overtakes_leaves_no_lease(store, end):
+    faults = {GRANT: NoAnswer(Fate.NEVER, end), GRANT + 1: Overtakes()}
+    with suppress(KeyboardInterrupt):
+        Caller(store, faults).try_lock()
+    assert 1 not in store.leases
 
 
 @pytest.mark.parametrize("fate", [Fate.NEVER, Fate.APPLIED])
@@ -144,7 +167,7 @@ def test_a_grant_without_an_answer_leaves_no_lease(store, fate):
 
 
 def test_the_first_grant_without_an_answer_is_told_when_the_time_is_over(store):
-    faults = {GRANT: NoAnswer(Fate.NEVER), GRANT + 2: Refusal(StoreUnavailableError)}
+    faults = {GRANT: NoAnswer(Fate.NEVER), GRANT + 3: Refusal(StoreUnavailableError)}
     with pytest.raises(StoreTimeoutError):
         Caller(store, faults).try_lock()
 
@@ -201,7 +224,7 @@ def test_a_try_that_is_dropped_half_way_asks_for_nothing_more(store, requests):
 
 
 def test_a_late_copy_of_a_grant_does_not_bring_a_revoked_entry_back(store):
-    caller = Caller(store, {GRANT: NoAnswer(Fate.LATE), GRANT + 3: NoAnswer(Fate.LATE)})
+    caller = Caller(store, {GRANT: NoAnswer(Fate.LATE), GRANT + 4: NoAnswer(Fate.LATE)})
     with pytest.raises(StoreTimeoutError):
         caller.try_lock()
     caller.deliver()

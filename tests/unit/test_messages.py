@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 
 from microlock.core.port import (
     Enter,
     Entered,
+    Get,
+    Grant,
     Join,
     Joined,
+    KeepAlive,
+    KeepAlives,
     KeyValue,
     Leave,
     Left,
     Move,
     Moved,
     Read,
+    ReadAll,
+    Request,
+    Revoke,
+    TimeToLive,
     Transaction,
 )
 from microlock.etcd import messages
@@ -151,6 +160,46 @@ def test_each_change_is_one_guarded_write_in_one_transaction(request_, guards, w
     assert len(message.compare) == guards
     assert sum(not part.HasField("request_range") for part in message.success) == writes
     assert all(part.HasField("request_range") for part in message.failure)
+
+
+REQUESTS = [
+    Grant(1, 5),
+    KeepAlive(1),
+    KeepAlives((1,)),
+    Revoke(1),
+    TimeToLive(1),
+    ENTER,
+    replace(ENTER, others=((b"bar/", b"bar/1"),)),
+    replace(ENTER, limit=2, since=7),
+    JOIN,
+    replace(JOIN, others=((b"bar/", b"bar/1"),)),
+    LEAVE,
+    replace(LEAVE, others=(b"bar/1",)),
+    MOVE,
+    replace(MOVE, others=(b"bar/1",)),
+    Read(b"foo/"),
+    Get(b"foo/1"),
+    Get(b"foo/1", (b"bar/1",)),
+    ReadAll(b"foo"),
+    Transaction(b"foo/1", 9, ((b"key", b"value"),), ()),
+    Transaction(b"foo/1", 9, (), (b"key",)),
+    Transaction(b"foo/1", 9, (), ()),
+    Transaction(b"foo/1", 9, (), (), (b"bar/1",)),
+]
+
+
+def test_these_are_all_requests_that_there_are():
+    assert {type(each) for each in REQUESTS} == {*get_args(Request), Transaction}
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=repr)
+def test_no_transaction_only_reads_for_its_end_in_the_middle_would_end_an_old_etcd(request_):
+    method, message, _ = encode(request_) or (None, None, None)
+    if method == messages.TXN:
+        parts = [*message.success, *message.failure]
+        assert any(
+            part.HasField("request_put") or part.HasField("request_delete_range") for part in parts
+        )
 
 
 def test_a_move_asks_for_the_old_lease_for_a_late_copy_must_not_move_the_entry_back():

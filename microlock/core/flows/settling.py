@@ -33,7 +33,7 @@ def grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:
         except BaseException as error:
             refused = isinstance(error, StoreError) and not error.may_have_happened
             if not refused:
-                yield from discard(names, lease, after=error)
+                yield from discard(names, lease, after=error, granted=False)
             if not isinstance(error, StoreError):
                 raise
             # Later ones tell that the time is over. Then nothing is sent any more, and so nothing
@@ -52,8 +52,13 @@ def keep_alive(lease: Lease) -> Flow[Lifetime]:
     return lifetime
 
 
-def discard(names: Names, *leases: Lease, after: BaseException | None = None) -> Flow[None]:
+def discard(
+    names: Names, *leases: Lease, after: BaseException | None = None, granted: bool = True
+) -> Flow[None]:
     """Revokes leases, and with them the entry that is there, or may yet come.
+
+    If they are not known to be `granted` the grant may be on its way still. Then a revocation that
+    finds nothing has overtaken it, most likely, and another one comes after it.
 
     A lease without a doubt that can't be revoked ends by itself. With one it raises
     LockUncertainError, but never in place of the interrupt that it comes `after`.
@@ -65,7 +70,9 @@ def discard(names: Names, *leases: Lease, after: BaseException | None = None) ->
         if lease.asked is None and not lease.doubtful:
             continue  # another object's, to end or to keep
         try:
-            yield Revoke(lease.id)
+            found: bool = yield Revoke(lease.id)
+            if not (found or granted):
+                yield Revoke(lease.id)
         except (StoreError, DestroyedError) as error:  # the client may be closed meanwhile
             if lease.doubtful:
                 uncertain = LockUncertainError(names.key, names.node_id, lease.id, error)

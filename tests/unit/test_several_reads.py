@@ -1,4 +1,5 @@
-"""All entries of many locks: read from etcd without the values of all keys."""
+"""What is read from etcd in several requests, as of one moment: many entries, and not the values of
+other keys."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from typing import Any
 import pytest
 from shared_etcd import Store
 
-from microlock.core.port import Grant, KeyValue
+from microlock.core.port import Get, Grant, KeyValue, ReadAll, Transaction
 from microlock.engine.drive import finished
 from microlock.errors import StoreError
-from microlock.etcd import all_entries, messages
+from microlock.etcd import messages, several_reads
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.all_entries import MAX_OPERATIONS, read_all
+from microlock.etcd.several_reads import ENTRIES, read
 
 
 class Etcd:
@@ -34,11 +35,8 @@ class Etcd:
         if len(self.asked) == 1:
             self.between()
         self.asked.append(message)
-        if method == messages.RANGE:
-            return self._range(message)
-        assert not message.compare
-        each = [self._range(part.request_range) for part in message.success]
-        return pb.TxnResponse(succeeded=True, responses=[{"response_range": r} for r in each])
+        assert method == messages.RANGE
+        return self._range(message)
 
     def _range(self, request: Any) -> Any:
         start, end = request.key, request.range_end or request.key + b"\0"
@@ -68,13 +66,21 @@ def store() -> Store:
     return Store()
 
 
-def there(etcd: Etcd, prefix: bytes = b"") -> dict[bytes, bytes]:
-    """The nodes, by their entries."""
-
+def answer(etcd: Etcd, request: Any) -> Any:
     async def ask(*asked: Any) -> Any:
         return etcd(*asked)
 
-    return {kv.name: kv.value for kv in finished(read_all, prefix, ask).keys}
+    return finished(read, request, ask)
+
+
+def there(etcd: Etcd, prefix: bytes = b"") -> dict[bytes, bytes]:
+    """The nodes, by their entries."""
+    return {kv.name: kv.value for kv in answer(etcd, ReadAll(prefix)).keys}
+
+
+def asked_for(etcd: Etcd) -> list[tuple[bytes, bytes]]:
+    """The ranges whose values were read."""
+    return [(each.key, each.range_end) for each in etcd.asked if not each.keys_only]
 
 
 def test_all_entries_are_told_with_their_values(store):
@@ -90,34 +96,42 @@ def test_no_lock_costs_one_read(store):
 
 
 def test_values_are_read_of_entries_alone(store):
-    foo = store.enter("alpha")
-    store.put(b"data", b"a large value")
+    first, second = sorted((store.enter("alpha"), store.enter("beta")))
+    third = store.enter("gamma", key="foo2")
+    for name in (b"data", b"foo/data", b"foo0", b"foo1/1"):
+        store.put(name, b"a large value")
     etcd = Etcd(store)
-    there(etcd)
-    names, values = etcd.asked
-    assert names.keys_only
-    assert [part.request_range.key for part in values.success] == [foo]
+    assert there(etcd).keys() == {first, second, third}
+    assert asked_for(etcd) == [(first, second + b"\0"), (third, third + b"\0")]
 
 
-@pytest.mark.parametrize(
-    ("locks", "sizes"),
-    [(MAX_OPERATIONS, [MAX_OPERATIONS]), (MAX_OPERATIONS + 1, [MAX_OPERATIONS, 1])],
-)
-def test_no_transaction_has_more_reads_than_etcd_takes(store, locks, sizes):
+def entries(store: Store, count: int) -> list[bytes]:
     store.apply(Grant(1, 60))
-    for number in range(locks):
-        store.put(b"lock-%d/1" % number, b"alpha", 1)
+    names = [b"lock-%04d/1" % number for number in range(count)]
+    for name in names:
+        store.put(name, b"alpha", 1)
+    return names
+
+
+@pytest.mark.parametrize("page", [several_reads.PAGE, 7])
+@pytest.mark.parametrize("more", [0, 1])
+def test_entries_that_follow_each_other_are_read_together_but_not_too_many(
+    store, monkeypatch, page, more
+):
+    monkeypatch.setattr(several_reads, "PAGE", page)
+    names = entries(store, ENTRIES + more)
     etcd = Etcd(store)
-    assert len(there(etcd)) == locks
-    assert [len(each.success) for each in etcd.asked[1:]] == sizes
+    assert [*there(etcd)] == names
+    runs = [names[:ENTRIES], names[ENTRIES:]][: 1 + more]
+    assert asked_for(etcd) == [(run[0], run[-1] + b"\0") for run in runs]
 
 
 def test_names_are_read_a_page_at_a_time(store, monkeypatch):
-    monkeypatch.setattr(all_entries, "PAGE", 3)
+    monkeypatch.setattr(several_reads, "PAGE", 3)
     made = [store.enter("alpha", f"lock-{number}") for number in range(7)]
     etcd = Etcd(store)
     assert [*there(etcd)] == made
-    pages = [each for each in etcd.asked if isinstance(each, pb.RangeRequest)]
+    pages = [each for each in etcd.asked if each.keys_only]
     assert [each.revision for each in pages] == [0, store.revision, store.revision]
 
 
@@ -156,3 +170,40 @@ def test_what_etcd_refuses_is_not_asked_for_again(store):
 
     with pytest.raises(StoreError, match="no"):
         there(Etcd(store, between=refuse))
+
+
+# Several entries, by their names.
+
+
+def test_entries_of_several_locks_are_told_as_of_one_revision(store):
+    foo, bar = store.enter("alpha"), store.enter("beta", key="bar")
+    before = store.revision
+    found = answer(Etcd(store, between=lambda: store.remove(bar)), Get(foo, (b"none", bar)))
+    assert [kv.name for kv in found.keys] == [foo, bar]
+    assert found.revision == before
+
+
+def test_they_are_read_again_if_etcd_forgets_that_moment_meanwhile(store):
+    foo, bar = store.enter("alpha"), store.enter("beta", key="bar")
+
+    def forget() -> None:
+        store.remove(bar)
+        store.compact(store.revision)
+
+    found = answer(Etcd(store, between=forget), Get(foo, (bar,)))
+    assert [kv.name for kv in found.keys] == [foo]
+    assert found.revision == store.revision
+
+
+def test_a_transaction_that_changes_nothing_tells_whether_all_entries_stand(store):
+    store.apply(Grant(1, 60))
+    store.change((b"bar/1", b"alpha", 1), (b"foo/1", b"alpha", 1))
+    token = store.revision
+    nothing = Transaction(b"foo/1", token, (), (), (b"bar/1",))
+    assert answer(Etcd(store), nothing) == token
+    store.put(b"data", b"")
+    assert answer(Etcd(store), nothing) == token + 1
+    store.delete(b"bar/1")
+    assert answer(Etcd(store), nothing) is None
+    store.put(b"bar/1", b"alpha", 1)
+    assert answer(Etcd(store), nothing) is None
