@@ -83,12 +83,15 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
         """Gives back what of this is held so."""
         return JSONResponse({"unlocked": await holds.unlock(body.uid, _tokens(body.tokens))})
 
-    @app.post("/renew", responses=answers(bodies.Renewed))
+    @app.post("/renew", responses=answers(bodies.Renewed, {409: bodies.NotRenewed}))
     async def renew(body: bodies.Renew) -> Response:
         """Holds what of this is held so for another time, from now on."""
-        return JSONResponse(
-            {"renewed": await holds.renew(body.uid, _tokens(body.tokens), body.exp)}
-        )
+        tokens = _tokens(body.tokens)
+        renewed = await holds.renew(body.uid, tokens, body.exp)
+        if lost := [key for key, _ in tokens if key not in renewed]:
+            why = f"{', '.join(map(repr, lost))}: not held so by {body.uid}"
+            return JSONResponse({"error": why, "renewed": renewed}, 409)
+        return JSONResponse({"renewed": renewed})
 
     @app.post("/check", responses=answers(bodies.Checked))
     async def check(body: bodies.Check) -> Response:
@@ -125,6 +128,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
         await anext(pieces)  # it is admitted
         return Stream(pieces)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses=answers(bodies.Health, {503: bodies.Ill}, body=False))
     async def healthz() -> Response:
         """Whether the store answers."""

@@ -17,6 +17,8 @@ GRACE = 10
 class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     """One that the application can end at once, by `scope["state"]["abort"]`."""
 
+    app_state: dict[str, Any]
+
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self.app_state = {**self.app_state, "abort": transport.abort}

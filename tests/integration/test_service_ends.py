@@ -29,11 +29,12 @@ from microlock.asyncio import Microlock, MultiLock
 from microlock.cli.program import program
 from microlock.core.port import Found
 from microlock.engine.reader import Reader
-from microlock.errors import StoreUnavailableError
+from microlock.errors import StorePermissionError, StoreUnavailableError
 from microlock.server import free_ports
 from microlock.service import command, gate, holds, live, stream
 from microlock.service.app import create_app
 from microlock.service.holds import BusyError, Holds
+from microlock.service.leases import Leases
 from microlock.service.live import Live
 from microlock.service.overall import AllLocks
 from microlock.service.settings import MAX_BODY_BYTES, Settings
@@ -229,6 +230,26 @@ def test_what_is_told_at_first_is_shared_and_lets_the_loop_go_on(
     asyncio.run(main())
 
 
+def test_a_listener_is_told_all_again_by_the_watch_that_comes_after_a_refused_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "REFUSED", 0.01)
+
+    async def main() -> None:
+        async with connect("memory://") as client:
+            view = Live(client, "")
+            events = told_of(view)
+            assert [(await anext(events))[0] for _ in range(2)] == ["status", "snapshot"]
+            assert view._feed
+            view._failed(view._feed, StorePermissionError("no"), final=True)
+            name = ""
+            while name != "snapshot":
+                name, _ = await anext(events)
+            view.stop()
+
+    asyncio.run(main())
+
+
 def test_all_who_ask_for_all_locks_at_once_share_a_read_that_began_after_they_asked(
     own: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +336,49 @@ def test_there_is_an_end_to_how_many_are_served_at_once(
         assert refused.headers["retry-after"]
 
 
+def test_a_client_that_goes_just_when_the_lock_is_there_leaves_nothing() -> None:
+    async def main() -> None:
+        async with connect("memory://") as client:
+            app = create_app(client, Settings())
+            body = b'{"uid": "a", "keys": ["foo"], "exp": 60000}'
+            told: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
+            lock, states = Holds.lock, client.store.state  # type: ignore[attr-defined]
+            there = asyncio.Event()
+
+            async def locked(*args: Any) -> Any:
+                tokens = await lock(*args)
+                there.set()  # and in the same turn of the loop both are done
+                return tokens
+
+            async def receive() -> Any:
+                if told:
+                    return told.pop()
+                await there.wait()
+                return {"type": "http.disconnect"}
+
+            sent: list[Any] = []
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/lock",
+                "raw_path": b"/lock",
+                "query_string": b"",
+                "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+            }
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(Holds, "lock", locked)
+                await app(scope, receive, send)
+            assert there.is_set()
+            assert not states.keys
+            assert sent[0]["status"] == 499
+
+    asyncio.run(main())
+
+
 def test_a_client_that_goes_at_the_very_moment_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -357,6 +421,7 @@ def test_a_client_that_goes_at_the_very_moment_leaves_nothing(
         ({}, b'{"uid": "a", "keys": "x", "why": 1}', 422, "why: Extra inputs"),
         ({"Host": "evil.example"}, b"{}", 421, "'evil.example'"),
         ({"Origin": "http://evil.example"}, b"{}", 403, "'http://evil.example'"),
+        ({"Origin": "http://["}, b"{}", 403, "'http://['"),
     ],
 )
 def test_what_is_wrong_is_named(
@@ -410,6 +475,37 @@ def test_a_change_needs_the_token_and_a_look_does_not(
     assert service.http.post(path, json={}, headers=right).status_code == 422
     assert service.http.get("/locks").status_code == 200
     assert service.post("/check", keys="foo").status_code == 200
+
+
+@pytest.mark.parametrize("token", [None, "secret"])
+def test_it_answers_to_its_own_names_and_no_other(
+    own: Callable[..., Service], token: str | None
+) -> None:
+    service = own(host="lock.example", allowed_hosts=("Proxy.example",), auth_token=token)
+    for name, status in {
+        "lock.example": 200,
+        "proxy.example:443": 200,
+        "10.0.0.7:3000": 200,
+        "evil.example": 421,
+    }.items():
+        answer = service.http.get("/locks", headers={"Host": name})
+        assert (name, answer.status_code) == (name, status)
+
+
+def test_leases_are_told_though_another_request_forgets_them_meanwhile() -> None:
+    async def main() -> None:
+        async with connect("memory://") as client:
+            lock = Microlock(client, "foo", "a", ttl=60)
+            lease = format((await lock.lock()).lease_id, "x")
+            lives = Leases(client)
+            assert (await lives.left([lease]))[lease] > 50
+            asking = asyncio.ensure_future(lives.left([lease, "1"]))
+            await asyncio.sleep(0)
+            lives._known.clear()
+            assert (await asking).keys() == {lease}
+            await lock.destroy()
+
+    asyncio.run(main())
 
 
 # The service.
@@ -520,6 +616,28 @@ def test_a_wrong_option_is_named(
     with pytest.raises(click.UsageError) as wrong:
         command.serve.main(["-N", *options], standalone_mode=False)
     assert named in wrong.value.format_message()
+
+
+@pytest.mark.parametrize("where", ["variable", "file"])
+def test_blanks_around_the_token_are_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    (tmp_path / "token").write_text(" secret \n")
+    given = (" secret ", None) if where == "variable" else (None, str(tmp_path / "token"))
+    assert command._token(*given) == "secret"
+
+
+def test_it_says_at_its_start_where_its_locks_are_and_warns_without_etcd(tmp_path: Path) -> None:
+    port, nobody = free_ports(2)
+    options = ["-p", str(port), "--etcd", f"127.0.0.1:{nobody}", "--prefix", "jobs/"]
+    with serve(*options, cwd=tmp_path, MICROLOCK_AUTH_TOKEN="secret") as process:
+        try:
+            said = served(process)
+        finally:
+            process.kill()
+    assert f"127.0.0.1:{nobody}>, under the prefix 'jobs/'; changes need the auth token" in said
+    assert "requests fail until etcd answers" in said
+    assert "secret" not in said
 
 
 def test_options_come_from_the_file_of_the_command_line_too(
