@@ -247,7 +247,7 @@ def test_a_listener_is_told_all_again_by_the_watch_that_comes_after_a_refused_on
                 name, _ = await anext(events)
             view.stop()
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), DEADLINE))
 
 
 def test_all_who_ask_for_all_locks_at_once_share_a_read_that_began_after_they_asked(
