@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from microlock.core.port import Found, Get, ReadAll
-from microlock.core.queue import statuses
+from microlock.core.port import Get
 from microlock.core.retry import Budget
 from microlock.engine.client import Client
 from microlock.engine.loop_client import Loops
@@ -24,10 +22,11 @@ from microlock.service.answers import FIGURES, STREAM, GoneError, answer_errors,
 from microlock.service.gate import Gate
 from microlock.service.holds import Holds, Token
 from microlock.service.leases import Leases
-from microlock.service.live import Live, place, queue
+from microlock.service.live import Live, place
+from microlock.service.overall import AllLocks
 from microlock.service.pages import serve_page
 from microlock.service.settings import MAX_LEASES, Settings
-from microlock.service.stream import EventStream, until_gone
+from microlock.service.stream import Stream, until_gone
 
 # The body of /metrics, and its content type.
 Metrics = Callable[[], tuple[bytes, str]]
@@ -46,7 +45,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
         metrics: what /metrics answers; None: there are none.
     """
     holds, live = Holds(client, settings), Live(client, settings.prefix)
-    lives = Leases(client)
+    lives, overall = Leases(client), AllLocks(client, settings.prefix)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -84,12 +83,15 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
         """Gives back what of this is held so."""
         return JSONResponse({"unlocked": await holds.unlock(body.uid, _tokens(body.tokens))})
 
-    @app.post("/renew", responses=answers(bodies.Renewed))
+    @app.post("/renew", responses=answers(bodies.Renewed, {409: bodies.NotRenewed}))
     async def renew(body: bodies.Renew) -> Response:
         """Holds what of this is held so for another time, from now on."""
-        return JSONResponse(
-            {"renewed": await holds.renew(body.uid, _tokens(body.tokens), body.exp)}
-        )
+        tokens = _tokens(body.tokens)
+        renewed = await holds.renew(body.uid, tokens, body.exp)
+        if lost := [key for key, _ in tokens if key not in renewed]:
+            why = f"{', '.join(map(repr, lost))}: not held so by {body.uid}"
+            return JSONResponse({"error": why, "renewed": renewed}, 409)
+        return JSONResponse({"renewed": renewed})
 
     @app.post("/check", responses=answers(bodies.Checked))
     async def check(body: bodies.Check) -> Response:
@@ -107,10 +109,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
     @app.get("/locks", responses=answers(bodies.Locks, body=False))
     async def locks() -> Response:
         """Who holds what and who waits for it, read from the store now."""
-        prefix = settings.prefix.encode()
-        found: Found = await _ask(client, ReadAll(prefix))
-        # Aside: of thousands of locks it takes a while.
-        return await asyncio.to_thread(_shown, prefix, found)
+        return Stream(_once(await overall.read()), "application/json")
 
     @app.get("/leases", responses=answers(bodies.Leases, body=False))
     async def leases(
@@ -125,9 +124,11 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
     @app.get("/events", response_class=Response, responses=STREAM)
     async def events() -> Response:
         """All locks, and what changes, as server-sent events."""
-        live.admit()
-        return EventStream(live.listen())
+        pieces = live.listen()
+        await anext(pieces)  # it is admitted
+        return Stream(pieces)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses=answers(bodies.Health, {503: bodies.Ill}, body=False))
     async def healthz() -> Response:
         """Whether the store answers."""
@@ -149,12 +150,6 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
 
     serve_page(app)
     return app
-
-
-def _shown(prefix: bytes, found: Found) -> Response:
-    named = (replace(kv, name=kv.name[len(prefix) :]) for kv in found.keys)
-    locks = [queue(each) for each in statuses(named)]
-    return JSONResponse({"revision": found.revision, "locks": locks})
 
 
 def _several(keys: str | list[str]) -> list[str]:
@@ -187,6 +182,10 @@ async def _while_there(
         working.cancel()
         gone.cancel()
         await asyncio.wait({working, gone})
+
+
+async def _once(text: bytes) -> AsyncGenerator[bytes, None]:
+    yield text
 
 
 async def _ask(client: Client, request: Any, timeout: float | None = None) -> Any:

@@ -131,6 +131,10 @@ class Renewed(BaseModel):
     renewed: list[str] = Field(description="the keys that are held for the new time")
 
 
+class NotRenewed(Problem):
+    renewed: list[str] = Field(description="the keys that are held for the new time all the same")
+
+
 class Checked(BaseModel):
     locked: bool = Field(description="whether at least one of the keys is locked")
 

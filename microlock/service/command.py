@@ -13,9 +13,12 @@ from dotenv import dotenv_values
 
 from microlock.cli.connection import SecretOption, with_etcd
 from microlock.core.keys import check_prefix
+from microlock.core.port import Get
+from microlock.core.retry import Budget
 from microlock.engine.client import Client
+from microlock.errors import MicrolockError, StorePermissionError
 from microlock.etcd.connect import connect
-from microlock.service.app import create_app
+from microlock.service.app import HEALTHY, create_app
 from microlock.service.metrics import prometheus
 from microlock.service.server import Server
 from microlock.service.settings import MAX_EXPIRY_MS, Settings
@@ -71,6 +74,13 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
     help="The name or address to listen at.",
 )
 @click.option(
+    "--allowed-hosts",
+    default="",
+    envvar="MICROLOCK_ALLOWED_HOSTS",
+    metavar="NAME,...",
+    help="Further names that clients call it by, such as that of a proxy.",
+)
+@click.option(
     "-E",
     "--default-expiry",
     type=click.FloatRange(0, MAX_EXPIRY_MS, min_open=True),
@@ -116,6 +126,7 @@ def serve(
     client: Client,
     port: int,
     host: str,
+    allowed_hosts: str,
     default_expiry: float,
     memory: bool,
     prefix: str,
@@ -146,9 +157,21 @@ def serve(
         prefix=check_prefix(prefix),
         auth_token=token,
         host=host,
+        allowed_hosts=tuple(filter(None, map(str.strip, allowed_hosts.split(",")))),
     )
     if memory:
         client = connect("memory://")
+    click.echo(
+        f"microlock serve: locks are in {'memory' if memory else client}, under the prefix "
+        f"{prefix!r}; changes need {'no' if token is None else 'the'} auth token",
+        err=True,
+    )
+    try:
+        client.perform(Get(b"health"), Budget.of(client.clock.now(), HEALTHY))
+    except StorePermissionError:  # as good an answer as any
+        pass
+    except MicrolockError as error:
+        click.echo(f"microlock serve: requests fail until etcd answers: {error}", err=True)
     Server(
         create_app(client, settings, metrics=prometheus(client)),
         host=host,
@@ -163,12 +186,12 @@ def serve(
 def _token(token: str | None, file: str | None) -> str | None:
     if file is not None:
         try:
-            token = Path(file).read_text(encoding="utf-8").partition("\n")[0].strip()
+            token = Path(file).read_text(encoding="utf-8").partition("\n")[0]
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--auth-token-file {file}: {error}") from None
     if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
         raise click.UsageError("the auth token must be printable ASCII, and not empty")
-    return token
+    return token and token.strip()  # of what a client sends, outer blanks are no part
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -44,7 +43,7 @@ class Gate:
         self._app = app
         token = settings.auth_token
         self._token = None if token is None else token.encode()
-        self._host = settings.host.lower()
+        self._names = {name.lower() for name in (settings.host, *settings.allowed_hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,18 +66,18 @@ class Gate:
         await self._app(scope, receive, send)
 
     def _check_host(self, headers: Headers) -> None:
-        """No page of another site reaches a service without a token by having its own name point
-        here. (By the right name it can't: see `_check_token`.)"""
+        """No page of another site reads or changes anything by having its own name point here. (By
+        the right name it can't: see `_check_token`.)"""
         name = re.sub(r":\d*$", "", headers.get("host", "localhost")).lower()
-        if self._token is None and name != self._host and not _UNLIKE_A_SITE.fullmatch(name):
+        if name not in self._names and not _UNLIKE_A_SITE.fullmatch(name):
             raise RefusedError(
-                421, f"host: {name!r} could be another site's; with an auth token any name will do"
+                421, f"host: {name!r} could be another site's; if not, it belongs in allowed-hosts"
             )
 
     def _check_token(self, headers: Headers) -> None:
         """Whoever changes something may do so, and is no page of another site."""
         origin = headers.get("origin")
-        if origin and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        if origin and origin.lower().partition("://")[2] != headers.get("host", "").lower():
             raise RefusedError(403, f"origin: {origin!r} is another site")
         if self._token is None:
             return

@@ -26,13 +26,17 @@ class Leases:
         """The whole seconds that each has left, by their hexadecimal ids; one that has ended is
         missing."""
         wanted = {each: int(each, 16) for each in ids}
+        leases = {*wanted.values()}
         now = asyncio.get_running_loop().time()
         if len(self._known) > _MOST:
             self._known.clear()
-        old = [each for each in {*wanted.values()} if self._age(each, now) > _FRESH]
-        for each, left in zip(old, await asyncio.gather(*map(self._ask, old)), strict=True):
-            self._known[each] = now, left
-        return {name: left for name, each in wanted.items() if (left := self._known[each][1]) > 0}
+        # What is known may be cleared by another request while this one asks.
+        found = {each: self._known[each] for each in leases if self._age(each, now) <= _FRESH}
+        old = [*leases - found.keys()]
+        asked = await asyncio.gather(*map(self._ask, old))
+        found |= {each: (now, left) for each, left in zip(old, asked, strict=True)}
+        self._known |= found
+        return {name: left for name, each in wanted.items() if (left := found[each][1]) > 0}
 
     def _age(self, lease_id: int, now: float) -> float:
         return now - self._known.get(lease_id, (-_FRESH - 1, 0))[0]

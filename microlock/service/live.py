@@ -1,7 +1,8 @@
 """What all locks are like, live, for any number of listeners: one watch of the store for all.
 
 A listener is told states and not what happened: of each lock that has changed since it last took
-something, the state of now. So a slow one costs a set of names, and is never behind.
+something, the state of now. So a slow one costs a set of names, and is never behind. What is long
+is told block by block, and the loop goes on in between; the texts are shared by all.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from microlock.core.admission import split
@@ -32,6 +33,8 @@ LINGER = 10.0
 # that was interrupted goes on.
 REFUSED = 5.0
 INTERRUPTED = 0.5
+# So many locks are encoded, or told, until the loop does something else.
+BLOCK = 100
 
 _numbers = count(1)
 
@@ -110,6 +113,7 @@ class Live:
         self._name = b""
         self._later: asyncio.TimerHandle | None = None  # the next look at the watch
         self._stopping = False
+        self._making = asyncio.Lock()  # all the texts of a snapshot
         self._forget()
 
     def _forget(self) -> None:
@@ -117,27 +121,47 @@ class Live:
         self._error: str | None = None  # why the watch does not run
         self._revision = 0
         self._locks: dict[bytes, tuple[KeyValue, ...]] = {}  # the entries of those not free
-        # As JSON, until it changes: of each lock, and of all.
+        # As JSON, until it changes: of each lock, and of all with their revision.
         self._encoded: dict[bytes, bytes] = {}
-        self._all: bytes | None = None
+        self._all: tuple[int, list[bytes]] | None = None
 
-    def admit(self) -> None:
-        """Raises BusyError if nobody else can listen."""
+    async def listen(self) -> AsyncGenerator[bytes, None]:
+        """What a new listener is to be sent, piece by piece. The first is empty: with it the
+        listener is admitted, or BusyError says that nobody else can listen."""
         if self._stopping:
             raise BusyError("the service is stopping")
         if len(self._listeners) >= MAX_LISTENERS:
             raise BusyError(f"{MAX_LISTENERS} clients listen already")
-
-    async def listen(self) -> AsyncGenerator[bytes, None]:
-        """What a new listener is to be sent, piece by piece."""
         listener, loop = Listener(), asyncio.get_running_loop()
         self._listeners.add(listener)
         try:
+            yield b""
             self._begin()
             yield b"retry: 1000\n\n"
             while not self._stopping:
-                for piece in self._news(listener):
-                    yield piece
+                listener.news.clear()
+                if listener.status and (self._known or self._error is not None):
+                    listener.status = False
+                    connected = self._known and self._error is None
+                    yield _event("status", {"connected": connected, "error": self._error})
+                if listener.snapshot and self._known:
+                    revision, locks = await self._snapshot()
+                    if self._known:  # still
+                        listener.snapshot = False
+                        listener.changed.clear()
+                        yield _head("snapshot", revision)
+                        for begin in range(0, len(locks), BLOCK):
+                            yield (b", " if begin else b"") + b", ".join(
+                                locks[begin : begin + BLOCK]
+                            )
+                            await asyncio.sleep(0)
+                        yield _TAIL
+                while listener.changed and not listener.snapshot:
+                    some = [*islice(listener.changed, BLOCK)]
+                    listener.changed.difference_update(some)
+                    head = _head("change", self._revision)
+                    yield head + b", ".join(map(self._json, some)) + _TAIL
+                    await asyncio.sleep(0)
                 await asyncio.sleep(PACE)
                 # Not `wait_for`, which may lose a cancellation before Python 3.12.
                 heartbeat = loop.call_later(HEARTBEAT, listener.remind)
@@ -150,31 +174,19 @@ class Live:
             if not self._listeners:
                 self._plan(LINGER)
 
-    def _news(self, listener: Listener) -> list[bytes]:
-        """What it has not been told, in one."""
-        listener.news.clear()
-        pieces = []
-        if listener.status and (self._known or self._error is not None):
-            listener.status = False
-            connected = self._known and self._error is None
-            pieces.append(_event("status", {"connected": connected, "error": self._error}))
-        if listener.snapshot and self._known:
-            listener.snapshot = False
-            listener.changed.clear()
-            pieces.append(self._snapshot())
-        if listener.changed and not listener.snapshot:
-            changed, listener.changed = listener.changed, set()
-            pieces.append(self._event("change", changed))
-        return pieces
-
-    def _snapshot(self) -> bytes:
-        if self._all is None:
-            self._all = self._event("snapshot", sorted(self._locks))
-        return self._all
-
-    def _event(self, name: str, locks: Iterable[bytes]) -> bytes:
-        head = f'event: {name}\nid: {self._revision}\ndata: {{"revision": {self._revision}, '
-        return b'%s"locks": [%s]}\n\n' % (head.encode(), b", ".join(map(self._json, locks)))
+    async def _snapshot(self) -> tuple[int, list[bytes]]:
+        """All locks as they are when this returns, and the revision."""
+        async with self._making:
+            while self._all is None:
+                missing = self._locks.keys() - self._encoded.keys()
+                if not missing:
+                    locks = [self._encoded[lock] for lock in sorted(self._locks)]
+                    self._all = self._revision, locks
+                for number, lock in enumerate(missing, 1):
+                    self._json(lock)
+                    if not number % BLOCK:
+                        await asyncio.sleep(0)
+            return self._all
 
     def _json(self, lock: bytes) -> bytes:
         known = self._encoded.get(lock)
@@ -219,7 +231,8 @@ class Live:
         self._error = None
         for listener in self._listeners:
             listener.status |= news
-            listener.changed.update(each.lock for each in changes)
+            if not listener.snapshot:
+                listener.changed.update(each.lock for each in changes)
             listener.news.set()
 
     def _failed(self, feed: _Feed, error: Exception, final: bool) -> None:
@@ -266,6 +279,14 @@ class Live:
         self._end()
         for listener in self._listeners:
             listener.news.set()
+
+
+def _head(name: str, revision: int) -> bytes:
+    """How an event begins that tells locks."""
+    return f'event: {name}\nid: {revision}\ndata: {{"revision": {revision}, "locks": ['.encode()
+
+
+_TAIL = b"]}\n\n"
 
 
 def _event(name: str, data: object) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.view import DropAggregation, View
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from microlock.engine.client import Client
@@ -17,5 +18,8 @@ def prometheus(client: Client) -> Metrics:
     reader = PrometheusMetricReader(
         registry=registry, scope_info_enabled=False, disable_target_info=True
     )
-    instrument(client, meter_provider=MeterProvider([reader], shutdown_on_exit=False))
+    # Of a hold a service sees the beginning alone: a figure of its end would be 0 for ever.
+    no_holds = View(instrument_name="microlock.hold.*", aggregation=DropAggregation())
+    provider = MeterProvider([reader], shutdown_on_exit=False, views=[no_holds])
+    instrument(client, meter_provider=provider)
     return lambda: (generate_latest(registry), CONTENT_TYPE_LATEST)

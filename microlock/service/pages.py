@@ -34,6 +34,7 @@ def serve_page(app: FastAPI) -> None:
     """`/` is the page, and `/page/…` the files that it is made of."""
     app.mount("/page", _Files(directory=_FILES, check_dir=False))
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(_FILES / "index.html", headers=_HEADERS)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 # Seconds that answers have to get out at the end.
 GRACE = 10
+
+
+class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """One that the application can end at once, by `scope["state"]["abort"]`."""
+
+    app_state: dict[str, Any]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "abort": transport.abort}
 
 
 class Server(uvicorn.Server):
@@ -24,6 +36,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=GRACE,
             lifespan="on",
             ws="none",
+            http=_Connection,
             **options,
         )
         super().__init__(config)

@@ -27,9 +27,11 @@ class Settings:
         prefix: what the names of the locks begin with in etcd; clients don't see it.
         auth_token: what a request that changes anything has to bring; None: nothing.
         host: the name that the service listens at.
+        allowed_hosts: further names that it answers to.
     """
 
     default_expiry: float = 1000
     prefix: str = ""
     auth_token: str | None = None
     host: str = "localhost"
+    allowed_hosts: tuple[str, ...] = ()

@@ -1,4 +1,5 @@
-"""A response without an end: server-sent events, until the client or the service goes.
+"""Responses that are long, or have no end: server-sent events, until the client or the service
+goes.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -17,17 +18,18 @@ from microlock.service.settings import PATIENCE
 _CHUNK = 64 * 1024
 
 
-class EventStream(Response):
+class Stream(Response):
     """Sends what `pieces` yields, as the client takes it; one that takes nothing is dropped.
 
     Args:
         pieces: closed when the response ends, however it does.
     """
 
-    media_type = "text/event-stream"
-
-    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    def __init__(
+        self, pieces: AsyncGenerator[bytes, None], media_type: str = "text/event-stream"
+    ) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(headers=headers, media_type=media_type)
         del self.headers["content-length"]
         self._pieces = pieces
 
@@ -36,6 +38,8 @@ class EventStream(Response):
         gone = asyncio.ensure_future(until_gone(receive))
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.cancelled():  # too slow: to close would be to wait until it takes the rest
+                scope["state"]["abort"]()
         finally:
             for each in (sending, gone):
                 each.cancel()

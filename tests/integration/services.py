@@ -32,7 +32,7 @@ class Service:
     def __init__(self, address: str, *, timeout: float = 5.0, **settings: Any) -> None:
         self.client: Client = connect(address, timeout=timeout)
         self.app = create_app(self.client, Settings(**settings))
-        listening = socket.socket()
+        listening = self.listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         self.port: int = listening.getsockname()[1]
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE)

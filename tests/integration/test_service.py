@@ -107,7 +107,7 @@ def test_nobody_unlocks_what_is_not_theirs(service: Service, key: str, wrong: st
         "version": token["version"] + (wrong == "version"),
     }
     assert service.unlock(uid, [given]) == []
-    assert service.post("/renew", uid=uid, tokens=[given]).json() == {"renewed": []}
+    assert service.post("/renew", uid=uid, tokens=[given]).status_code == 409
     assert service.locked(key)
 
 
@@ -186,7 +186,9 @@ def test_a_renewal_holds_the_lock_for_another_time(service: Service, key: str) -
     assert service.queue(key)["holders"][0]["token"] == tokens[0]["version"]
     assert service.post("/renew", uid="a", tokens=tokens, exp=50).json() == {"renewed": [key]}
     until(lambda: not service.locked(key))
-    assert service.post("/renew", uid="a", tokens=tokens).json() == {"renewed": []}
+    lost = service.post("/renew", uid="a", tokens=tokens)
+    assert lost.status_code == 409
+    assert lost.json() == {"error": f"{key!r}: not held so by a", "renewed": []}
 
 
 def test_of_several_keys_those_end_that_are_not_renewed(service: Service, prefix: str) -> None:
@@ -195,6 +197,8 @@ def test_of_several_keys_those_end_that_are_not_renewed(service: Service, prefix
     renewed = service.post("/renew", uid="a", tokens=tokens[:1], exp=LONG).json()
     assert renewed == {"renewed": [first]}
     until(lambda: not service.locked(second))
+    again = service.post("/renew", uid="a", tokens=tokens, exp=LONG)
+    assert (again.status_code, again.json()["renewed"]) == (409, [first])
     assert service.locked(first)
     assert service.unlock("a", tokens) == [first]
 
@@ -390,6 +394,7 @@ def test_a_hold_of_a_reader_is_broken_too(service: Service, store: str, key: str
 
 def test_it_is_healthy_as_long_as_the_store_answers(service: Service) -> None:
     assert service.http.get("/healthz").json() == {"status": "ok"}
+    assert [service.http.head(path).status_code for path in ("/", "/healthz")] == [200, 200]
 
 
 def test_an_application_without_metrics_says_so(service: Service) -> None:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -26,15 +27,17 @@ from services import DEADLINE, Service, told, until
 from microlock import connect
 from microlock.asyncio import Microlock, MultiLock
 from microlock.cli.program import program
+from microlock.core.port import Found
 from microlock.engine.reader import Reader
-from microlock.errors import StoreUnavailableError
+from microlock.errors import StorePermissionError, StoreUnavailableError
 from microlock.server import free_ports
 from microlock.service import command, gate, holds, live, stream
 from microlock.service.app import create_app
-from microlock.service.holds import Holds
+from microlock.service.holds import BusyError, Holds
+from microlock.service.leases import Leases
 from microlock.service.live import Live
+from microlock.service.overall import AllLocks
 from microlock.service.settings import MAX_BODY_BYTES, Settings
-from microlock.service.stream import EventStream
 
 LONG = 60_000
 
@@ -104,9 +107,13 @@ def test_a_listener_is_told_after_an_interruption_what_it_missed() -> None:
 
 async def told_of(view: Live) -> Any:
     """What a listener of the view is told."""
+    text = ""
     async for piece in view.listen():
-        for event in told(iter(piece.decode().splitlines())):
-            yield event
+        text += piece.decode()
+        if text.endswith("\n\n"):
+            for event in told(iter(text.splitlines())):
+                yield event
+            text = ""
 
 
 def test_a_slow_listener_is_told_the_last_state_and_none_in_between() -> None:
@@ -134,24 +141,161 @@ def test_a_slow_listener_is_told_the_last_state_and_none_in_between() -> None:
     asyncio.run(main())
 
 
-def test_a_listener_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["/events", "/locks"])
+def test_the_connection_of_who_takes_nothing_is_ended(
+    own: Callable[..., Service], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
     monkeypatch.setattr(stream, "PATIENCE", 0.05)
+    service = own()
+    service.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    for number in range(3):  # 500 KB
+        service.lock("a", [f"{number}-{n}-" + "x" * 4000 for n in range(42)], exp=LONG)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", service.port))
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        client.settimeout(DEADLINE)
+        assert client.recv(1, socket.MSG_PEEK)
+        mine = client.getsockname()
+        until(lambda: mine not in {each.client for each in service.server.server_state.connections})
+    assert service.http.get("/healthz").status_code == 200
 
-    async def receive() -> Any:
-        await asyncio.Event().wait()
 
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.body":
-            await asyncio.Event().wait()
+def test_a_burst_of_listeners_is_admitted_up_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "MAX_LISTENERS", 3)
 
     async def main() -> None:
         async with connect("memory://") as client:
             view = Live(client, "")
-            await EventStream(view.listen())({"type": "http"}, receive, send)
-            assert not view._listeners
+            asked = [view.listen() for _ in range(9)]
+            admitted = await asyncio.gather(*map(anext, asked), return_exceptions=True)
+            assert [each for each in admitted if each == b""] == [b""] * 3
+            assert [type(each) for each in admitted if each != b""] == [BusyError] * 6
+            for each in asked:
+                await each.aclose()
+            assert (await anext(view.listen())) == b""
             view.stop()
 
     asyncio.run(main())
+
+
+def test_what_is_told_at_first_is_shared_and_lets_the_loop_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "BLOCK", 2)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with connect("memory://") as client:
+            lock = MultiLock(client, [f"foo-{number:02}" for number in range(42)], "a", ttl=60)
+            await lock.lock()
+            view = Live(client, "")
+            first = told_of(view)
+            await anext(first)
+            counting = asyncio.ensure_future(count())
+            while not view._all:
+                before = turns
+                encoded = len(view._encoded)
+                snapshot = asyncio.ensure_future(anext(first))
+                while not snapshot.done():
+                    await asyncio.sleep(0)
+                assert turns - before >= (42 - encoded) / 2 + 42 / 2
+            kept = view._all
+            locks = (await snapshot)[1]["locks"]
+            assert [each["key"] for each in locks] == [*lock.keys]
+            other = Microlock(client, "zoo", "a", ttl=60)
+            token = (await other.lock()).token
+            while view._revision < token:
+                await asyncio.sleep(0.01)
+            name, data = "", {}
+            second = told_of(view)
+            while name != "snapshot":
+                name, data = await anext(second)
+            assert len(data["locks"]) == 43
+            shared = {id(each) for each in kept[1]} & {id(each) for each in view._all[1]}
+            assert len(shared) == 42
+            counting.cancel()
+            await lock.destroy()
+            await other.destroy()
+            view.stop()
+
+    asyncio.run(main())
+
+
+def test_a_listener_is_told_all_again_by_the_watch_that_comes_after_a_refused_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "REFUSED", 0.01)
+
+    async def main() -> None:
+        async with connect("memory://") as client:
+            view = Live(client, "")
+            events = told_of(view)
+            assert [(await anext(events))[0] for _ in range(2)] == ["status", "snapshot"]
+            assert view._feed
+            view._failed(view._feed, StorePermissionError("no"), final=True)
+            name = ""
+            while name != "snapshot":
+                name, _ = await anext(events)
+            view.stop()
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE))
+
+
+def test_all_who_ask_for_all_locks_at_once_share_a_read_that_began_after_they_asked(
+    own: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = own(timeout=0.1)
+    reads: list[int] = []
+    begun, go = threading.Semaphore(0), threading.Event()
+    text = AllLocks._text
+
+    def slow(locks: AllLocks) -> bytes:
+        reads.append(1)
+        begun.release()
+        assert go.wait(DEADLINE)
+        return text(locks)
+
+    monkeypatch.setattr(AllLocks, "_text", slow)
+    asked: list[int] = []
+    read = AllLocks.read
+
+    def counted(locks: AllLocks) -> Any:
+        asked.append(1)
+        return read(locks)
+
+    monkeypatch.setattr(AllLocks, "read", counted)
+    with ThreadPoolExecutor(12) as pool:
+        answers = [pool.submit(service.http.get, "/locks")]
+        assert begun.acquire(timeout=DEADLINE)
+        answers += [pool.submit(service.http.get, "/locks") for _ in range(11)]
+        until(lambda: len(asked) == 12)
+        go.set()
+        assert {each.result(DEADLINE).status_code for each in answers} == {200}
+    assert len(reads) == 2
+
+
+def test_the_read_of_all_locks_has_a_longer_time_than_other_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = connect("memory://", timeout=0.1)
+    given = []
+
+    def attempt(member: str, request: Any, *, timeout: float, repeated: bool) -> Any:
+        given.append(timeout)
+        return Found(7, ())
+
+    monkeypatch.setattr(client.store, "attempt", attempt)
+    assert asyncio.run(AllLocks(client, "").read()) == b'{"revision": 7, "locks": []}'
+    assert given[0] > 10
 
 
 def test_the_watch_ends_some_time_after_the_last_listener(
@@ -190,6 +334,49 @@ def test_there_is_an_end_to_how_many_are_served_at_once(
         assert refused.status_code == 503
         assert "already" in refused.json()["error"]
         assert refused.headers["retry-after"]
+
+
+def test_a_client_that_goes_just_when_the_lock_is_there_leaves_nothing() -> None:
+    async def main() -> None:
+        async with connect("memory://") as client:
+            app = create_app(client, Settings())
+            body = b'{"uid": "a", "keys": ["foo"], "exp": 60000}'
+            told: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
+            lock, states = Holds.lock, client.store.state  # type: ignore[attr-defined]
+            there = asyncio.Event()
+
+            async def locked(*args: Any) -> Any:
+                tokens = await lock(*args)
+                there.set()  # and in the same turn of the loop both are done
+                return tokens
+
+            async def receive() -> Any:
+                if told:
+                    return told.pop()
+                await there.wait()
+                return {"type": "http.disconnect"}
+
+            sent: list[Any] = []
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/lock",
+                "raw_path": b"/lock",
+                "query_string": b"",
+                "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+            }
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(Holds, "lock", locked)
+                await app(scope, receive, send)
+            assert there.is_set()
+            assert not states.keys
+            assert sent[0]["status"] == 499
+
+    asyncio.run(main())
 
 
 def test_a_client_that_goes_at_the_very_moment_leaves_nothing(
@@ -234,6 +421,7 @@ def test_a_client_that_goes_at_the_very_moment_leaves_nothing(
         ({}, b'{"uid": "a", "keys": "x", "why": 1}', 422, "why: Extra inputs"),
         ({"Host": "evil.example"}, b"{}", 421, "'evil.example'"),
         ({"Origin": "http://evil.example"}, b"{}", 403, "'http://evil.example'"),
+        ({"Origin": "http://["}, b"{}", 403, "'http://['"),
     ],
 )
 def test_what_is_wrong_is_named(
@@ -287,6 +475,37 @@ def test_a_change_needs_the_token_and_a_look_does_not(
     assert service.http.post(path, json={}, headers=right).status_code == 422
     assert service.http.get("/locks").status_code == 200
     assert service.post("/check", keys="foo").status_code == 200
+
+
+@pytest.mark.parametrize("token", [None, "secret"])
+def test_it_answers_to_its_own_names_and_no_other(
+    own: Callable[..., Service], token: str | None
+) -> None:
+    service = own(host="lock.example", allowed_hosts=("Proxy.example",), auth_token=token)
+    for name, status in {
+        "lock.example": 200,
+        "proxy.example:443": 200,
+        "10.0.0.7:3000": 200,
+        "evil.example": 421,
+    }.items():
+        answer = service.http.get("/locks", headers={"Host": name})
+        assert (name, answer.status_code) == (name, status)
+
+
+def test_leases_are_told_though_another_request_forgets_them_meanwhile() -> None:
+    async def main() -> None:
+        async with connect("memory://") as client:
+            lock = Microlock(client, "foo", "a", ttl=60)
+            lease = format((await lock.lock()).lease_id, "x")
+            lives = Leases(client)
+            assert (await lives.left([lease]))[lease] > 50
+            asking = asyncio.ensure_future(lives.left([lease, "1"]))
+            await asyncio.sleep(0)
+            lives._known.clear()
+            assert (await asking).keys() == {lease}
+            await lock.destroy()
+
+    asyncio.run(main())
 
 
 # The service.
@@ -397,6 +616,28 @@ def test_a_wrong_option_is_named(
     with pytest.raises(click.UsageError) as wrong:
         command.serve.main(["-N", *options], standalone_mode=False)
     assert named in wrong.value.format_message()
+
+
+@pytest.mark.parametrize("where", ["variable", "file"])
+def test_blanks_around_the_token_are_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    (tmp_path / "token").write_text(" secret \n")
+    given = (" secret ", None) if where == "variable" else (None, str(tmp_path / "token"))
+    assert command._token(*given) == "secret"
+
+
+def test_it_says_at_its_start_where_its_locks_are_and_warns_without_etcd(tmp_path: Path) -> None:
+    port, nobody = free_ports(2)
+    options = ["-p", str(port), "--etcd", f"127.0.0.1:{nobody}", "--prefix", "jobs/"]
+    with serve(*options, cwd=tmp_path, MICROLOCK_AUTH_TOKEN="secret") as process:
+        try:
+            said = served(process)
+        finally:
+            process.kill()
+    assert f"127.0.0.1:{nobody}>, under the prefix 'jobs/'; changes need the auth token" in said
+    assert "requests fail until etcd answers" in said
+    assert "secret" not in said
 
 
 def test_options_come_from_the_file_of_the_command_line_too(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -59,13 +60,29 @@ def test_all_files_of_the_page_are_served_under_its_policy() -> None:
     assert kinds["icon.svg"] == "image/svg+xml"
 
 
-def test_prometheus_gets_how_long_clients_of_the_service_waited() -> None:
-    body = {"uid": "node", "keys": ["foo"]}
-    taken, refused, metrics = asyncio.run(
-        answers(("POST", "/lock", body), ("POST", "/lock", body), ("GET", "/metrics", None))
-    )
-    assert (taken.status_code, refused.status_code) == (200, 409)
-    assert metrics.headers["content-type"].startswith("text/plain")
-    for outcome in ("acquired", "refused"):
-        of = f'{{microlock_kind="multi",microlock_wait_outcome="{outcome}"}}'
-        assert f"microlock_wait_duration_seconds_count{of} 1.0" in metrics.text
+def test_prometheus_gets_how_long_clients_of_the_service_waited_and_nothing_of_holds() -> None:
+    wanted = {
+        f'microlock_wait_duration_seconds_count{{microlock_kind="multi",'
+        f'microlock_wait_outcome="{outcome}"}} 1.0'
+        for outcome in ("acquired", "refused")
+    }
+
+    async def main() -> None:
+        with connect("memory://") as client:
+            app = create_app(client, Settings(), metrics=prometheus(client))
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+                body = {"uid": "node", "keys": ["foo"]}
+                taken = [(await http.post("/lock", json=body)).status_code for _ in range(2)]
+                assert taken == [200, 409]
+                end = monotonic() + 30
+                while True:  # it is recorded on a thread
+                    answer = await http.get("/metrics")
+                    if wanted <= {*answer.text.splitlines()}:
+                        break
+                    assert monotonic() < end, answer.text
+                    await asyncio.sleep(0.01)
+                assert answer.headers["content-type"].startswith("text/plain")
+                assert "microlock_hold" not in answer.text
+
+    asyncio.run(main())

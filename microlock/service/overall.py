@@ -1,0 +1,59 @@
+"""All locks as they are now, read from the store: one read at a time for all who ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+
+from microlock.core.port import Found, ReadAll
+from microlock.core.queue import statuses
+from microlock.core.retry import Budget, persist
+from microlock.engine.awaiting import aside
+from microlock.engine.client import Client
+from microlock.engine.drive import finished
+from microlock.service.live import queue
+
+# Seconds that the store has to tell all locks: of a hundred thousand that takes a while.
+PATIENCE = 30.0
+
+
+class AllLocks:
+    """Those of a store, as JSON; on one loop."""
+
+    def __init__(self, client: Client, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix.encode()
+        self._reading: asyncio.Future[bytes] | None = None
+        self._next: asyncio.Future[bytes] | None = None  # after that one
+
+    async def read(self) -> bytes:
+        """What was there at some moment after this was called."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._read(self._reading))
+        return await asyncio.shield(self._next)
+
+    async def _read(self, before: asyncio.Future[bytes] | None) -> bytes:
+        if before and not before.done():
+            await asyncio.wait({before})
+        self._reading, self._next = self._next, None
+        # On a thread: the loop goes on while it is read and encoded.
+        return await aside("microlock-locks", self._text)
+
+    def _text(self) -> bytes:
+        client = self._client
+        found: Found = finished(
+            persist,
+            ReadAll(self._prefix),
+            client._members,
+            Budget.of(client.clock.now(), PATIENCE),
+            attempt=client._attempt,
+            pause=client._pause,
+            now=client.clock.now,
+            patience=PATIENCE,  # that of the client is for calls that are answered at once
+            jitter=client.jitter,
+        )
+        named = (replace(kv, name=kv.name[len(self._prefix) :]) for kv in found.keys)
+        # One by one: another thread gets its turn in between.
+        locks = ", ".join([json.dumps(queue(each)) for each in statuses(named)])
+        return f'{{"revision": {found.revision}, "locks": [{locks}]}}'.encode()
