@@ -250,7 +250,7 @@ class Model:
         for owner, task in sorted(actor.tasks.items()):
             flight = client.flights[owner]
             if not isinstance(task.request, Park):
-                yield ("answer" if flight.arrived else "arrive"), index, owner
+                yield ("arrive" if flight.arrived is None else "answer"), index, owner
             elif task.request.on.is_set() or task.request.until <= now:
                 yield "wake", index, owner
             for how in self._faults(client, owner, task):
@@ -470,7 +470,7 @@ class Model:
                 answer = timed(answer, flight.sent, self.now(client))
         if isinstance(answer, CHANGED):
             answer = replace(answer, repeated=flight.doubt)
-        self._act(client, owner, "resume", owner, None if answer == "revoked" else answer)
+        self._act(client, owner, "resume", owner, answer)
 
     def _wake(self, index: int, owner: int) -> None:
         self._act(self.to_change(index), owner, "resume", owner, None)
@@ -620,7 +620,7 @@ class Model:
             # What a process has sent and did not live to see is as what an operator does.
             if life != client.life:
                 self.removed |= {kv.create_revision}
-        return "revoked" if answer is None else answer
+        return answer
 
     # What is to hold.
 

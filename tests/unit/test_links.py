@@ -311,7 +311,7 @@ def test_a_peer_that_reads_nothing_ends_a_large_call_with_the_deadline() -> None
     with script(lambda sock: sock.sendall(hello)) as wire:
         request = pb.PutRequest(value=bytes(16 * 2**20))
         with pytest.raises(MicrolockError) as late:
-            wire.call(GRANT, request, pb.PutResponse, timeout=0.3, metadata=())
+            wire.call(GRANT, request, pb.PutResponse, timeout=1, metadata=())
         assert isinstance(late.value, StoreError)
         assert late.value.may_have_happened
 
