@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -52,7 +53,8 @@ class Program(click.Group):
 
 
 def _failed(name: str | None, why: object, status: int) -> int:
-    click.echo(f"{name}: {why}", err=True)
+    with suppress(OSError):
+        click.echo(f"{name}: {why}", err=True)
     return status
 
 
