@@ -40,7 +40,7 @@ class Program(click.Group):
         except Stopped as stopped:
             _die_of(stopped.signum)
         except click.Abort as aborted:
-            if isinstance(aborted.__cause__, KeyboardInterrupt):
+            if isinstance(aborted.__cause__ or aborted.__context__, KeyboardInterrupt):
                 _die_of(signal.SIGINT)
             status = FAILED
         sys.exit(status)

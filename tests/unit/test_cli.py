@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,6 +19,9 @@ from click.testing import CliRunner, Result
 
 from microlock import Client, LockManager, Microlock, connect
 from microlock.cli.program import program
+from microlock.core.port import ReadAll
+from microlock.errors import StorePermissionError
+from microlock.memory.store import Memory
 
 Call = Callable[..., Result]
 
@@ -119,6 +123,20 @@ def test_options_say_which_kind_of_lock_it_is(call: Call, jobs: LockManager) -> 
     assert status("foo", "--limit", "2") == 0
 
 
+@pytest.mark.parametrize("command", ["unlock", "extend"])
+def test_a_semaphore_is_given_back_and_extended_with_its_limit(
+    call: Call, jobs: LockManager, command: str
+) -> None:
+    first, other = jobs.semaphore("foo", 2), jobs.semaphore("foo", 2)
+    first.lock()
+    other.lock()
+    status, _, err = said(call(command, "foo", f"{other.token}"))
+    assert status == 76
+    assert "say --limit as it was taken with" in err
+    assert said(call(command, "foo", f"{other.token}", "--limit", "2"))[0] == 0
+    assert first.held
+
+
 # break
 
 
@@ -127,6 +145,7 @@ def test_break_says_whose_hold_it_is_and_asks(call: Call, jobs: LockManager) -> 
     status, _, err = said(call("break", "foo", input="n\n"))
     assert status == 1
     assert err.startswith(f"foo: me, token {foo.token}, ")
+    assert err.endswith("microlock: nothing was broken\n")
     foo.check()
     assert said(call("break", "foo", input="y\n"))[0] == 0
     assert jobs.holder("foo") is None
@@ -134,7 +153,9 @@ def test_break_says_whose_hold_it_is_and_asks(call: Call, jobs: LockManager) -> 
 
 def test_without_an_answer_nothing_is_broken(call: Call, jobs: LockManager) -> None:
     jobs.create("foo").lock()
-    assert said(call("break", "foo", input=""))[0] == 1
+    status, _, err = said(call("break", "foo", input=""))
+    assert (status, err.splitlines()[-1]) == (1, "microlock: nothing was broken")
+    assert jobs.holder("foo")
 
 
 def test_break_ends_all_readers_or_the_one_with_the_token(call: Call, jobs: LockManager) -> None:
@@ -143,7 +164,10 @@ def test_break_ends_all_readers_or_the_one_with_the_token(call: Call, jobs: Lock
     assert said(call("break", "foo", "--yes", "--token", f"{first}"))[0] == 0
     assert [each.token for each in readers[1].holders()] == others
     status, _, err = said(call("break", "foo", "--yes"))
-    assert (status, err.count("\n")) == (0, 2)
+    assert status == 0
+    assert [line.split(", ")[0] for line in err.splitlines()[2:]] == [
+        "microlock: 'foo' is broken"
+    ] * 2
     assert readers[1].holders() == []
 
 
@@ -152,6 +176,27 @@ def test_break_ends_any_place_in_a_queue_by_its_token(call: Call, jobs: LockMana
     one.lock()
     assert said(call("break", "foo", "--yes", "--token", f"{other.lock().token}"))[0] == 0
     assert [each.token for each in other.holders()] == [one.token]
+
+
+@pytest.mark.parametrize("kind", ["create", "write"])
+def test_break_removes_who_waits_by_its_token(call: Call, jobs: LockManager, kind: str) -> None:
+    foo = jobs.read("foo") if kind == "write" else jobs.create("foo")
+    foo.lock()
+    waiter = getattr(jobs, kind)("foo")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(waiter.lock, timeout=60)
+        try:
+            while not (waits := foo.waiters()):
+                pass
+            token = f"{waits[0].token}"
+            status, _, err = said(call("break", "foo", "--yes", "--token", token))
+            assert foo.token
+            gone = [each.token for each in foo.waiters()] != [waits[0].token]
+        finally:
+            waiter.cancel()
+        waiting.exception(60)
+    assert (status, gone) == (0, True), err
+    assert foo.held
 
 
 def test_what_is_free_is_not_broken(call: Call, jobs: LockManager) -> None:
@@ -224,6 +269,24 @@ def test_what_others_call_themselves_is_text(call: Call, etcd: Client) -> None:
         text = call(*command).output
         assert "a\\nb\\x1b[31m" in text
         assert "me\\r\\x1b]0;you\\x07\\u202e" in text
+
+
+def test_who_may_read_only_below_a_name_sees_the_lock_that_is_called_so(
+    call: Call, jobs: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foo = jobs.lock("foo")
+    attempt = Memory.attempt
+
+    def guarded(self: Memory, member: str, request: Any, **options: Any) -> Any:
+        if isinstance(request, ReadAll) and not request.prefix.startswith(b"foo/"):
+            raise StorePermissionError("permission denied")
+        return attempt(self, member, request, **options)
+
+    monkeypatch.setattr(Memory, "attempt", guarded)
+    (shown,) = json.loads(call("status", "foo", "--json").stdout)
+    assert shown["holders"][0]["token"] == foo.token
+    assert said(call("status", "fo"))[0] == 69
+    assert said(call("break", "foo", "--yes"))[0] == 0
 
 
 # Options, variables and files.

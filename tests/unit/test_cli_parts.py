@@ -29,7 +29,7 @@ def group() -> Iterator[subprocess.Popen[bytes]]:
 def test_a_block_that_ends_by_an_error_takes_the_command_with_it(
     group: subprocess.Popen[bytes],
 ) -> None:
-    with pytest.raises(OSError, match="no space"), Guard() as guard:
+    with pytest.raises(OSError, match="no space"), Guard() as guard:  # noqa: PT012
         os.write(guard.pipe, b"%d\n" % group.pid)
         raise OSError("no space")
     assert group.wait(60) == -signal.SIGKILL
