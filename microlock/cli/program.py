@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from microlock.cli.breaking import break_lock
 from microlock.cli.elect import elect
@@ -32,11 +33,17 @@ class Program(click.Group):
             status = super().main(*args, **options)
         except MicrolockError as error:
             status = _failed(self.name, error, status_of(error))
+        except NoArgsIsHelpError as error:
+            error.show()
+            status = error.exit_code
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             name = context.command_path if context else self.name
             hint = f" (see {name} --help)" if isinstance(error, click.UsageError) else ""
-            status = _failed(name, f"{error.format_message()}{hint}", error.exit_code)
+            why = error.format_message()
+            if isinstance(error, click.NoSuchOption) and context and context.command is self:
+                why = f"{error.option_name} stands after the command, if it has it"
+            status = _failed(name, f"{why}{hint}", error.exit_code)
         except Stopped as stopped:
             _die_of(stopped.signum)
         except click.Abort as aborted:

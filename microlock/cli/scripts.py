@@ -27,7 +27,13 @@ from microlock.manager import LockManager
 
 _name = click.argument("name")
 _token = click.argument("token", type=click.IntRange(1))
-_limit = click.option("--limit", type=int, default=1, metavar="N", help="As it was taken with.")
+_limit = click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Of a semaphore, as when it was taken.",
+)
 
 
 @click.command("lock")

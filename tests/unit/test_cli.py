@@ -17,11 +17,13 @@ from uuid import uuid4
 import pytest
 from click.testing import CliRunner, Result
 
-from microlock import Client, LockManager, Microlock, connect
+from microlock import Client, LockManager, Microlock, connect, events
 from microlock.cli.program import program
 from microlock.core.port import ReadAll
-from microlock.errors import StorePermissionError
+from microlock.errors import StorePermissionError, StoreTimeoutError
+from microlock.events import LockEvent
 from microlock.memory.store import Memory
+from microlock.server import EtcdServer, EtcdServerError
 
 Call = Callable[..., Result]
 
@@ -152,10 +154,10 @@ def test_break_says_whose_hold_it_is_and_asks(call: Call, jobs: LockManager) -> 
 
 
 def test_without_an_answer_nothing_is_broken(call: Call, jobs: LockManager) -> None:
-    jobs.create("foo").lock()
+    foo = jobs.lock("foo")
     status, _, err = said(call("break", "foo", input=""))
     assert (status, err.splitlines()[-1]) == (1, "microlock: nothing was broken")
-    assert jobs.holder("foo")
+    foo.check()
 
 
 def test_break_ends_all_readers_or_the_one_with_the_token(call: Call, jobs: LockManager) -> None:
@@ -404,8 +406,13 @@ def test_the_page_names_all_variables() -> None:
         (["run", "foo", "--shared", "--limit", "2", "--", "true"], "--shared and --limit exclude"),
         (["run", "a", "b", "--shared", "--", "true"], "--shared and several names exclude"),
         (["run", "a", "--wait", "1", "--no-wait", "--", "true"], "--wait and --no-wait exclude"),
-        (["run", "a", "--ttl", "0", "--", "true"], "ttl must be in 0 < ttl"),
-        (["run", "a", "--limit", "0", "--", "true"], "limit must be an int of 1 or more"),
+        (["run", "a", "--ttl", "0", "--", "true"], "Invalid value for '--ttl': 0"),
+        (["run", "a", "--wait", "-1", "--", "true"], "Invalid value for '--wait': -1"),
+        (["run", "a", "--limit", "0", "--", "true"], "Invalid value for '--limit': 0"),
+        (["run", "a", "--min-hold", "-1", "--", "true"], "Invalid value for '--min-hold': -1"),
+        (["unlock", "a", "1", "--limit", "0"], "Invalid value for '--limit': 0"),
+        (["status", "--timeout", "0"], "Invalid value for '--timeout': 0"),
+        (["--etcd", "memory://", "status"], "--etcd stands after the command"),
         (["run", "", "--", "true"], "key must not be empty"),
         (["elect", "a", "b", "--", "true"], "unexpected extra argument"),
         (["unlock", "foo", "bar"], "'bar' is not a valid integer range"),
@@ -421,6 +428,12 @@ def test_what_is_wrong_with_the_arguments_is_one_line_and_2(
     assert err.startswith("microlock")
     assert err.count("\n") == 1
     assert why in err
+
+
+def test_without_a_command_there_is_help_and_2(call: Call) -> None:
+    status, out, err = said(call())
+    assert (status, out) == (2, "")
+    assert err == call("--help").stdout
 
 
 def test_where_click_is_missing_the_command_line_says_what_to_install() -> None:
@@ -452,3 +465,35 @@ def test_where_the_extra_is_missing_serve_says_what_to_install(
 
 def test_etcd_takes_the_options_of_the_server(call: Call) -> None:
     assert "--data-dir" in call("etcd", "--help").stdout
+
+
+def test_etcd_at_a_port_that_is_in_use_says_who_complains(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: EtcdServer) -> None:
+        raise EtcdServerError("port 1 is in use")
+
+    monkeypatch.setattr(EtcdServer, "start", start)
+    assert said(call("etcd", "--port", "1")) == (1, "", "microlock etcd: port 1 is in use\n")
+
+
+# watch
+
+
+def test_watch_goes_on_after_an_interruption_and_ends_with_a_refusal(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Watched:
+        def on(self, name: str, handler: Callable[[LockEvent], None]) -> None:
+            if name == events.unlocked:  # the last
+                for error in (StoreTimeoutError("slow"), None, StorePermissionError("no")):
+                    handler(LockEvent("error" if error else "locked", "foo", error=error))
+
+    monkeypatch.setattr("microlock.cli.watch.chosen", lambda *_, **__: Watched())
+    status, out, err = said(call("watch", "foo", "--json"))
+    assert (status, json.loads(out)["event"]) == (69, "locked")
+    assert err == "microlock: interrupted, and goes on: slow\nmicrolock: no\n"
+
+
+def test_watch_of_an_etcd_that_never_answered_is_69(call: Call) -> None:
+    assert said(call("watch", "foo", "--etcd", "localhost:1"))[0] == 69
