@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator
+from time import sleep
 
 import pytest
 
 pytest.importorskip("fcntl", reason="needs a Unix")
 
-from microlock.cli.child import NotFoundError
+from microlock.cli.child import NotFoundError, find, start
 from microlock.cli.guard import Guard
 from microlock.cli.signals import Signals, Stopped
 
@@ -82,3 +83,25 @@ def test_a_hangup_that_was_told_ends_nothing(signals: Signals) -> None:
     assert signals.wait(0) == [signal.SIGHUP]
     with signals.raised():
         pass
+
+
+# A command that starts.
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_signal_that_comes_before_the_command_is_one_is_for_the_command() -> None:
+    class Comes(dict[int, object]):
+        def items(self) -> ItemsView[int, object]:
+            os.kill(os.getpid(), signal.SIGTERM)  # read by the new process alone
+            return super().items()
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with Guard() as guard:
+            handlers = Comes({signal.SIGTERM: before})
+            child = start(find(["true"]), {}, before=handlers, guard=guard.pipe, terminal=None)
+            while not (change := child.change()):
+                sleep(0.01)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert change == ("ended", -signal.SIGTERM)
