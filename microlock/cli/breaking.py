@@ -6,15 +6,12 @@ import click
 
 from microlock.cli.connection import with_etcd
 from microlock.cli.holding import say
-from microlock.cli.looking import Place, look
+from microlock.cli.looking import NODE_ID, Place, look
 from microlock.cli.statuses import FAILED
+from microlock.core.elsewhere import break_place
 from microlock.core.queue import in_one_line
 from microlock.engine.client import Client
-from microlock.errors import LockNotOwnedError
-from microlock.manager import LockManager
-
-# More than any semaphore has: its limit is not stored, and a place in the queue may be a hold.
-_ANY = 1_000_000
+from microlock.engine.host import look as call
 
 
 @click.command("break")
@@ -38,16 +35,28 @@ def break_lock(client: Client, name: str, token: int | None, yes: bool) -> int:
     for place in found:
         left = "" if place.seconds_left is None else f", {place.seconds_left} s left"
         click.echo(f"{key}: {place.holder}, token {place.holder.token}{left}", err=True)
-    if not yes:
-        click.confirm("It may be at work still. Break it?", err=True, abort=True)
-    manager, broken = LockManager(client, "microlock"), 0
+    if not (yes or _confirmed()):
+        say("nothing was broken")
+        return FAILED
+    broken = 0
     for place in found:
-        try:
-            manager.release(name, place.holder.token, limit=_ANY)
+        whose = f"{place.holder}, token {place.holder.token}"
+        if call(client, break_place(name, NODE_ID, place.holder.token)):
+            say(f"{key!r} is broken for {whose}")
             broken += 1
-        except LockNotOwnedError:
-            say(f"{place.holder} gave it back just now")
+        else:
+            say(f"{key!r} was given back just now by {whose}")
     return 0 if broken else FAILED
+
+
+def _confirmed() -> bool:
+    try:
+        return click.confirm("It may be at work still. Break it?", err=True)
+    except click.Abort as aborted:
+        if isinstance(aborted.__context__, KeyboardInterrupt):
+            raise
+        click.echo(err=True)  # after the question, which got no answer
+        return False
 
 
 def _found(client: Client, name: str, token: int | None) -> list[Place]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from microlock.core.keys import MAX_TTL, MAX_WAIT
 from microlock.engine.client import Client
 from microlock.lock import Lock
 from microlock.manager import LockManager
@@ -29,7 +30,9 @@ def node_id_option(command: Command) -> Command:
 
 def kind_options(command: Command) -> Command:
     for option in (
-        click.option("--limit", type=int, metavar="N", help="So many may hold it at a time."),
+        click.option(
+            "--limit", type=click.IntRange(1), metavar="N", help="So many may hold it at a time."
+        ),
         click.option("--exclusive", is_flag=True, help="Alone, without those with --shared."),
         click.option("--shared", is_flag=True, help="Together with others that say --shared."),
     ):
@@ -50,7 +53,7 @@ def wait_options(command: Command) -> Command:
         click.option("--no-wait", is_flag=True, help="Try once, and never wait."),
         click.option(
             "--wait",
-            type=float,
+            type=click.FloatRange(0, MAX_WAIT),
             metavar="SECONDS",
             show_default="as long as it takes",
             help="Wait so long at most.",
@@ -62,7 +65,12 @@ def wait_options(command: Command) -> Command:
 
 def ttl_option(default: float, help: str) -> Callable[[Command], Command]:
     return click.option(
-        "--ttl", type=float, default=default, metavar="SECONDS", show_default=True, help=help
+        "--ttl",
+        type=click.FloatRange(0, MAX_TTL, min_open=True),
+        default=default,
+        metavar="SECONDS",
+        show_default=True,
+        help=help,
     )
 
 

@@ -84,7 +84,7 @@ _OPTIONS = (
         "--timeout",
         cls=EtcdOption,
         envvar="MICROLOCK_TIMEOUT",
-        type=float,
+        type=click.FloatRange(0, min_open=True),
         default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
         show_default=True,

@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 import subprocess
 from contextlib import suppress
+from types import TracebackType
+
+from microlock.cli.child import NotExecutableError
 
 _SCRIPT = """
 while read -r group; do last=$group; done
@@ -18,7 +21,7 @@ while read -r group; do last=$group; done
 
 
 class Guard:
-    """Kills the group of the command if this process ends without `close()`.
+    """Kills the group of the command if this process is killed, or its block ends by an error.
 
     Attributes:
         pipe: to be told the group, as a line: by the command itself, before it becomes one.
@@ -38,9 +41,18 @@ class Guard:
         finally:
             os.close(reading)
 
-    def close(self) -> None:
-        """What is left of the group is left alone."""
-        with suppress(BrokenPipeError):  # somebody has killed it
-            os.write(self.pipe, b"\n")
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None or issubclass(kind, NotExecutableError):
+            # What is left of the group is left alone.
+            with suppress(BrokenPipeError):  # somebody has killed it
+                os.write(self.pipe, b"\n")
         os.close(self.pipe)
         self._shell.wait()

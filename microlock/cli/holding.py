@@ -6,7 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic
 
 import click
@@ -25,7 +25,9 @@ _NAP = 0.05
 
 
 def say(text: object) -> None:
-    click.echo(f"microlock: {text}", err=True)
+    """One line on standard error, if that can be written."""
+    with suppress(OSError):
+        click.echo(f"microlock: {text}", err=True)
 
 
 @contextmanager
@@ -70,9 +72,9 @@ def _run(
     lock.check()
     ours = {"MICROLOCK_TOKEN": f"{lock.token}", "MICROLOCK_KEY": "\n".join(names)}
     with ExitStack() as stack:
-        terminal, guard = Terminal(), Guard()
+        terminal = Terminal()
         stack.callback(terminal.close)
-        stack.callback(guard.close)
+        guard = stack.enter_context(Guard())
         signals.take_all()
         lock.on(events.lost, signals.wake)
         lock.on(events.suspended, _suspended)
@@ -151,8 +153,8 @@ class _Running:
         self.lost = True
         reason = self._lock.lost_reason
         why = f", {reason.value}" if reason else ""
-        say(f"{self._lock.key!r} is lost{why}: the command is told to end")
         self._end()
+        say(f"{self._lock.key!r} is lost{why}: the command is told to end")
 
     def _look_at_process(self) -> None:
         while self.status is None and (change := self._child.change()):

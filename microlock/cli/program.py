@@ -6,9 +6,11 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from microlock.cli.breaking import break_lock
 from microlock.cli.elect import elect
@@ -31,15 +33,21 @@ class Program(click.Group):
             status = super().main(*args, **options)
         except MicrolockError as error:
             status = _failed(self.name, error, status_of(error))
+        except NoArgsIsHelpError as error:
+            error.show()
+            status = error.exit_code
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             name = context.command_path if context else self.name
             hint = f" (see {name} --help)" if isinstance(error, click.UsageError) else ""
-            status = _failed(name, f"{error.format_message()}{hint}", error.exit_code)
+            why = error.format_message()
+            if isinstance(error, click.NoSuchOption) and context and context.command is self:
+                why = f"{error.option_name} stands after the command, if it has it"
+            status = _failed(name, f"{why}{hint}", error.exit_code)
         except Stopped as stopped:
             _die_of(stopped.signum)
         except click.Abort as aborted:
-            if isinstance(aborted.__cause__, KeyboardInterrupt):
+            if isinstance(aborted.__cause__ or aborted.__context__, KeyboardInterrupt):
                 _die_of(signal.SIGINT)
             status = FAILED
         sys.exit(status)
@@ -52,7 +60,8 @@ class Program(click.Group):
 
 
 def _failed(name: str | None, why: object, status: int) -> int:
-    click.echo(f"{name}: {why}", err=True)
+    with suppress(OSError):
+        click.echo(f"{name}: {why}", err=True)
     return status
 
 

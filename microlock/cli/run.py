@@ -18,6 +18,7 @@ from microlock.cli.connection import with_etcd
 from microlock.cli.holding import ended, run_holding, say
 from microlock.cli.signals import Signals
 from microlock.cli.statuses import LOST
+from microlock.core.keys import MAX_WAIT
 from microlock.engine.client import Client
 from microlock.errors import AlreadyLockedError
 
@@ -28,7 +29,7 @@ from microlock.errors import AlreadyLockedError
 @ttl_option(10.0, "Others wait so long for a machine that died; renewed while the command runs.")
 @click.option(
     "--min-hold",
-    type=float,
+    type=click.FloatRange(0, MAX_WAIT),
     default=0.0,
     metavar="SECONDS",
     help="Nobody else gets it earlier than so long after it was taken.",

@@ -18,18 +18,22 @@ from microlock.cli.choosing import (
 )
 from microlock.cli.connection import with_etcd
 from microlock.cli.holding import say
+from microlock.cli.looking import NODE_ID, look
 from microlock.cli.signals import Signals
 from microlock.cli.statuses import LOST
 from microlock.engine.client import Client
 from microlock.errors import AlreadyLockedError, LockNotOwnedError
 from microlock.manager import LockManager
 
-# Of who gives back or extends a hold nothing is stored.
-_NODE_ID = "microlock"
-
 _name = click.argument("name")
 _token = click.argument("token", type=click.IntRange(1))
-_limit = click.option("--limit", type=int, default=1, metavar="N", help="As it was taken with.")
+_limit = click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Of a semaphore, as when it was taken.",
+)
 
 
 @click.command("lock")
@@ -83,8 +87,8 @@ def unlock(client: Client, name: str, token: int, limit: int) -> None:
 
     Exit status: 76 if it is not held any more.
     """
-    with _by_token(name, token):
-        LockManager(client, _NODE_ID).release(name, token, limit=limit)
+    with _by_token(client, name, token):
+        LockManager(client, NODE_ID).release(name, token, limit=limit)
 
 
 @click.command("extend")
@@ -98,16 +102,19 @@ def extend(client: Client, name: str, token: int, limit: int, ttl: float) -> Non
 
     Prints the seconds left. Exit status: 76 if it is not held any more.
     """
-    with _by_token(name, token):
-        left = LockManager(client, _NODE_ID).extend(name, token, ttl, limit=limit)
+    with _by_token(client, name, token):
+        left = LockManager(client, NODE_ID).extend(name, token, ttl, limit=limit)
     click.echo(f"{left:.1f}")
 
 
 @contextmanager
-def _by_token(name: str, token: int) -> Iterator[None]:
+def _by_token(client: Client, name: str, token: int) -> Iterator[None]:
     try:
         yield
     except LockNotOwnedError as error:
         by = f"; {error.holder} holds it, by token {error.holder.token}" if error.holder else ""
+        places = [place for lock in look(client, name, exact=True) for place in lock.places]
+        if any(place.holder.token == token for place in places):
+            by = "; it waits, or holds a semaphore: say --limit as it was taken with"
         say(f"{name!r} is not held by token {token}{by}")
         sys.exit(LOST)

@@ -30,8 +30,8 @@ class Stopped(BaseException):
 class Signals:
     """Takes the signals of this process, as a context manager.
 
-    In a block of `raised()` those that end a process raise Stopped. All others, and those that come
-    outside of such a block after the first, are told by `wait`.
+    In a block of `raised()` those that end a process raise Stopped, as do those that came before
+    it. All others, and those that come outside of such a block, are told by `wait`.
 
     Attributes:
         before: what was done at each signal; what was ignored still is, as under nohup.
@@ -40,6 +40,7 @@ class Signals:
     def __init__(self) -> None:
         self.before = {each: _handler(each) for each in ENDING}
         self._raises = False
+        self._ending: int | None = None  # what came of those that end a process
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         os.set_blocking(self._reading, False)
@@ -67,6 +68,8 @@ class Signals:
     def raised(self) -> Iterator[None]:
         self._raises = True
         try:
+            if self._ending is not None:
+                raise Stopped(self._ending)
             yield
         finally:
             self._raises = False
@@ -90,10 +93,16 @@ class Signals:
         """The signals that came, or came within so many seconds."""
         if not select.select([self._reading], [], [], timeout)[0]:
             return []
-        return [signum for signum in os.read(self._reading, 4096) if signum]
+        told = [signum for signum in os.read(self._reading, 4096) if signum]
+        if self._ending == signal.SIGHUP and signal.SIGHUP in told:
+            self._ending = None  # the command may read its files again at it, and go on
+        return told
 
     def _came(self, signum: int, frame: FrameType | None) -> None:
-        if self._raises and signum in ENDING:
+        if signum not in ENDING:
+            return
+        self._ending = signum
+        if self._raises:
             self._raises = False  # once is enough
             raise Stopped(signum)
 

@@ -11,9 +11,11 @@ import click
 from microlock import events
 from microlock.cli.choosing import chosen, kind_options
 from microlock.cli.connection import with_etcd
+from microlock.cli.holding import say
 from microlock.cli.signals import Signals
 from microlock.core.queue import in_one_line
 from microlock.engine.client import Client
+from microlock.errors import StoreUnavailableError
 from microlock.events import LockEvent
 
 
@@ -25,7 +27,10 @@ from microlock.events import LockEvent
 def watch(
     client: Client, name: str, shared: bool, exclusive: bool, limit: int | None, as_json: bool
 ) -> None:
-    """Tell who takes a lock and who gives it back."""
+    """Tell who takes a lock and who gives it back.
+
+    While etcd is away it says so, and goes on when that is back.
+    """
     watched = chosen(client, [name], "watch", shared=shared, exclusive=exclusive, limit=limit)
     told: SimpleQueue[LockEvent] = SimpleQueue()
     with Signals() as signals, signals.raised():
@@ -34,7 +39,11 @@ def watch(
         while True:
             event = told.get()
             if event.error:
-                raise event.error
+                # It goes on by itself; but an etcd that never answered may be the wrong one.
+                if not (isinstance(event.error, StoreUnavailableError) and client.store.answered):
+                    raise event.error
+                say(f"interrupted, and goes on: {event.error}")
+                continue
             click.echo(_object(event) if as_json else _line(event))
 
 

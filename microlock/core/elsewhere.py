@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from microlock.core import flows
+from microlock.core.admission import READER
 from microlock.core.call import NOW, Steps
 from microlock.core.keys import Names, lock_of
 from microlock.core.place import Lost, Place
@@ -126,3 +127,14 @@ def _whole(names: Names, place: Place) -> Steps[tuple[Place, bool]]:
 
 def _not_held(names: Names, token: int, by: Holder | None = None) -> LockNotOwnedError:
     return LockNotOwnedError(names.key, names.node_id, by, why=f"no hold has token {token}")
+
+
+def break_place(key: str, node_id: str, token: int) -> Steps[Holder | None]:
+    """Ends the hold with this token, or removes the waiter, whosever it is. Returns whose it was;
+    None: there is none, or no more."""
+    for names in (Names.of(key, node_id), Names.of(key, node_id, READER)):
+        found: Found = yield Read(names.lock)
+        for kv in found.keys:
+            if kv.create_revision == token and (yield from flows.remove(kv.name, token)):
+                return Holder.of(kv, names.lock)
+    return None

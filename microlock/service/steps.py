@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from microlock.core import flows
-from microlock.core.admission import READER
 from microlock.core.call import NOW, Steps
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
 from microlock.core.place import Place
 from microlock.core.port import Found, KeyValue, Leave, Left, Read, Revoke
-from microlock.core.queue import Holder
 
 # The entries of a hold, by their locks.
 Entries = dict[bytes, KeyValue]
@@ -73,17 +71,6 @@ def is_locked(names: Names) -> Steps[bool]:
 def end(lease_id: int) -> Steps[None]:
     """Ends what still lives by this lease."""
     yield Revoke(lease_id)
-
-
-def break_place(key: str, node_id: str, token: int) -> Steps[Holder | None]:
-    """Ends the hold with this token, or removes the waiter, whosever it is. Returns whose it was;
-    None: there is none, or no more."""
-    for names in (Names.of(key, node_id), Names.of(key, node_id, READER)):
-        found: Found = yield Read(names.lock)
-        for kv in found.keys:
-            if kv.create_revision == token and (yield from flows.remove(kv.name, token)):
-                return Holder.of(kv, names.lock)
-    return None
 
 
 def _find(names: Names, token: int) -> Steps[Entries]:

@@ -276,6 +276,37 @@ def test_a_group_that_does_not_end_is_killed_after_the_grace(start: Start, make:
     assert all_gone(group)
 
 
+def test_a_lost_lock_ends_the_command_where_nothing_can_be_said(
+    start: Start, make: Make, etcdctl: Etcdctl
+) -> None:
+    foo = make("two")
+    script = "trap 'echo told; exit' TERM; echo ready; while :; do sleep 0.02; done"
+    with open("/dev/full", "w") as full:
+        runner = start("run", foo.key, "--", "sh", "-c", script, stderr=full)
+    assert line_of(runner) == "ready"
+    holder = foo.holder()
+    assert holder
+    etcdctl("lease", "revoke", f"{holder.lease_id:x}")
+    out, _ = runner.communicate(timeout=DEADLINE)
+    assert (runner.returncode, out) == (76, "told\n")
+
+
+def test_a_command_that_is_stopped_hears_that_the_lock_is_lost(
+    start: Start, make: Make, etcdctl: Etcdctl
+) -> None:
+    foo = make("two")
+    script = "trap 'echo told; exit' TERM; echo $$; kill -STOP $$; while :; do sleep 0.02; done"
+    # Without a terminal, where it would be stopped itself.
+    arguments = ("run", foo.key, "--grace", "60", "--", "sh", "-c", script)
+    runner = start(*arguments, start_new_session=True)
+    (command,) = pids(runner)
+    assert eventually(lambda: state_of(command) == "T")
+    holder = foo.holder()
+    assert holder
+    etcdctl("lease", "revoke", f"{holder.lease_id:x}")
+    assert ended(runner)[:2] == (76, "told\n")
+
+
 def test_when_etcd_is_gone_for_a_ttl_the_command_is_told_to_end(
     own_etcd: Callable[..., Etcd],
 ) -> None:
@@ -372,3 +403,22 @@ def test_a_leader_stands_again_when_etcd_is_back(own_etcd: Callable[..., Etcd]) 
         assert line_of(runner) == "led"
         runner.send_signal(signal.SIGTERM)
         assert ended(runner)[0] == -signal.SIGTERM
+
+
+def test_who_is_told_to_end_does_not_stand_again_when_the_lock_is_lost_meanwhile(
+    start: Start, make: Make, etcdctl: Etcdctl
+) -> None:
+    foo = make("two")
+    script = "trap 'echo told; read line; exit' TERM; echo led; while :; do sleep 0.02; done"
+    runner = start("elect", foo.key, "--", "sh", "-c", script)
+    assert line_of(runner) == "led"
+    holder = foo.holder()
+    assert holder
+    runner.send_signal(signal.SIGTERM)
+    assert line_of(runner) == "told"
+    etcdctl("lease", "revoke", f"{holder.lease_id:x}")
+    assert runner.stderr
+    while "is lost" not in runner.stderr.readline():
+        pass
+    out, _ = runner.communicate("\n", timeout=DEADLINE)
+    assert (runner.returncode, "led" in out) == (-signal.SIGTERM, False)

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,8 +17,13 @@ from uuid import uuid4
 import pytest
 from click.testing import CliRunner, Result
 
-from microlock import Client, LockManager, Microlock, connect
+from microlock import Client, LockManager, Microlock, connect, events
 from microlock.cli.program import program
+from microlock.core.port import ReadAll
+from microlock.errors import StorePermissionError, StoreTimeoutError
+from microlock.events import LockEvent
+from microlock.memory.store import Memory
+from microlock.server import EtcdServer, EtcdServerError
 
 Call = Callable[..., Result]
 
@@ -119,6 +125,20 @@ def test_options_say_which_kind_of_lock_it_is(call: Call, jobs: LockManager) -> 
     assert status("foo", "--limit", "2") == 0
 
 
+@pytest.mark.parametrize("command", ["unlock", "extend"])
+def test_a_semaphore_is_given_back_and_extended_with_its_limit(
+    call: Call, jobs: LockManager, command: str
+) -> None:
+    first, other = jobs.semaphore("foo", 2), jobs.semaphore("foo", 2)
+    first.lock()
+    other.lock()
+    status, _, err = said(call(command, "foo", f"{other.token}"))
+    assert status == 76
+    assert "say --limit as it was taken with" in err
+    assert said(call(command, "foo", f"{other.token}", "--limit", "2"))[0] == 0
+    assert first.held
+
+
 # break
 
 
@@ -127,14 +147,17 @@ def test_break_says_whose_hold_it_is_and_asks(call: Call, jobs: LockManager) -> 
     status, _, err = said(call("break", "foo", input="n\n"))
     assert status == 1
     assert err.startswith(f"foo: me, token {foo.token}, ")
+    assert err.endswith("microlock: nothing was broken\n")
     foo.check()
     assert said(call("break", "foo", input="y\n"))[0] == 0
     assert jobs.holder("foo") is None
 
 
 def test_without_an_answer_nothing_is_broken(call: Call, jobs: LockManager) -> None:
-    jobs.create("foo").lock()
-    assert said(call("break", "foo", input=""))[0] == 1
+    foo = jobs.lock("foo")
+    status, _, err = said(call("break", "foo", input=""))
+    assert (status, err.splitlines()[-1]) == (1, "microlock: nothing was broken")
+    foo.check()
 
 
 def test_break_ends_all_readers_or_the_one_with_the_token(call: Call, jobs: LockManager) -> None:
@@ -143,7 +166,10 @@ def test_break_ends_all_readers_or_the_one_with_the_token(call: Call, jobs: Lock
     assert said(call("break", "foo", "--yes", "--token", f"{first}"))[0] == 0
     assert [each.token for each in readers[1].holders()] == others
     status, _, err = said(call("break", "foo", "--yes"))
-    assert (status, err.count("\n")) == (0, 2)
+    assert status == 0
+    assert [line.split(", ")[0] for line in err.splitlines()[2:]] == [
+        "microlock: 'foo' is broken for me (reader)"
+    ] * 2
     assert readers[1].holders() == []
 
 
@@ -152,6 +178,27 @@ def test_break_ends_any_place_in_a_queue_by_its_token(call: Call, jobs: LockMana
     one.lock()
     assert said(call("break", "foo", "--yes", "--token", f"{other.lock().token}"))[0] == 0
     assert [each.token for each in other.holders()] == [one.token]
+
+
+@pytest.mark.parametrize("kind", ["create", "write"])
+def test_break_removes_who_waits_by_its_token(call: Call, jobs: LockManager, kind: str) -> None:
+    foo = jobs.read("foo") if kind == "write" else jobs.create("foo")
+    foo.lock()
+    waiter = getattr(jobs, kind)("foo")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(waiter.lock, timeout=60)
+        try:
+            while not (waits := foo.waiters()):
+                pass
+            token = f"{waits[0].token}"
+            status, _, err = said(call("break", "foo", "--yes", "--token", token))
+            assert foo.token
+            gone = [each.token for each in foo.waiters()] != [waits[0].token]
+        finally:
+            waiter.cancel()
+        waiting.exception(60)
+    assert (status, gone) == (0, True), err
+    assert foo.held
 
 
 def test_what_is_free_is_not_broken(call: Call, jobs: LockManager) -> None:
@@ -224,6 +271,24 @@ def test_what_others_call_themselves_is_text(call: Call, etcd: Client) -> None:
         text = call(*command).output
         assert "a\\nb\\x1b[31m" in text
         assert "me\\r\\x1b]0;you\\x07\\u202e" in text
+
+
+def test_who_may_read_only_below_a_name_sees_the_lock_that_is_called_so(
+    call: Call, jobs: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foo = jobs.lock("foo")
+    attempt = Memory.attempt
+
+    def guarded(self: Memory, member: str, request: Any, **options: Any) -> Any:
+        if isinstance(request, ReadAll) and not request.prefix.startswith(b"foo/"):
+            raise StorePermissionError("permission denied")
+        return attempt(self, member, request, **options)
+
+    monkeypatch.setattr(Memory, "attempt", guarded)
+    (shown,) = json.loads(call("status", "foo", "--json").stdout)
+    assert shown["holders"][0]["token"] == foo.token
+    assert said(call("status", "fo"))[0] == 69
+    assert said(call("break", "foo", "--yes"))[0] == 0
 
 
 # Options, variables and files.
@@ -341,8 +406,13 @@ def test_the_page_names_all_variables() -> None:
         (["run", "foo", "--shared", "--limit", "2", "--", "true"], "--shared and --limit exclude"),
         (["run", "a", "b", "--shared", "--", "true"], "--shared and several names exclude"),
         (["run", "a", "--wait", "1", "--no-wait", "--", "true"], "--wait and --no-wait exclude"),
-        (["run", "a", "--ttl", "0", "--", "true"], "ttl must be in 0 < ttl"),
-        (["run", "a", "--limit", "0", "--", "true"], "limit must be an int of 1 or more"),
+        (["run", "a", "--ttl", "0", "--", "true"], "Invalid value for '--ttl': 0"),
+        (["run", "a", "--wait", "-1", "--", "true"], "Invalid value for '--wait': -1"),
+        (["run", "a", "--limit", "0", "--", "true"], "Invalid value for '--limit': 0"),
+        (["run", "a", "--min-hold", "-1", "--", "true"], "Invalid value for '--min-hold': -1"),
+        (["unlock", "a", "1", "--limit", "0"], "Invalid value for '--limit': 0"),
+        (["status", "--timeout", "0"], "Invalid value for '--timeout': 0"),
+        (["--etcd", "memory://", "status"], "--etcd stands after the command"),
         (["run", "", "--", "true"], "key must not be empty"),
         (["elect", "a", "b", "--", "true"], "unexpected extra argument"),
         (["unlock", "foo", "bar"], "'bar' is not a valid integer range"),
@@ -358,6 +428,12 @@ def test_what_is_wrong_with_the_arguments_is_one_line_and_2(
     assert err.startswith("microlock")
     assert err.count("\n") == 1
     assert why in err
+
+
+def test_without_a_command_there_is_help_and_2(call: Call) -> None:
+    status, out, err = said(call())
+    assert (status, out) == (2, "")
+    assert err == call("--help").stdout
 
 
 def test_where_click_is_missing_the_command_line_says_what_to_install() -> None:
@@ -389,3 +465,35 @@ def test_where_the_extra_is_missing_serve_says_what_to_install(
 
 def test_etcd_takes_the_options_of_the_server(call: Call) -> None:
     assert "--data-dir" in call("etcd", "--help").stdout
+
+
+def test_etcd_at_a_port_that_is_in_use_says_who_complains(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: EtcdServer) -> None:
+        raise EtcdServerError("port 1 is in use")
+
+    monkeypatch.setattr(EtcdServer, "start", start)
+    assert said(call("etcd", "--port", "1")) == (1, "", "microlock etcd: port 1 is in use\n")
+
+
+# watch
+
+
+def test_watch_goes_on_after_an_interruption_and_ends_with_a_refusal(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Watched:
+        def on(self, name: str, handler: Callable[[LockEvent], None]) -> None:
+            if name == events.unlocked:  # the last
+                for error in (StoreTimeoutError("slow"), None, StorePermissionError("no")):
+                    handler(LockEvent("error" if error else "locked", "foo", error=error))
+
+    monkeypatch.setattr("microlock.cli.watch.chosen", lambda *_, **__: Watched())
+    status, out, err = said(call("watch", "foo", "--json"))
+    assert (status, json.loads(out)["event"]) == (69, "locked")
+    assert err == "microlock: interrupted, and goes on: slow\nmicrolock: no\n"
+
+
+def test_watch_of_an_etcd_that_never_answered_is_69(call: Call) -> None:
+    assert said(call("watch", "foo", "--etcd", "localhost:1"))[0] == 69
