@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
+from itertools import cycle
+from random import Random
 from time import monotonic, sleep
 
 import disk
@@ -29,9 +31,19 @@ from microlock import (
     StoreNoSpaceError,
     connect,
 )
-from microlock.core.port import Grant, Join, KeepAlive, KeepAlives, Lifetime, Revoke
+from microlock.core.port import (
+    Get,
+    Grant,
+    Join,
+    KeepAlive,
+    KeepAlives,
+    Lifetime,
+    ReadAll,
+    Revoke,
+)
 from microlock.core.retry import Budget
 from microlock.engine import clock
+from microlock.etcd import messages
 
 Break = Callable[..., Ground]
 
@@ -239,3 +251,54 @@ def test_unlock_gives_the_lock_back_to_a_full_etcd(
                 foo.lock()
         foo.lock()
         foo.destroy()
+
+
+@pytest.fixture
+def reading(break_ground: Break) -> Iterator[tuple[Ground, EtcdClient, list[bytes]]]:
+    """A client of one member, and the entries of many locks."""
+    ground = break_ground()
+    with connect(ground.cluster.members[0].endpoint) as client:
+        perform(client, Grant(7, 600))
+        locks = [b"lock-%03d/" % number for number in range(128)]
+        for lock in locks:
+            perform(client, Join(lock, lock + b"7", b"n" * 4096, 7, 1))
+        yield ground, client, [lock + b"7" for lock in locks]
+
+
+def ends_the_member(client: EtcdClient, read: Callable[[float], object]) -> bool:
+    """Whether it does, given up in the middle again and again; `read` takes its timeout."""
+    chance = Random(1)
+    for _ in range(40):
+        begun = monotonic()
+        try:
+            read(TIMEOUT)
+        except StoreError:
+            return True
+        whole = monotonic() - begun
+        for _ in range(20):
+            with suppress(StoreError):
+                read(chance.uniform(0.3, 1.0) * whole)
+    return False
+
+
+def test_the_end_of_a_transaction_that_only_reads_may_end_the_member_before_3_4_23_and_3_5_7(
+    reading: tuple[Ground, EtcdClient, list[bytes]],
+) -> None:
+    ground, client, entries = reading
+    (wire,) = client.store._wires.values()  # type: ignore[attr-defined]
+    asked = messages.txn((), map(messages.get, entries))
+    ended = ends_the_member(client, lambda left: wire.call(*asked, timeout=left, metadata=()))
+    assert ended is not fixed_in(version(ground), (3, 4, 23), (3, 5, 7))
+
+
+def test_no_read_that_is_given_up_ends_the_member(
+    reading: tuple[Ground, EtcdClient, list[bytes]],
+) -> None:
+    _, client, (first, *others) = reading
+    requests = cycle((ReadAll(b""), Get(first, tuple(others[:8]))))
+
+    def read(left: float) -> object:
+        member = client.store.members[0]
+        return client.store.attempt(member, next(requests), timeout=left, repeated=False)
+
+    assert not ends_the_member(client, read)
