@@ -168,7 +168,7 @@ def test_break_ends_all_readers_or_the_one_with_the_token(call: Call, jobs: Lock
     status, _, err = said(call("break", "foo", "--yes"))
     assert status == 0
     assert [line.split(", ")[0] for line in err.splitlines()[2:]] == [
-        "microlock: 'foo' is broken for me (reader)"
+        "microlock: 'foo' is broken for me"
     ] * 2
     assert readers[1].holders() == []
 
