@@ -50,6 +50,7 @@ class Program(click.Group):
             if isinstance(aborted.__cause__ or aborted.__context__, KeyboardInterrupt):
                 _die_of(signal.SIGINT)
             status = FAILED
+        _forget_what_cannot_be_said()
         sys.exit(status)
 
     def resolve_command(
@@ -63,6 +64,14 @@ def _failed(name: str | None, why: object, status: int) -> int:
     with suppress(OSError):
         click.echo(f"{name}: {why}", err=True)
     return status
+
+
+def _forget_what_cannot_be_said() -> None:
+    """Else Python tries again at its end, and makes the status 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _die_of(signum: int) -> NoReturn:
