@@ -9,12 +9,11 @@ from typing import Any
 
 import click
 
+from microlock.cli.connection import Command
 from microlock.core.keys import MAX_TTL, MAX_WAIT
 from microlock.engine.client import Client
 from microlock.lock import Lock
 from microlock.manager import LockManager
-
-Command = Callable[..., Any]
 
 
 def node_id_option(command: Command) -> Command:

@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from microlock.cli import configuration
-from microlock.engine.client import Client
 from microlock.etcd.connect import DEFAULT_TIMEOUT, connect
 
 Command = Callable[..., Any]
@@ -152,6 +151,3 @@ def _password(user: str | None, password: str | None, file: str | None) -> str |
             "file of --config"
         )
     return password
-
-
-__all__ = ["Client", "with_etcd"]

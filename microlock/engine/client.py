@@ -209,14 +209,17 @@ class Client:
             made: T = self._shared[kind]
             return made
 
-    def perform(self, request: Any, budget: Budget) -> Any:
+    def perform(self, request: Any, budget: Budget, *, patience: float | None = None) -> Any:
         """Does what is asked for: a request of the port, or of the store alone.
+
+        `patience`: seconds that one attempt has, if not the client's timeout.
 
         Raises:
             StoreError: the time is over, or another try is of no use.
             DestroyedError, ForkedError: the client can't be used any more, or not here.
         """
-        return finished(self.persist, request, budget, self._attempt, self._pause)
+        patience = self.timeout if patience is None else patience
+        return finished(self.persist, request, budget, self._attempt, self._pause, patience)
 
     async def persist(
         self,
@@ -224,6 +227,7 @@ class Client:
         budget: Budget,
         attempt: Attempt,
         pause: Callable[[float], Awaitable[object]],
+        patience: float,
     ) -> Any:
         """As `perform`, by these: on a thread, or on a loop."""
         try:
@@ -234,7 +238,7 @@ class Client:
                 attempt=attempt,
                 pause=pause,
                 now=self.clock.now,
-                patience=self.timeout,
+                patience=patience,
                 jitter=self.jitter,
             )
         except MicrolockError as verdict:

@@ -67,7 +67,8 @@ class LoopClient:
             await anext(self._ending)
         self._requests += 1
         try:
-            return await self._client.persist(request, budget, self._attempt, self._pause)
+            client = self._client
+            return await client.persist(request, budget, self._attempt, self._pause, client.timeout)
         finally:
             self._requests -= 1
             if self._ends:

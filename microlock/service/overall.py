@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from microlock.core.port import Found, ReadAll
 from microlock.core.queue import statuses
-from microlock.core.retry import Budget, persist
+from microlock.core.retry import Budget
 from microlock.engine.awaiting import aside
 from microlock.engine.client import Client
-from microlock.engine.drive import finished
 from microlock.service.live import queue
 
 # Seconds that the store has to tell all locks: of a hundred thousand that takes a while.
@@ -41,18 +40,9 @@ class AllLocks:
         return await aside("microlock-locks", self._text)
 
     def _text(self) -> bytes:
-        client = self._client
-        found: Found = finished(
-            persist,
-            ReadAll(self._prefix),
-            client._members,
-            Budget.of(client.clock.now(), PATIENCE),
-            attempt=client._attempt,
-            pause=client._pause,
-            now=client.clock.now,
-            patience=PATIENCE,  # that of the client is for calls that are answered at once
-            jitter=client.jitter,
-        )
+        budget = Budget.of(self._client.clock.now(), PATIENCE)
+        # The client's own timeout is for calls that are answered at once.
+        found: Found = self._client.perform(ReadAll(self._prefix), budget, patience=PATIENCE)
         named = (replace(kv, name=kv.name[len(self._prefix) :]) for kv in found.keys)
         # One by one: another thread gets its turn in between.
         locks = ", ".join([json.dumps(queue(each)) for each in statuses(named)])
