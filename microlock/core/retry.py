@@ -200,7 +200,7 @@ class Retries:
         self.attempts = 0
         self.doubt = False
         self._members = members
-        self._failed: dict[str, StoreError] = {}  # the last failure at each member
+        self._failed: dict[str, StoreError] = {}  # what was last the matter with each member
         self._last: StoreError | None = None
 
     @property
@@ -214,7 +214,10 @@ class Retries:
         self.doubt |= error.may_have_happened
         self._last = error
         if _elsewhere(error):
-            self._failed[member] = error
+            # That the time was over takes nothing back of what will not pass.
+            known = self._failed.get(member, error)
+            if _passing(known) or not isinstance(error, StoreTimeoutError):
+                self._failed[member] = error
             self._members.trouble = str(error)
             self._members.move_on(member)
 

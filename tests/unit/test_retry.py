@@ -380,6 +380,14 @@ def test_what_will_not_pass_is_raised_before_what_may(error):
     assert_says(call.error, error, "wrong; b failed too")
 
 
+@pytest.mark.parametrize("error", [StoreTlsError, WrongServerError])
+def test_what_will_not_pass_is_raised_though_the_time_is_over_in_the_next_attempt(error):
+    call = Call(PUT, lost(), error("wrong"), slow(), members=1)
+    assert type(call.error) is error
+    assert str(call.error) == "wrong"
+    assert call.error.may_have_happened
+
+
 def test_a_refusal_is_raised_before_all_others():
     call = Call(PUT, StoreTlsError("wrong"), StorePermissionError("no"))
     assert_says(call.error, StorePermissionError, "no")
