@@ -21,15 +21,15 @@ class Outcome(enum.Enum):
 
     DONE = "done"
     NOTHING_LEFT = "`StoreUnavailableError`, nothing left"
-    STANDS = "`StoreUnavailableError`, the hold stands"
+    STANDS = "`StoreUnavailableError`, still held"
     UNCERTAIN = "`LockUncertainError`"
     NO_SPACE = "`StoreNoSpaceError`, nothing left"
-    NO_SPACE_STANDS = "`StoreNoSpaceError`, the hold stands"
+    NO_SPACE_STANDS = "`StoreNoSpaceError`, still held"
     LOST = "`LockLostError`"
     KEPT = "kept"
-    LOST_IN_TIME = "lost, told in time"
-    TOLD = "all told, once"
-    SYNTHESISED = "told, `synthesised`"
+    LOST_IN_TIME = "lost, reported in time"
+    TOLD = "each once"
+    SYNTHESISED = "`synthesised`"
 
 
 CALLS = {
@@ -44,24 +44,24 @@ CALLS = {
 
 FAULTS = {
     "kill_leader": "the leader is killed",
-    "kill_connected": "the member that the client talks to is killed",
+    "kill_connected": "the connected member is killed",
     "restart_all": "all members are killed, and come back",
-    "pause_leader": "the leader, which the client talks to, stands still for 3 ttls",
-    "pause_client": "the process of the client stands still for 2 ttls",
-    "partition_leader": "the leader, which the client talks to, is cut off from the other members",
+    "pause_leader": "the connected leader is paused for 3 ttls",
+    "pause_client": "the process of the client is paused for 2 ttls",
+    "partition_leader": "the connected leader is cut off from the other members",
     "partition_client": "the client is cut off from all members",
-    "black_hole": "the member that the client talks to takes requests and says nothing",
+    "black_hole": "the connected member takes requests and never answers",
     "drop_requests": "no request reaches etcd",
     "drop_replies": "no reply comes back",
     "late_replies": "replies come 1 s late",
-    "reset": "all connections break, in the middle of the call",
+    "reset": "all connections break during the call",
     "loss": "20 % of the packets are lost",
-    "slow_disk": "every write to disk takes 0.3 s longer",
+    "slow_disk": "each write to disk takes 0.3 s longer",
     "no_space": "the database is full",
-    "compaction": "a disconnection, and what happened meanwhile is compacted",
+    "compaction": "the client is disconnected, and what it misses is compacted",
     "token_expiry": "the token of the user has expired",
     "suspend": "the machine is suspended for 2 ttls",
-    "wall_clock": "the wall clock is stepped, back or forth",
+    "wall_clock": "the wall clock jumps forward or back",
 }
 
 _O = Outcome
@@ -106,11 +106,14 @@ TABLE: dict[str, dict[str, tuple[Outcome, ...]]] = {
 
 
 def markdown() -> str:
-    """The table as it is in the document."""
+    """The table as it is in the document: faults with the same outcomes share a row."""
     lines = [f"| fault | {' | '.join(CALLS.values())} |", "|---" * (len(CALLS) + 1) + "|"]
+    rows: dict[tuple[str, ...], list[str]] = {}
     for fault, description in FAULTS.items():
-        cells = (" or ".join(each.value for each in TABLE[fault][call]) for call in CALLS)
-        lines.append(f"| {description} | {' | '.join(cells)} |")
+        cells = tuple(" or ".join(each.value for each in TABLE[fault][call]) for call in CALLS)
+        rows.setdefault(cells, []).append(description)
+    for cells, faults in rows.items():
+        lines.append(f"| {'<br>'.join(faults)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
