@@ -903,7 +903,7 @@ def measured(root: Raw, who: Raw, number: Iterator[int]) -> dict[str, bool]:
             *(lambda: who.watch(key), lambda: who.compare(key)),
             lambda: who.put(key, lease=held()),
         ],
-        "the same with keys in a transaction within a transaction": [
+        "read, write or delete keys in a transaction within a transaction": [
             lambda: who.nested(read),
             lambda: who.nested(rpc.RequestOp(request_put=rpc.PutRequest(key=key))),
             lambda: who.nested_delete(key),
