@@ -47,7 +47,8 @@ bench: .venvs/bench/.made ## compares with other locks in about 5 minutes; PEERS
 	.venvs/bench/bin/python benchmarks/run.py --peers '$(PEERS)'
 
 docs: $(VENV)/.docs ## builds the pages as a site into build/site; a dead link is an error
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	# With --quiet a warning would be no error.
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build 2>$(VENV)/site || { cat $(VENV)/site; exit 1; }
 	echo build/site/index.html
 
 dist: $(VENV)/.dist ## builds sdist and wheel into dist/, and tries them in empty environments
