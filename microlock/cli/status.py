@@ -14,7 +14,9 @@ import click
 
 from microlock.cli.connection import with_etcd
 from microlock.cli.looking import Place, Seen, look
+from microlock.cli.number import Number
 from microlock.cli.signals import Signals
+from microlock.core.keys import MAX_WAIT
 from microlock.core.queue import in_one_line
 from microlock.engine.client import Client
 from microlock.errors import StoreUnavailableError
@@ -30,7 +32,7 @@ _HOME = "\033[H\033[J"
 @click.option("--watch", is_flag=True, help="Go on, until it is stopped.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1),
+    type=Number(0.1, MAX_WAIT),
     default=1.0,
     metavar="SECONDS",
     show_default=True,
