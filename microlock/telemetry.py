@@ -409,7 +409,7 @@ def _kind(lock: Face) -> str:
 
 
 def _queued(lock: Face) -> bool:
-    """A task that is cancelled leaves the queue without an event."""
+    """A task whose loop is gone leaves the queue without an event."""
     return lock._status.wait is not None
 
 
