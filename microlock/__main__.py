@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -13,6 +14,8 @@ def main() -> None:
         if error.name != "click":
             raise
         sys.exit("microlock: the command line needs click: pip install 'microlock[cli]'")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `microlock_main`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     program(prog_name="microlock")
 
 

@@ -166,6 +166,9 @@ class LockUncertainError(MicrolockError):
 class LockCancelledError(MicrolockError):
     """`cancel()` ended the wait for the lock. Nothing is held, nothing was left behind.
 
+    The event `failed` has it also where an interrupt or the cancellation of its task ended a
+    `lock()`, which raises that.
+
     Attributes:
         key: the lock.
         node_id: who waited.

@@ -47,7 +47,9 @@ class LockEvent:
         synthesised: it was not seen as it happened, but found afterwards: the changes in between
             are not known, since etcd had compacted them, or could not be reached when the first
             handler was added. In the latter case it may be no change at all.
-        error: what went wrong, for `failed`, `suspended`, `error`, and `lost` for REFUSED.
+        error: what went wrong, for `failed`, `suspended`, `error`, and `lost` for REFUSED. For
+            `failed` what `lock()` has raised, but LockCancelledError where that was an interrupt or
+            the cancellation of its task.
         waited: seconds it took, for `acquired` and `failed`.
         attempts: as in `Hold`, for `acquired`.
         value: what the leader proclaims, for `leader`; None if nobody leads.

@@ -6,10 +6,10 @@ import click
 
 from microlock.cli.connection import with_etcd
 from microlock.cli.holding import say
-from microlock.cli.looking import NODE_ID, Place, look
+from microlock.cli.looking import NODE_ID, look, places, seconds_left
 from microlock.cli.statuses import FAILED
 from microlock.core.elsewhere import break_place
-from microlock.core.queue import in_one_line
+from microlock.core.queue import Holder, in_one_line
 from microlock.engine.client import Client
 from microlock.engine.host import look as call
 
@@ -32,16 +32,18 @@ def break_lock(client: Client, name: str, token: int | None, yes: bool) -> int:
     if not found:
         say(f"{key!r} is not held" if token is None else f"{key!r} is not held by token {token}")
         return FAILED
-    for place in found:
-        left = "" if place.seconds_left is None else f", {place.seconds_left} s left"
-        click.echo(f"{key}: {place.holder}, token {place.holder.token}{left}", err=True)
+    left = seconds_left(client, found)
+    for holder in found:
+        seconds = left[holder.lease_id]
+        ends = "" if seconds is None else f", {seconds} s left"
+        click.echo(f"{key}: {holder}, token {holder.token}{ends}", err=True)
     if not (yes or _confirmed()):
         say("nothing was broken")
         return FAILED
     broken = 0
-    for place in found:
-        whose = f"{place.holder}, token {place.holder.token}"
-        if call(client, break_place(name, NODE_ID, place.holder.token)):
+    for holder in found:
+        whose = f"{holder}, token {holder.token}"
+        if call(client, break_place(name, NODE_ID, holder.token)):
             say(f"{key!r} is broken for {whose}")
             broken += 1
         else:
@@ -59,8 +61,8 @@ def _confirmed() -> bool:
         return False
 
 
-def _found(client: Client, name: str, token: int | None) -> list[Place]:
+def _found(client: Client, name: str, token: int | None) -> list[Holder]:
     locks = look(client, name, exact=True)
     if token is None:
-        return [place for lock in locks for place in lock.holders]
-    return [place for lock in locks for place in lock.places if place.holder.token == token]
+        return [holder for lock in locks for holder in lock.holders]
+    return [place for place in places(locks) if place.token == token]

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from microlock.cli.connection import Command
+from microlock.cli.number import Number
 from microlock.core.keys import MAX_TTL, MAX_WAIT
 from microlock.engine.client import Client
 from microlock.lock import Lock
@@ -52,7 +53,7 @@ def wait_options(command: Command) -> Command:
         click.option("--no-wait", is_flag=True, help="Try once, and never wait."),
         click.option(
             "--wait",
-            type=click.FloatRange(0, MAX_WAIT),
+            type=Number(0, MAX_WAIT),
             metavar="SECONDS",
             show_default="as long as it takes",
             help="Wait so long at most.",
@@ -65,7 +66,7 @@ def wait_options(command: Command) -> Command:
 def ttl_option(default: float, help: str) -> Callable[[Command], Command]:
     return click.option(
         "--ttl",
-        type=click.FloatRange(0, MAX_TTL, min_open=True),
+        type=Number(0, MAX_TTL, min_open=True),
         default=default,
         metavar="SECONDS",
         show_default=True,

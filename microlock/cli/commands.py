@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from microlock.cli.number import Number
+from microlock.core.keys import MAX_WAIT
+
 
 class RunsCommand(click.Command):
     """What comes after the first `--` is the parameter `command`, as it is."""
@@ -29,7 +32,7 @@ class RunsCommand(click.Command):
 def grace_option(command: Any) -> Any:
     return click.option(
         "--grace",
-        type=click.FloatRange(0),
+        type=Number(0, MAX_WAIT),
         default=5.0,
         metavar="SECONDS",
         show_default=True,

@@ -12,6 +12,8 @@ from typing import Any
 import click
 
 from microlock.cli import configuration
+from microlock.cli.number import Number
+from microlock.core.keys import MAX_WAIT
 from microlock.etcd.connect import DEFAULT_TIMEOUT, connect
 
 Command = Callable[..., Any]
@@ -83,7 +85,7 @@ _OPTIONS = (
         "--timeout",
         cls=EtcdOption,
         envvar="MICROLOCK_TIMEOUT",
-        type=click.FloatRange(0, min_open=True),
+        type=Number(0, MAX_WAIT, min_open=True),
         default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
         show_default=True,

@@ -16,6 +16,7 @@ from microlock.cli.choosing import (
 from microlock.cli.commands import RunsCommand, grace_option
 from microlock.cli.connection import with_etcd
 from microlock.cli.holding import ended, run_holding, say
+from microlock.cli.number import Number
 from microlock.cli.signals import Signals
 from microlock.cli.statuses import LOST
 from microlock.core.keys import MAX_WAIT
@@ -29,7 +30,7 @@ from microlock.errors import AlreadyLockedError
 @ttl_option(10.0, "Others wait so long for a machine that died; renewed while the command runs.")
 @click.option(
     "--min-hold",
-    type=click.FloatRange(0, MAX_WAIT),
+    type=Number(0, MAX_WAIT),
     default=0.0,
     metavar="SECONDS",
     help="Nobody else gets it earlier than so long after it was taken.",

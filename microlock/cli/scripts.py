@@ -18,7 +18,7 @@ from microlock.cli.choosing import (
 )
 from microlock.cli.connection import with_etcd
 from microlock.cli.holding import say
-from microlock.cli.looking import NODE_ID, look
+from microlock.cli.looking import NODE_ID, look, places
 from microlock.cli.signals import Signals
 from microlock.cli.statuses import LOST
 from microlock.engine.client import Client
@@ -113,8 +113,7 @@ def _by_token(client: Client, name: str, token: int) -> Iterator[None]:
         yield
     except LockNotOwnedError as error:
         by = f"; {error.holder} holds it, by token {error.holder.token}" if error.holder else ""
-        places = [place for lock in look(client, name, exact=True) for place in lock.places]
-        if any(place.holder.token == token for place in places):
+        if any(place.token == token for place in places(look(client, name, exact=True))):
             by = "; it waits, or holds a semaphore: say --limit as it was taken with"
         say(f"{name!r} is not held by token {token}{by}")
         sys.exit(LOST)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from time import sleep
-from typing import Any
 from unicodedata import east_asian_width
 
 import click
 
 from microlock.cli.connection import with_etcd
-from microlock.cli.looking import Place, Seen, look
+from microlock.cli.looking import look, places, seconds_left
+from microlock.cli.number import Number
 from microlock.cli.signals import Signals
-from microlock.core.queue import in_one_line
+from microlock.core.jsonable import lock_object
+from microlock.core.keys import MAX_WAIT
+from microlock.core.queue import LockStatus, in_one_line
 from microlock.engine.client import Client
 from microlock.errors import StoreUnavailableError
+
+# Seconds, by leases.
+Left = Mapping[int, int | None]
 
 _HEAD = ("LOCK", "STATE", "WHO", "TOKEN", "LEASE")
 _COLOURS = {"held": "green", "waits": "yellow"}
@@ -30,7 +35,7 @@ _HOME = "\033[H\033[J"
 @click.option("--watch", is_flag=True, help="Go on, until it is stopped.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1),
+    type=Number(0.1, MAX_WAIT),
     default=1.0,
     metavar="SECONDS",
     show_default=True,
@@ -46,14 +51,19 @@ def status(client: Client, prefix: str, watch: bool, interval: float, as_json: b
     stored.
     """
     shown = _as_json if as_json else _table
+
+    def seen() -> str:
+        locks = look(client, prefix)
+        return shown(locks, seconds_left(client, places(locks)))
+
     if not watch:
-        click.echo(shown(look(client, prefix)))
+        click.echo(seen())
         return
     live = sys.stdout.isatty() and not as_json
     with Signals() as signals, signals.raised():
         while True:
             try:
-                text = shown(look(client, prefix))
+                text = seen()
             except StoreUnavailableError as error:
                 if not live:
                     raise
@@ -62,51 +72,30 @@ def status(client: Client, prefix: str, watch: bool, interval: float, as_json: b
             sleep(interval)
 
 
-def _as_json(locks: Sequence[Seen]) -> str:
-    return json.dumps(
-        [
-            {
-                "key": lock.key,
-                "kind": lock.kind,
-                "holders": [*map(_object, lock.holders)],
-                "waiters": [*map(_object, lock.waiters)],
-            }
-            for lock in locks
-        ]
-    )
+def _as_json(locks: Sequence[LockStatus], left: Left) -> str:
+    return json.dumps([lock_object(lock, left) for lock in locks])
 
 
-def _object(place: Place) -> dict[str, Any]:
-    holder = place.holder
-    return {
-        "node_id": holder.node_id,
-        "role": holder.role,
-        "token": holder.token,
-        "lease": f"{holder.lease_id:x}",
-        "seconds_left": place.seconds_left,
-    }
-
-
-def _table(locks: Sequence[Seen]) -> str:
+def _table(locks: Sequence[LockStatus], left: Left) -> str:
     if not locks:
         return "no locks"
-    rows = [_HEAD, *(row for lock in locks for row in _rows(lock))]
+    rows = [_HEAD, *(row for lock in locks for row in _rows(lock, left))]
     columns = zip(*rows, strict=True)
     widths = [max(map(_width, column)) for column in columns]
     return "\n".join(_line(row, widths) for row in rows)
 
 
-def _rows(lock: Seen) -> Iterator[tuple[str, ...]]:
-    key, held = in_one_line(lock.key), len(lock.holders)
-    for number, place in enumerate(lock.places):
-        who, left = place.holder, place.seconds_left
+def _rows(lock: LockStatus, left: Left) -> Iterator[tuple[str, ...]]:
+    key, held = in_one_line(lock.name), len(lock.holders)
+    for number, who in enumerate(places([lock])):
+        seconds = left[who.lease_id]
         role = f" ({who.role})" if who.role else ""
         yield (
             key if number == 0 else "",
             "held" if number < held else "waits",
             f"{who}{role}",
             f"{who.token}",
-            "?" if left is None else f"{left} s",
+            "?" if seconds is None else f"{seconds} s",
         )
 
 

@@ -97,10 +97,12 @@ def check_ttl(ttl: object) -> int:
 
 
 def check_duration(argument: str, value: object) -> float:
-    """Returns seconds > 0, or raises InvalidArgumentError."""
+    """Returns more than 0, and MAX_WAIT seconds at most, or raises InvalidArgumentError."""
     seconds = _seconds(argument, value, InvalidArgumentError)
-    if not 0 < seconds < math.inf:
-        raise InvalidArgumentError(f"{argument} must be more than 0 seconds, not {_shown(value)}")
+    if not 0 < seconds <= MAX_WAIT:
+        raise InvalidArgumentError(
+            f"{argument} must be more than 0 seconds, and {MAX_WAIT} at most, not {_shown(value)}"
+        )
     return seconds
 
 

@@ -29,6 +29,7 @@ from microlock.core.wait import Wait
 from microlock.errors import (
     AlreadyLockedError,
     DestroyedError,
+    LockCancelledError,
     LockLostError,
     LockUncertainError,
     LossReason,
@@ -190,10 +191,22 @@ class LockCore:
                         raise
                 yield from self.turns.pause(call, now + pause * (0.5 + self._env.random()))
                 number += 1
-        except Exception as error:
-            waited = (yield NOW) - call.started
-            self._env.tell(events.failed, node_id=self.names.node_id, error=error, waited=waited)
+        except GeneratorExit:  # as in `_in_turn`
             raise
+        except BaseException as error:
+            yield from self._failed(call, error)
+            raise
+
+    def _failed(self, call: Call, error: BaseException) -> Steps[None]:
+        """Tells that a call did not get the lock, and why: of an interrupt, that it was cancelled.
+        The interrupt itself is its caller's, with all that its traceback keeps."""
+        why, waited = error, (yield NOW) - call.started
+        if not isinstance(error, Exception):
+            hold = self.status.hold
+            if hold and hold.alive and hold.owner == call.owner:
+                return  # it came on the way out: the face gives back what was taken
+            why = LockCancelledError(self.names.key, self.names.node_id)
+        self._env.tell(events.failed, node_id=self.names.node_id, error=why, waited=waited)
 
     def hear(self, call: Call, until: float, heard: Callable[[], bool]) -> Steps[None]:
         """Waits for what a `lock()` begins with: the watch of its listeners."""
@@ -201,8 +214,10 @@ class LockCore:
         try:
             yield from self.turns.pause(call, until, heard)
             self.turns.check(call)
-        except Exception as error:
-            self._env.tell(events.failed, node_id=self.names.node_id, error=error)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            yield from self._failed(call, error)
             raise
 
     @_in_turn

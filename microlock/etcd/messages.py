@@ -47,7 +47,8 @@ AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 # Keys of the range of a lock that are read to find its oldest entry: enough, unless this many
 # nested names are older.
 OLDEST = 16
-
+# An int64: a semaphore may be of any limit.
+_MOST = 2**63 - 1
 
 Others = tuple[tuple[bytes, bytes], ...]
 # The method, the message, and the class of the reply.
@@ -262,7 +263,7 @@ def all_of(prefix: bytes) -> Part:
 
 def _oldest(lock: bytes, limit: int) -> Part:
     return all_of(range_of(lock)) | {
-        "limit": limit,
+        "limit": min(limit, _MOST),
         "sort_order": pb.RangeRequest.ASCEND,
         "sort_target": pb.RangeRequest.CREATE,
     }

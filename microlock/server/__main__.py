@@ -20,7 +20,7 @@ def main(
         prog=program,
         description="Runs a real etcd on this machine, for demos, tests and development.",
     )
-    parser.add_argument("--port", type=int, help="for the clients (default: a free one)")
+    parser.add_argument("--port", type=_port, help="for the clients (default: a free one)")
     parser.add_argument("--data-dir", help="kept at the end (default: a temporary one)")
     parser.add_argument("--fast", action="store_true", help="short election and heartbeat timers")
     options = parser.parse_args(arguments)
@@ -47,6 +47,12 @@ def main(
         return 0
     print(f"{program}: etcd ended by itself", file=sys.stderr)
     return 1
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from microlock.core.jsonable import place_object
 from microlock.errors import (
     AlreadyLockedError,
     InvalidArgumentError,
@@ -22,7 +23,6 @@ from microlock.errors import (
 )
 from microlock.service import bodies
 from microlock.service.holds import BusyError
-from microlock.service.live import place
 
 _SOON = {"Retry-After": "1"}
 
@@ -95,7 +95,7 @@ def answer_errors(app: FastAPI) -> None:
     async def failed(_: Request, error: MicrolockError) -> Response:
         match error:
             case AlreadyLockedError():
-                shown = {"error": str(error), "holder": place(error.holder)}
+                shown = {"error": str(error), "holder": place_object(error.holder)}
                 return JSONResponse(shown, 409)
             case InvalidArgumentError():
                 return JSONResponse({"error": str(error)}, 422)

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from microlock.core.jsonable import place_object
 from microlock.core.port import Get
 from microlock.core.retry import Budget
 from microlock.engine.client import Client
@@ -22,7 +23,7 @@ from microlock.service.answers import FIGURES, STREAM, GoneError, answer_errors,
 from microlock.service.gate import Gate
 from microlock.service.holds import Holds, Token
 from microlock.service.leases import Leases
-from microlock.service.live import Live, place
+from microlock.service.live import Live
 from microlock.service.overall import AllLocks
 from microlock.service.pages import serve_page
 from microlock.service.settings import MAX_LEASES, Settings
@@ -104,7 +105,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
         broken = await holds.break_place(body.key, body.token)
         if broken:
             log.warning("%r of %s, token %s, was broken", body.key, broken, body.token)
-        return JSONResponse({"broken": broken and place(broken)})
+        return JSONResponse({"broken": broken and place_object(broken)})
 
     @app.get("/locks", responses=answers(bodies.Locks, body=False))
     async def locks() -> Response:

@@ -110,9 +110,9 @@ class Problem(BaseModel):
 
 class Place(BaseModel):
     node_id: str | None = Field(description="null: a client that gives no name")
+    role: Literal["reader", "writer"] | None
     token: int
     lease: str = Field(description="hexadecimal")
-    role: Literal["reader", "writer"] | None
 
 
 class Locked(BaseModel):

@@ -12,6 +12,7 @@ import click
 from dotenv import dotenv_values
 
 from microlock.cli.connection import SecretOption, with_etcd
+from microlock.cli.number import Number
 from microlock.core.keys import check_prefix
 from microlock.core.port import Get
 from microlock.core.retry import Budget
@@ -83,7 +84,7 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
 @click.option(
     "-E",
     "--default-expiry",
-    type=click.FloatRange(0, MAX_EXPIRY_MS, min_open=True),
+    type=Number(0, MAX_EXPIRY_MS, min_open=True),
     default=1000.0,
     envvar="MICROLOCK_DEFAULT_EXPIRY",
     metavar="MS",

@@ -100,7 +100,7 @@ class Holds:
         return renewed
 
     async def locked(self, keys: Iterable[str]) -> bool:
-        """Whether at least one of them is locked."""
+        """Whether at least one of them is locked, by a lock of any kind."""
         names = Names.of_all([self._prefix + key for key in keys], "check")
         return await self._look(steps.is_locked(names))
 

@@ -15,9 +15,10 @@ from itertools import count, islice
 from typing import Any
 
 from microlock.core.admission import split
+from microlock.core.jsonable import lock_object
 from microlock.core.overview import Queued, watch_name
 from microlock.core.port import KeyValue
-from microlock.core.queue import Holder, LockStatus, statuses
+from microlock.core.queue import LockStatus, statuses
 from microlock.engine.client import Client
 from microlock.engine.reader import Reader
 from microlock.errors import MicrolockError
@@ -39,31 +40,11 @@ BLOCK = 100
 _numbers = count(1)
 
 
-def place(holder: Holder) -> dict[str, Any]:
-    """A holder or waiter, for JSON."""
-    return {
-        "node_id": holder.node_id,
-        "token": holder.token,
-        "lease": format(holder.lease_id, "x"),
-        "role": holder.role,
-    }
-
-
-def queue(status: LockStatus) -> dict[str, Any]:
-    """A lock, for JSON."""
-    return {
-        "key": status.name,
-        "kind": status.kind,
-        "holders": [place(each) for each in status.holders],
-        "waiters": [place(each) for each in status.waiters],
-    }
-
-
 def _encoded(lock: bytes, entries: Iterable[KeyValue]) -> bytes:
     """A lock as JSON; without entries it is free."""
     name = split(lock)[0][:-1].decode(errors="backslashreplace")
     found = statuses(entries) or [LockStatus(name, "queue", (), ())]
-    return json.dumps(queue(found[0])).encode()
+    return json.dumps(lock_object(found[0])).encode()
 
 
 class _Feed:

@@ -6,12 +6,12 @@ import asyncio
 import json
 from dataclasses import replace
 
+from microlock.core.jsonable import lock_object
 from microlock.core.port import Found, ReadAll
 from microlock.core.queue import statuses
 from microlock.core.retry import Budget
 from microlock.engine.awaiting import aside
 from microlock.engine.client import Client
-from microlock.service.live import queue
 
 # Seconds that the store has to tell all locks: of a hundred thousand that takes a while.
 PATIENCE = 30.0
@@ -45,5 +45,5 @@ class AllLocks:
         found: Found = self._client.perform(ReadAll(self._prefix), budget, patience=PATIENCE)
         named = (replace(kv, name=kv.name[len(self._prefix) :]) for kv in found.keys)
         # One by one: another thread gets its turn in between.
-        locks = ", ".join([json.dumps(queue(each)) for each in statuses(named)])
+        locks = ", ".join([json.dumps(lock_object(each)) for each in statuses(named)])
         return f'{{"revision": {found.revision}, "locks": [{locks}]}}'.encode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from microlock.core import flows
+from microlock.core.admission import READER, lock_name
 from microlock.core.call import NOW, Steps
 from microlock.core.keys import Names
 from microlock.core.lease import Lease
@@ -61,10 +62,11 @@ def renew(
 
 
 def is_locked(names: Names) -> Steps[bool]:
-    """Whether one of these keys is locked, by whomever."""
-    for lock in names.locks:
-        if (yield from _oldest(lock)):
-            return True
+    """Whether one of these keys is locked, by a lock of any kind: the oldest entry holds it."""
+    for mutex in names.locks:
+        for lock in (mutex, lock_name(mutex, READER)):
+            if (yield from _oldest(lock)):
+                return True
     return False
 
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 from services import DEADLINE, Service, until
 
-from microlock import Microlock, ReadLock, connect
+from microlock import Microlock, ReadLock, WriteLock, connect
 from microlock.service.holds import Holds
 from microlock.service.settings import Settings
 from microlock.testing import MemoryStore
@@ -96,6 +96,22 @@ def test_a_check_tells_whether_at_least_one_key_is_locked(service: Service, pref
     assert service.post("/check", keys=f"{prefix}x").json() == {"locked": True}
     assert service.post("/check", keys=f"{prefix}y").json() == {"locked": False}
     assert service.locked(f"{prefix}y", f"{prefix}x")
+
+
+@pytest.mark.parametrize("kind", [ReadLock, WriteLock])
+def test_readers_and_writers_are_checked_too_and_are_another_lock_than_that_of_the_service(
+    service: Service, store: str, key: str, kind: type[ReadLock] | type[WriteLock]
+) -> None:
+    with connect(store) as client:
+        lock = kind(client, key, "program", ttl=60)
+        lock.lock()
+        assert service.locked(key)
+        tokens = service.lock("a", key, exp=LONG)
+        lock.unlock()
+        assert service.locked(key)
+        service.unlock("a", tokens)
+        assert not service.locked(key)
+        lock.destroy()
 
 
 @pytest.mark.parametrize("wrong", ["uid", "version", "key"])

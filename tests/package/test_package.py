@@ -105,7 +105,7 @@ def test_the_extra_all_brings_an_etcd_the_command_line_and_the_service(with_all:
 
 
 def test_the_wheel_has_every_file_of_the_package() -> None:
-    tracked = git("microlock", "pytest_microlock.py")
+    tracked = git("microlock", "microlock_main.py", "pytest_microlock.py")
     assert {
         name for name in zipfile.ZipFile(WHEEL).namelist() if "dist-info" not in name
     } == tracked

@@ -14,6 +14,7 @@ import pytest
 from microlock import (
     InvalidArgumentError,
     LockCancelledError,
+    LockEvent,
     LockLostError,
     StoreUnavailableError,
     connect,
@@ -90,6 +91,21 @@ def test_a_task_that_is_cancelled_while_it_waits_for_the_watch_leaves_no_call() 
         with pytest.raises(asyncio.CancelledError):
             await task
         assert foo._core.turns.calls == ()
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("stalled")
+def test_the_cancellation_of_a_lock_that_waits_for_the_watch_is_told() -> None:
+    async def main() -> None:
+        foo, told = Microlock(connect("memory://", timeout=600), "foo", "one"), list[LockEvent]()
+        foo.on("failed", told.append)
+        task = await waiting_for_its_watch(foo)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        assert [type(each.error) for each in told] == [LockCancelledError]
 
     asyncio.run(main())
 

@@ -6,18 +6,24 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import click
 import pytest
+from click import FloatRange, IntRange
 from click.testing import CliRunner, Result
 
 from microlock import Client, LockManager, Microlock, connect, events
+from microlock.cli.commands import RunsCommand
+from microlock.cli.others import ServeCommand
 from microlock.cli.program import program
 from microlock.core.port import ReadAll
 from microlock.errors import StorePermissionError, StoreTimeoutError
@@ -406,16 +412,12 @@ def test_the_page_names_all_variables() -> None:
         (["run", "foo", "--shared", "--limit", "2", "--", "true"], "--shared and --limit exclude"),
         (["run", "a", "b", "--shared", "--", "true"], "--shared and several names exclude"),
         (["run", "a", "--wait", "1", "--no-wait", "--", "true"], "--wait and --no-wait exclude"),
-        (["run", "a", "--ttl", "0", "--", "true"], "Invalid value for '--ttl': 0"),
-        (["run", "a", "--wait", "-1", "--", "true"], "Invalid value for '--wait': -1"),
-        (["run", "a", "--limit", "0", "--", "true"], "Invalid value for '--limit': 0"),
-        (["run", "a", "--min-hold", "-1", "--", "true"], "Invalid value for '--min-hold': -1"),
-        (["unlock", "a", "1", "--limit", "0"], "Invalid value for '--limit': 0"),
-        (["status", "--timeout", "0"], "Invalid value for '--timeout': 0"),
         (["--etcd", "memory://", "status"], "--etcd stands after the command"),
+        (["run", "a", "--ttl", "0", "--", "true"], "Invalid value for '--ttl': 0"),
+        (["status", "--timeout", "0"], "Invalid value for '--timeout': 0"),
+        (["unlock", "a", "1", "--limit", "0"], "Invalid value for '--limit': 0"),
         (["run", "", "--", "true"], "key must not be empty"),
         (["elect", "a", "b", "--", "true"], "unexpected extra argument"),
-        (["unlock", "foo", "bar"], "'bar' is not a valid integer range"),
         (["lokc"], "No such command"),
         (["lock", "foo", "--etcd", "memory://a/b"], "endpoints: 'memory://a/b' is not"),
     ],
@@ -430,6 +432,33 @@ def test_what_is_wrong_with_the_arguments_is_one_line_and_2(
     assert why in err
 
 
+NO_NUMBERS = ["-1", "nan", "inf", "1e400", "-inf", "soon", ""]
+# What a command needs beside its options.
+NEEDS = {"unlock": ("a", "1"), "extend": ("a", "1"), "status": (), "serve": ()}
+
+
+@pytest.mark.parametrize("name", sorted({*program.commands} - {"etcd"}))  # that has its own
+def test_what_is_no_number_is_refused_by_the_name_of_the_option_and_the_value(
+    call: Call, name: str
+) -> None:
+    command = program.commands[name]
+    if isinstance(command, ServeCommand):
+        command = command.load()
+    numbers = [each for each in command.params if isinstance(each.type, FloatRange | IntRange)]
+    options = [each.opts[-1] for each in numbers if isinstance(each, click.Option)]
+    assert options
+    runs = ("--", "true") if isinstance(command, RunsCommand) else ()
+    for option, value in product(options, NO_NUMBERS):
+        status, out, err = said(call(name, *NEEDS.get(name, ("a",)), option, value, *runs))
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        shown = re.escape(value).replace("1e400", "(1e400|inf)")  # as an integer, or a number
+        assert re.search(f"Invalid value for .*'{option}'.*: '?{shown}", err), err
+
+
+def test_what_is_no_token_is_refused_by_its_value(call: Call) -> None:
+    assert "Invalid value for 'TOKEN': 'soon'" in said(call("unlock", "a", "soon"))[2]
+
+
 def test_without_a_command_there_is_help_and_2(call: Call) -> None:
     status, out, err = said(call())
     assert (status, out) == (2, "")
@@ -441,6 +470,38 @@ def test_where_click_is_missing_the_command_line_says_what_to_install() -> None:
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ran.returncode == 1
     assert ran.stderr == ("microlock: the command line needs click: pip install 'microlock[cli]'\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process there does not end by a signal")
+@pytest.mark.parametrize("module", ["microlock", "click", "microlock.cli.program"])
+def test_ctrl_c_while_the_command_starts_ends_it_silently(module: str) -> None:
+    script = f"""
+import os, signal, sys
+from importlib.metadata import entry_points
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+(command,) = entry_points(group="console_scripts", name="microlock")
+command.load()()
+"""
+    ran = subprocess.run([sys.executable, "-c", script, "status"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_after_the_start_is_no_longer_the_end_of_the_process() -> None:
+    script = """
+import signal
+from microlock.cli.program import program
+program.main = lambda **_: print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+from microlock_main import main
+main()
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "True\n"
 
 
 def test_what_serves_is_not_imported_for_other_commands() -> None:

@@ -88,8 +88,8 @@ BAD_SECONDS = {
     "5": "'5'",
     10**400: "1000000",
 }
-BAD_TIMEOUTS = {**BAD_SECONDS, 0: "0"}
 BAD_WAITS = {**BAD_SECONDS, MAX_WAIT + 1: "1000000001"}
+BAD_TIMEOUTS = {**BAD_WAITS, 0: "0"}
 NONE = {None: "None"}
 BAD_RETRIES = {-1: "-1", 1.5: "1.5", True: "True", "5": "'5'", **NONE}
 BAD_TOKENS = {**BAD_RETRIES, 0: "0"}

@@ -19,6 +19,7 @@ from microlock import (
     State,
     StoreError,
 )
+from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.testing import MemoryStore
 
 
@@ -228,6 +229,23 @@ def test_a_wait_that_is_cancelled_leaves_nothing(
         waiting.result(PATIENCE)
     assert what_is_there(store)[1:] == before
     assert all(each.held for each in rivals)
+
+
+def test_a_wait_that_is_interrupted_is_told_to_have_failed(
+    kind: Kind, nodes: Nodes, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    nodes.rivals(kind)
+    foo, told = nodes(kind), list[LockEvent]()
+    foo.on("failed", told.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(ReentrantEvent, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            foo.lock(timeout=LONG)
+    store.advance(0)
+    assert [type(each.error) for each in told] == [LockCancelledError]
 
 
 def test_a_waiter_whose_entry_is_deleted_joins_again(

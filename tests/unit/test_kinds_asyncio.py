@@ -11,7 +11,7 @@ from kinds import KINDS, LONG, TTL, Kind
 
 import microlock
 import microlock.asyncio
-from microlock import AlreadyLockedError, LockEvent
+from microlock import AlreadyLockedError, LockCancelledError, LockEvent
 from microlock.testing import MemoryStore
 
 Story = Callable[["Tasks"], Awaitable[None]]
@@ -103,6 +103,21 @@ def test_a_cancelled_wait_leaves_nothing(kind: Kind) -> None:
             await waiting
         assert await foo.waiters() == []
         assert len(await foo.holders()) == len(rivals)
+
+    run(story)
+
+
+def test_a_cancelled_wait_is_told_to_have_failed(kind: Kind) -> None:
+    async def story(tasks: Tasks) -> None:
+        await tasks.rivals(kind)
+        foo, told = tasks.make(kind), list[LockEvent]()
+        foo.on("failed", told.append)
+        waiting = await tasks.waits(foo)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await tasks.store.advance_async(0)
+        assert [type(each.error) for each in told] == [LockCancelledError]
 
     run(story)
 

@@ -17,7 +17,7 @@ from walk import OTHER, Foo, Going
 from microlock.core.call import NOW, Call, Park
 from microlock.core.port import Leave, Revoke
 from microlock.core.turns import Turns
-from microlock.errors import MicrolockError, StoreUnavailableError
+from microlock.errors import LockCancelledError, MicrolockError, StoreUnavailableError
 
 Scene = Callable[[], Going[Any]]
 
@@ -245,6 +245,19 @@ def test_an_interrupted_lock_holds_nothing_and_leaves_nothing(scene):
             assert foo.entries == []
 
 
+@pytest.mark.parametrize("scene", TAKING, ids=lambda scene: scene.__name__)
+def test_an_interrupted_lock_tells_once_that_it_was_cancelled(scene):
+    for going in moments(scene):
+        if going.request is NOW:  # in the middle of a step, which may have told of a failure
+            continue
+        going.throw(KeyboardInterrupt())
+        while not going.over:
+            going.step()
+        (failed,) = (event for event in going.foo.told if event.name == "failed")
+        assert isinstance(failed.error, LockCancelledError)
+        assert failed.waited == pytest.approx(going.foo.store.now - going.call.started)
+
+
 @scenes
 def test_an_object_can_be_used_after_an_interrupt(scene):
     for going in interrupted(scene):
@@ -290,6 +303,7 @@ def test_what_an_interrupt_has_left_held_on_the_way_out_can_be_abandoned(monkeyp
     foo.abandon(foo.hold).result()
     assert (foo.held, foo.entries) == (False, [])
     assert the_turn_is_free(foo)
+    assert foo.names == ["acquired", "released"]
 
 
 # A second interrupt, while the first is cleaned up after; and an etcd that does not answer then.

@@ -364,6 +364,7 @@ def test_whom_an_interrupt_throws_out_of_its_wait_is_passed_over(foo, hold):
     second = foo.lock(OTHER, timeout=60).go()
     third = foo.lock(THIRD, timeout=60).go()
     second.throw(KeyboardInterrupt())
+    second.go()
     assert isinstance(second.error, KeyboardInterrupt)
     foo.unlock().result()
     assert third.go().result() is foo.hold
@@ -374,6 +375,7 @@ def test_whom_an_interrupt_throws_out_when_its_turn_has_come_hands_it_on(foo, ho
     third = foo.lock(THIRD, timeout=60).go()
     foo.unlock().result()
     second.throw(KeyboardInterrupt())
+    second.go()
     assert isinstance(second.error, KeyboardInterrupt)
     assert third.go().result() is foo.hold
 

@@ -143,7 +143,9 @@ def test_a_read_tells_of_entries_alone_and_of_no_more_than_asked_for():
     assert decode(Read(b"foo/"), found, 3.0, 4.0, repeated=False).keys == (BETA, GAMMA)
 
 
-@pytest.mark.parametrize(("limit", "sent"), [(0, 0), (1, OLDEST), (OLDEST + 1, OLDEST + 1)])
+@pytest.mark.parametrize(
+    ("limit", "sent"), [(0, 0), (1, OLDEST), (OLDEST + 1, OLDEST + 1), (10**30, 2**63 - 1)]
+)
 def test_a_read_with_a_limit_sees_behind_some_nested_names(limit, sent):
     _, message, _ = encode(Read(b"foo/", limit))
     assert message.limit == sent

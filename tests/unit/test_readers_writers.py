@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
+from typing import Any
 
 import pytest
-from kinds import LONG, PATIENCE, READER, WRITER, Nodes
+from kinds import LONG, MUTEX, PATIENCE, READER, WRITER, Nodes
 
 from microlock import (
     AlreadyLockedError,
+    LockManager,
     LockNotOwnedError,
     Microlock,
     ReadLock,
@@ -120,6 +122,45 @@ def test_no_other_lock_is_in_their_way(nodes: Nodes, store: MemoryStore) -> None
     nodes.locks[0].unlock()
     writer = nodes(WRITER)
     assert writer.lock().token == writer.holder().token
+
+
+@pytest.mark.parametrize(
+    ("holds", "asks", "gets_it"),
+    [
+        ("foo/read", "ReadLock", True),
+        ("foo/read", "WriteLock", False),
+        ("foo/write", "ReadLock", False),
+        ("foo/write", "WriteLock", False),
+        ("ReadLock", "foo/read", False),
+        ("ReadLock", "foo/write", True),
+        ("WriteLock", "foo/read", True),
+        ("WriteLock", "foo/write", False),
+    ],
+)
+def test_a_mutex_called_as_the_queue_of_readers_or_writers_is_for_them_one_more_in_it(
+    holds: str, asks: str, gets_it: bool, nodes: Nodes
+) -> None:
+    """docs/kinds.md says: don't. It waits for others in that queue alone, and is waited for."""
+
+    def lock(name: str) -> Any:
+        return nodes(MUTEX, key=name) if "/" in name else nodes(name)
+
+    held, asking = lock(holds), lock(asks)
+    held.lock()
+    if gets_it:
+        assert asking.lock()
+    else:
+        with pytest.raises(AlreadyLockedError):
+            asking.lock()
+    assert held.held
+
+
+def test_a_mutex_called_as_the_queue_of_readers_is_listed_as_one_of_them(
+    nodes: Nodes, store: MemoryStore
+) -> None:
+    nodes(MUTEX, key="foo/read").lock()
+    (listed,) = LockManager(store.connect(), "operator").locks()
+    assert (listed.name, listed.holders[0].role) == ("foo", "reader")
 
 
 @pytest.mark.parametrize("seed", range(3))

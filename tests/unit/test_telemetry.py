@@ -163,7 +163,7 @@ def test_holds_and_waits_are_counted_as_they_are_now(store, sdk):
     assert [each.name for each in hold.events] == ["microlock.suspended"]
 
 
-def test_a_task_that_waits_is_counted_until_it_is_cancelled(store, sdk):
+def test_a_task_that_waits_is_counted_until_it_is_cancelled_and_then_has_given_up(store, sdk):
     async def main() -> None:
         client = store.connect()
         instrument(client, **sdk.providers)
@@ -176,6 +176,7 @@ def test_a_task_that_waits_is_counted_until_it_is_cancelled(store, sdk):
         with pytest.raises(asyncio.CancelledError):
             await store.until(waiter)
         assert sdk.values("wait.count") == {}
+        assert sdk.values("wait.duration", "wait.outcome")["given_up"] > 0
         await one.unlock()
         await store.advance_async(0)
         assert sdk.values("hold.duration") == {"mutex": 1}

@@ -1,0 +1,106 @@
+"""The instruments of a meter, which has each of them once, whoever uses it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Protocol
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+from opentelemetry import metrics
+
+Said = tuple[tuple[str, str], ...]  # attributes, as a key
+
+# Seconds. A lock is waited for, and held, for a millisecond or for hours.
+_BOUNDARIES = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400),
+)
+
+
+class Counts(Protocol):
+    """Knows of holds and waits, by their attributes; any thread may ask."""
+
+    def holds(self) -> Mapping[Said, int]:
+        """How many holds there are."""
+
+    def waits(self) -> Mapping[Said, int]:
+        """How many locks are in a queue."""
+
+
+class Instruments:
+    """Those of one meter.
+
+    Attributes:
+        all: whose holds and waits are counted together.
+    """
+
+    def __init__(self, provider: metrics.MeterProvider | None) -> None:
+        self.all: WeakSet[Counts] = WeakSet()
+        meter = metrics.get_meter("microlock", version("microlock"), provider)
+        self.waited = meter.create_histogram(
+            "microlock.wait.duration",
+            unit="s",
+            description="Time from lock() until it was obtained or given up",
+            explicit_bucket_boundaries_advisory=_BOUNDARIES,
+        )
+        self.held = meter.create_histogram(
+            "microlock.hold.duration",
+            unit="s",
+            description="Time that a lock was held",
+            explicit_bucket_boundaries_advisory=_BOUNDARIES,
+        )
+        self.losses = meter.create_counter(
+            "microlock.hold.losses",
+            unit="{loss}",
+            description="Holds that ended without unlock()",
+        )
+        self.renewals = meter.create_counter(
+            "microlock.hold.renewals", unit="{renewal}", description="Renewals of holds"
+        )
+        self.suspensions = meter.create_counter(
+            "microlock.hold.suspensions",
+            unit="{suspension}",
+            description="Times that the renewal of a hold was not answered",
+        )
+        meter.create_observable_up_down_counter(
+            "microlock.hold.count",
+            [lambda _: self._sum(lambda each: each.holds())],
+            unit="{hold}",
+            description="Locks that are held now",
+        )
+        meter.create_observable_up_down_counter(
+            "microlock.wait.count",
+            [lambda _: self._sum(lambda each: each.waits())],
+            unit="{wait}",
+            description="Locks that wait in a queue now",
+        )
+
+    def _sum(self, count: Callable[[Counts], Mapping[Said, int]]) -> list[metrics.Observation]:
+        with changing:
+            present = list(self.all)
+        found: Counter[Said] = Counter()
+        for each in present:
+            found.update(count(each))
+        return [metrics.Observation(number, dict(said)) for said, number in found.items()]
+
+
+# What is instrumented, and by whom, changes under it.
+changing = threading.RLock()
+_made: WeakKeyDictionary[object, ref[Instruments]] = WeakKeyDictionary()
+
+
+def instruments_of(provider: metrics.MeterProvider | None) -> Instruments:
+    """Those of a provider, whose meter keeps them: it calls them."""
+    # The global one may be a stand-in for one that is set later.
+    given = provider is not None and provider is not metrics.get_meter_provider()
+    key = provider if given else metrics.get_meter_provider
+    with changing:
+        made = _made.get(key)
+        instruments = made() if made else None
+        if instruments is None:
+            instruments = Instruments(provider if given else None)
+            _made[key] = ref(instruments)
+        return instruments

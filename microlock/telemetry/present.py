@@ -1,0 +1,111 @@
+"""Which locks are held and waited for now, as their events have told."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from weakref import WeakSet, ref
+
+from opentelemetry import trace
+
+from microlock.core.hold import State
+from microlock.face import Face
+
+
+@dataclass
+class Held:
+    """A hold as its events have told of it: since when, if that is known."""
+
+    token: int | None
+    since: float | None = None
+    began_ns: int = 0
+    span: trace.Span | None = None
+
+    def end(self) -> None:
+        """Ends its span here."""
+        if self.span:
+            self.span.end()
+
+
+class Present:
+    """The holds and the waits of some locks. Any thread may ask."""
+
+    def __init__(self) -> None:
+        # A garbage collection fills it, which may take no lock.
+        self._dropped: list[ref[Face]] = []
+        self._mutex = threading.RLock()
+        # Under the mutex:
+        self._holds: dict[ref[Face], Held] = {}
+        self._waits: WeakSet[Face] = WeakSet()
+
+    # Waits.
+
+    def joined(self, lock: Face) -> None:
+        with self._mutex:
+            self._waits.add(lock)
+
+    def gave_up(self, lock: Face) -> bool:
+        """A call did not get this lock. Returns whether the lock was in the queue."""
+        with self._mutex:
+            there = lock in self._waits
+            if not _queued(lock):  # it may be another thread that gave up
+                self._waits.discard(lock)
+        return there
+
+    def waits(self) -> list[Face]:
+        with self._mutex:
+            locks = list(self._waits)
+        return [lock for lock in locks if _queued(lock)]
+
+    # Holds.
+
+    def began(self, lock: Face, hold: Held) -> None:
+        """A hold begins, and the wait for it is over. One before it whose end no event has told of,
+        since its outcome was in doubt, ends."""
+        with self._mutex:
+            self._waits.discard(lock)
+            before = self._holds.pop(ref(lock), None)
+            self._holds[ref(lock, self._dropped.append)] = hold
+        if before:
+            before.end()
+
+    def hold(self, lock: Face, token: int | None) -> Held:
+        """The hold of a lock; one that this object has taken over from its node, or that was there
+        before, is known from here on."""
+        with self._mutex:
+            return self._holds.setdefault(ref(lock, self._dropped.append), Held(token))
+
+    def ended(self, lock: Face, token: int | None) -> Held | None:
+        """The hold with this token is over. Returns it, if it was known."""
+        with self._mutex:
+            hold = self._holds.get(ref(lock))
+            if hold is None or token != hold.token:
+                return None
+            return self._holds.pop(ref(lock))
+
+    def end_dropped(self) -> None:
+        """Ends the holds whose locks are gone: a dropped lock is given back."""
+        while self._dropped:
+            with self._mutex:
+                hold = self._holds.pop(self._dropped.pop(), None)
+            if hold:
+                hold.end()
+
+    def end(self) -> None:
+        """Ends all holds."""
+        with self._mutex:
+            holds, self._holds = list(self._holds.values()), {}
+        for hold in holds:
+            hold.end()
+
+    def holds(self) -> list[tuple[Face, State]]:
+        with self._mutex:
+            locks = [each() for each in self._holds]
+        # A hold may have ended without an event: the client is closed, or its outcome is in doubt.
+        states = [(lock, lock.state) for lock in locks if lock]
+        return [each for each in states if each[1] in (State.HELD, State.SUSPENDED)]
+
+
+def _queued(lock: Face) -> bool:
+    """A task whose loop is gone leaves the queue without an event."""
+    return lock._status.wait is not None
