@@ -1,10 +1,10 @@
-"""Metrics and traces of locks by OpenTelemetry, from their events and nothing else.
+"""OpenTelemetry metrics and traces of locks, made from their events alone.
 
     from microlock.telemetry import instrument
 
     instrument(etcd)
 
-It needs `pip install 'microlock[telemetry]'`, and nothing is spent on it where it is not called.
+It needs `pip install 'microlock[telemetry]'`. It costs nothing unless it is called.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ except ImportError as error:
 
 __all__ = ["Instrumentation", "instrument"]
 
-# Seconds. A lock is waited for, and held, for a millisecond or for hours.
+# Seconds. Waits and holds take from a millisecond to hours.
 _BOUNDARIES = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400),
 )
 
-# By the classes of both faces, which are called the same.
+# By class name, which is the same in both faces.
 _KINDS = {
     "Microlock": "mutex",
     "Semaphore": "semaphore",
@@ -60,7 +60,7 @@ _KINDS = {
     "Election": "election",
 }
 
-# A child that has forked is told of nothing.
+# FORKED is left out: a forked child gets no events.
 _REASONS = [each.name.lower() for each in LossReason if each is not LossReason.FORKED]
 
 Manager: TypeAlias = ManagerFace[Any, Any, Any, Any, Any, Any]
@@ -77,25 +77,25 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     group: Callable[[str], str] | None = None,
 ) -> Instrumentation:
-    """Measures and traces locks from now on, of either face.
+    """Measures and traces locks of either face from now on.
 
-    What it records is in docs/telemetry.md. A lock is recorded once, by the first instrumentation
-    that it belongs to. If a meter or a tracer fails or hangs, locks go on.
+    docs/telemetry.md lists what it records. If several instrumentations cover a lock, only the
+    first records it. If a meter or a tracer fails or hangs, locks still work.
 
     Args:
-        what: a client, for all its locks, those that are made later too; a lock; or a manager, for
-            the locks of its node under its prefix.
+        what: a client, for all its locks, also those made later; a lock; or a manager, for the
+            locks of its node under its prefix.
         meter_provider, tracer_provider: None: the global ones.
-        group: gives the attribute `microlock.group` of metrics for a key; for few different ones,
-            such as `lambda key: key.split("/")[0]`. None: metrics don't tell keys apart.
+        group: a function that returns the metric attribute `microlock.group` for a key. It should
+            return few different values: `lambda key: key.split("/")[0]`. None: no such attribute.
 
     Returns:
-        What `end()` ends, or a `with` block.
+        The instrumentation, for `end()` or a `with` block.
 
     Raises:
         InvalidArgumentError: an argument is wrong, or `what` is instrumented already.
-        ClientRequiredError: `what` is none of these.
-        DestroyedError, ForkedError: the client can't be used any more, or not here.
+        ClientRequiredError: `what` is not a client, a lock or a manager.
+        DestroyedError, ForkedError: the client can't be used any more, or not in this process.
     """
     if group is not None and not callable(group):
         raise InvalidArgumentError(f"group must be a function of a key, not {group!r}")
@@ -122,7 +122,7 @@ def _client(part: Face | Manager | Client) -> Client:
 
 @dataclass
 class _Hold:
-    """A hold as its events have told of it: since when, if that is known."""
+    """A hold, as known from its events. `since` is None if its begin was not seen."""
 
     token: int | None
     since: float | None = None
@@ -131,10 +131,10 @@ class _Hold:
 
 
 class Instrumentation:
-    """What `instrument()` has begun, until `end()` or the end of the client.
+    """What `instrument()` returns. It records until `end()`, or until the client is closed.
 
     Attributes:
-        what: the client, the lock or the manager; None if that is gone.
+        what: the client, the lock or the manager; None if that was garbage collected.
     """
 
     def __init__(
@@ -152,13 +152,13 @@ class Instrumentation:
         self._tracer = tracer
         self._group = group
         self._failed = False
-        # A garbage collection fills it, which may take no lock.
+        # Filled during garbage collection, where no mutex may be taken.
         self._dropped: list[ref[Face]] = []
         self._mutex = threading.RLock()
         # Under the mutex:
         self._holds: dict[ref[Face], _Hold] = {}
         self._waits: WeakSet[Face] = WeakSet()
-        # Attributes that were seen: from then on each is there, with 0 if there is nothing.
+        # Attributes that were seen: from then on each is reported, also with the value 0.
         self._zero: set[_Said] = set()
         self._holding: Counter[_Said] = Counter()
         self._waiting_now: Counter[_Said] = Counter()
@@ -182,9 +182,9 @@ class Instrumentation:
         return self._what()
 
     def end(self) -> None:
-        """Records what has happened so far, and nothing more. Twice is fine.
+        """Records what has happened so far, and stops. A second call does nothing.
 
-        The spans of holds that go on end here.
+        Spans of holds that still stand end here.
         """
         self._observers.flush()
         with _changing:
@@ -196,7 +196,7 @@ class Instrumentation:
             if hold.span:
                 hold.span.end()
 
-    # For the observers, on one thread.
+    # Called by the observers, on one thread.
 
     def observe(self, lock: Face, event: LockEvent, at: float) -> bool:
         if not self._covers(lock):
@@ -205,8 +205,8 @@ class Instrumentation:
             self._end_dropped()
             if note := _NOTES.get(event.name):
                 note(self, lock, event, at)
-        except (Exception, SystemExit):  # of a meter, a tracer, or a group
-            if not self._failed:  # once: there may be an error for each event
+        except (Exception, SystemExit):  # raised by a meter, a tracer, or `group`
+            if not self._failed:  # log it once: each event may fail
                 self._failed = True
                 log.exception("%r fails to record %r of %r", self, event.name, event.key)
         return True
@@ -220,14 +220,14 @@ class Instrumentation:
         return what is lock or isinstance(what, Client)
 
     def _end_dropped(self) -> None:
-        """Ends the spans of holds whose locks are gone: a dropped lock is given back."""
+        """Ends the spans of holds whose locks were collected: a dropped lock is given back."""
         while self._dropped:
             with self._mutex:
                 hold = self._holds.pop(self._dropped.pop(), None)
             if hold and hold.span:
                 hold.span.end()
 
-    # What each event says.
+    # One method for each event.
 
     def _waiting(self, lock: Face, event: LockEvent, at: float) -> None:
         with self._mutex:
@@ -246,7 +246,7 @@ class Instrumentation:
         hold.span = self._span("microlock.hold", lock, event, now_ns)
 
     def _begin_at_zero(self, said: Attributes) -> None:
-        """Whoever looks for a rise has to see what it rises from."""
+        """Reports 0 first, so that a query for an increase sees the first one."""
         if (items := tuple(said.items())) in self._zero:
             return
         self._zero.add(items)
@@ -259,7 +259,7 @@ class Instrumentation:
     def _gave_up(self, lock: Face, event: LockEvent, at: float) -> None:
         with self._mutex:
             queued = lock in self._waits
-            if not _queued(lock):  # it may be another thread that gave up
+            if not _queued(lock):  # otherwise it was another thread that gave up
                 self._waits.discard(lock)
         if isinstance(event.error, LockCancelledError):
             outcome = "given_up"
@@ -292,8 +292,8 @@ class Instrumentation:
             span.add_event("microlock.suspended", why, self._wall_ns(at))
 
     def _known(self, lock: Face, event: LockEvent) -> _Hold:
-        """The hold; one that this object has taken over from its node, or that was there before,
-        is known from here on."""
+        """The hold of this lock. It is new here if the object took it over from its node, or if it
+        is older than the instrumentation."""
         with self._mutex:
             mine = ref(lock, self._dropped.append)
             return self._holds.setdefault(mine, _Hold(event.token))
@@ -324,8 +324,8 @@ class Instrumentation:
         self._instruments.held.record(held, self._of(lock))
 
     def _leave(self, lock: Face, token: int | None = None) -> _Hold | None:
-        """The hold that a lock had, which is over. One whose end no event has told of, since its
-        outcome is in doubt, ends with the next."""
+        """Removes and returns the hold of a lock. A hold whose outcome was unknown got no event of
+        its end: it ends with the next hold."""
         with self._mutex:
             hold = self._holds.get(ref(lock))
             if hold is None or token not in (None, hold.token):
@@ -356,7 +356,7 @@ class Instrumentation:
         return self._tracer.start_span(name, attributes=said, start_time=start_ns)
 
     def _of(self, lock: Face) -> Attributes:
-        """The attributes of a lock's metrics. Its key is none: there may be any number of them."""
+        """The attributes of a lock's metrics. The key is not one: there may be too many keys."""
         said = {"microlock.kind": _kind(lock)}
         if self._group:
             said["microlock.group"] = self._group(lock.key)
@@ -365,21 +365,21 @@ class Instrumentation:
     def _wall_ns(self, at: float) -> int:
         return time.time_ns() - _ns(self._clock.now() - at)
 
-    # For the meter, on any thread.
+    # Called by the meter, on any thread.
 
     def holds(self) -> Counter[_Said]:
-        """How many holds there are, by the attributes of each."""
+        """The number of holds, by their attributes."""
         with self._mutex:
             locks = [each() for each in self._holds]
         found = []
         for lock in filter(None, locks):
-            # An end that no event tells of: the client is closed, or its outcome is in doubt.
+            # A hold may end without an event: the client was closed, or the outcome is unknown.
             if (state := lock.state) in (State.HELD, State.SUSPENDED):
                 found.append(self._of(lock) | {"microlock.hold.state": state.name.lower()})
         return self._count(self._holding, found)
 
     def waits(self) -> Counter[_Said]:
-        """How many locks are in a queue."""
+        """The number of locks that wait in a queue."""
         with self._mutex:
             locks = list(self._waits)
         return self._count(self._waiting_now, [self._of(lock) for lock in locks if _queued(lock)])
@@ -409,7 +409,7 @@ def _kind(lock: Face) -> str:
 
 
 def _queued(lock: Face) -> bool:
-    """A task that is cancelled leaves the queue without an event."""
+    """Whether it waits. A cancelled task leaves the queue without an event."""
     return lock._status.wait is not None
 
 
@@ -418,7 +418,7 @@ def _ns(seconds: float) -> int:
 
 
 class _Instruments:
-    """Those of one meter: a meter has each of them once, whoever uses it."""
+    """The instruments of one meter: a meter has each of them once, for all instrumentations."""
 
     def __init__(self, provider: metrics.MeterProvider | None) -> None:
         self.all: WeakSet[Instrumentation] = WeakSet()
@@ -473,14 +473,14 @@ def _counted(
     return [metrics.Observation(number, dict(said)) for said, number in found.items()]
 
 
-# What is instrumented, and by whom, changes under it.
+# Guards the lists of instrumentations and instruments.
 _changing = threading.RLock()
 _made: WeakKeyDictionary[object, ref[_Instruments]] = WeakKeyDictionary()
 
 
 def _instruments(provider: metrics.MeterProvider | None) -> _Instruments:
-    """Those of a provider, whose meter keeps them: it calls them."""
-    # The global one may be a stand-in for one that is set later.
+    """The instruments of a provider. Its meter keeps them alive, since it calls them."""
+    # The global provider may be a proxy for one that is set later.
     given = provider is not None and provider is not metrics.get_meter_provider()
     key = provider if given else metrics.get_meter_provider
     with _changing:

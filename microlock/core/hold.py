@@ -1,4 +1,4 @@
-"""One hold, from the moment it is taken to its end: until when it lasts, and how it ended.
+"""One hold: its deadline, its state, and how it ended.
 
 Also what a user sees of it: `Hold`, `State`, `Guard`.
 """
@@ -25,27 +25,27 @@ _NO_ANSWER = (StoreUnavailableError, StoreTlsError, WrongServerError)
 
 
 class State(enum.Enum):
-    """What an object knows of its hold, without asking etcd."""
+    """The state of an object's hold, as far as it knows without asking etcd."""
 
     RELEASED = "holds nothing: never locked, refused, or given back"
-    HELD = "holds the lock, until its deadline at least"
-    SUSPENDED = "holds the lock until its deadline, and etcd does not answer the renewals"
+    HELD = "holds the lock at least until its deadline"
+    SUSPENDED = "holds the lock until its deadline, but etcd does not renew it"
     LOST = "the hold ended without unlock(): see lost_reason"
 
 
 @dataclass(frozen=True)
 class Hold:
-    """A lock that was taken.
+    """What `lock()` returns: one hold of a lock.
 
     Attributes:
-        key: the lock.
-        node_id: who took it.
-        token: the fencing token. It rises from each holder to the next: whoever is written to
-            under the lock should refuse a token lower than one it has seen.
+        key: the name of the lock.
+        node_id: the node that took it.
+        token: the fencing token. It rises with each holder: a storage that is written to under the
+            lock should refuse a token lower than the highest that it has seen.
         lease_id: the etcd lease that the hold began with.
-        ttl: seconds as granted by etcd, which may be more than asked for.
-        attempts: tries it took; for one that waited, how often it joined the queue.
-        waited: seconds it took.
+        ttl: the ttl that etcd granted, in seconds; may be longer than requested.
+        attempts: the number of tries; after a wait: how often it joined the queue.
+        waited: seconds that `lock()` took.
     """
 
     key: str
@@ -59,14 +59,14 @@ class Hold:
 
 @dataclass(frozen=True)
 class Guard:
-    """What holds in a transaction of etcd for as long as a hold stands.
+    """A comparison for an etcd transaction. It is true as long as the hold stands.
 
     Attributes:
-        key: the key in etcd that has to exist,
-        revision: and the revision that it has to be created at: its create_revision.
-        lock: the lock that it is about.
-        node_id: who holds it.
-        others: further keys that have to exist so: those of a `MultiLock`.
+        key: the entry of the hold in etcd.
+        revision: the create_revision that the key must have.
+        lock: the name of the lock.
+        node_id: the node that holds it.
+        others: more keys that must have the same create_revision, for a `MultiLock`.
     """
 
     key: bytes

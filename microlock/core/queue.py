@@ -1,7 +1,7 @@
-"""The entries of one lock: who holds it, who waits, what changed.
+"""The entries of one lock: its holders, its waiters, and what changed.
 
-The oldest entry, the one with the lowest create_revision, holds the lock; the rest wait, in
-order. That is all the protocol there is. Where more are admitted, the next ones hold it too.
+The oldest entry, the one with the lowest create_revision, holds the lock; the rest wait, in order.
+That is the whole protocol. Kinds of locks that admit more holders admit the next entries too.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ _MAX_SHOWN = 120
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A node's place in the queue of a lock: it holds the lock, or waits.
+    """One entry in the queue of a lock: a holder, or a waiter.
 
     Attributes:
-        node_id: who it is; None for a client that stores no name, as Go's and etcdctl do.
-        token: the fencing token: etcd's revision at which the place was taken. It rises from
-            each holder to the next.
-        lease_id: the etcd lease the place is bound to.
-        value: of its entry: the node id, or what a leader proclaims.
-        role: "reader" or "writer", where there are such.
+        node_id: the node; None for a client that stores no node id, as Go's and etcdctl.
+        token: the fencing token: etcd's revision when the entry was put. It rises with each holder.
+        lease_id: the etcd lease of the entry.
+        value: the value of the entry: the node id, or the value that a leader proclaims.
+        role: "reader" or "writer"; None for other kinds of locks.
     """
 
     node_id: str | None
@@ -38,7 +37,7 @@ class Holder:
 
     @classmethod
     def of(cls, kv: KeyValue, lock: bytes = b"") -> Holder:
-        """`lock`: what it is an entry of."""
+        """`lock`: the lock that the entry belongs to."""
         node_id = kv.value.decode(errors="backslashreplace") or None
         role = role_in(lock, kv.name) if b"\0" in lock else None
         return cls(node_id, kv.create_revision, kv.lease_id, kv.value, role)
@@ -51,15 +50,15 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class LockStatus:
-    """Who holds a lock and who waits for it, as etcd has it at one revision.
+    """The holders and waiters of a lock, as of one revision of etcd.
 
     Attributes:
-        name: the key, after the prefix of the manager.
-        kind: "readers/writers", or "queue" for all others: a mutex, a semaphore, an election, or
-            one key of several have the same entries.
-        holders: in order. Of a queue it is the first, whether it has other keys to wait for or not;
-            those that hold a semaphore beside it are the first of `waiters`: nobody but who takes
-            it knows how many.
+        name: the key without the prefix of the manager.
+        kind: "readers/writers", or "queue" for all other kinds: a mutex, a semaphore, an election
+            and one key of a `MultiLock` have the same entries.
+        holders: in order. A "queue" lists its first entry alone, since etcd does not store the
+            limit of a semaphore: its other holders come first in `waiters`. The first entry may be
+            of a `MultiLock` that still waits for other keys.
         waiters: in order.
     """
 
@@ -71,18 +70,18 @@ class LockStatus:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """Who leads, by what it proclaims.
+    """The leader of an election.
 
     Attributes:
-        value: what it proclaims: its node id, unless it says something else.
-        token: the fencing token of its hold; of each leader higher than of those before.
+        value: the value that it proclaims; by default its node id.
+        token: the fencing token of its hold; it rises with each leader.
     """
 
     value: bytes
     token: int
 
     def __str__(self) -> str:
-        """The value as text; what is no UTF-8 is escaped."""
+        """The value as text; bytes that are not UTF-8 are escaped."""
         return self.value.decode(errors="backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""What a user writes in a transaction of the store, checked."""
+"""Checks the arguments and the reply of `Client.transaction`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from microlock.errors import InvalidArgumentError, LockLostError, LossReason
 def checked(guard: object, put: object, delete: object) -> Transaction:
     """The transaction for the arguments of `Client.transaction`.
 
-    Raises InvalidArgumentError, which tells nothing of the data.
+    Raises InvalidArgumentError, whose text contains none of the data.
     """
     if not isinstance(guard, Guard):
         raise InvalidArgumentError(f"guard must be what guard() returns, not {guard!r}")
@@ -40,7 +40,7 @@ def _key(key: object) -> bytes:
 
 
 def _kind(value: object) -> str:
-    """All that an error tells of data."""
+    """All that an error may say about the data."""
     return f"of type {type(value).__name__}"
 
 

