@@ -40,9 +40,9 @@ class LossReason(enum.Enum):
 
     EXPIRED = "the deadline passed without a renewal"
     DELETED = "the entry is gone from etcd"
-    LEASE_GONE = "the lease ended before its time"
-    REFUSED = "etcd refused to renew it until the deadline passed"
-    FORKED = "the process forked: the hold belongs to the parent"
+    LEASE_GONE = "its lease was revoked, or ended early"
+    REFUSED = "etcd refused to renew it, and the deadline passed"
+    FORKED = "this process is a fork: the hold belongs to the parent"
 
 
 class MicrolockError(Exception):
@@ -131,13 +131,14 @@ class LockLostError(LockNotOwnedError):
         ttl: int | None = None,
         auto_renew: bool = False,
     ) -> None:
-        why = f"lost, {reason.value}"
+        why: str = reason.value
         if reason is LossReason.EXPIRED and ttl:
-            cure = "renew() it, take auto_renew=True or a longer ttl"
+            cure = "call renew() in time, or use auto_renew=True"
             if auto_renew:
-                cure = "etcd did not answer, this process stood still, or max_hold was over"
-            why = f"lost, its ttl of {ttl} s passed without a renewal ({cure})"
-        super().__init__(key, node_id, why=why)
+                cure = "etcd did not answer, this process was paused, or max_hold was over"
+            why = f"its ttl of {ttl} s passed without a renewal ({cure})"
+        super().__init__(key, node_id)
+        self.args = (f"{node_id!r} lost the lock {key!r}, which another may hold now: {why}",)
         self.reason = reason
 
 
@@ -156,8 +157,8 @@ class LockUncertainError(MicrolockError):
 
     def __init__(self, key: str, node_id: str, lease_id: int, why: object) -> None:
         super().__init__(
-            f"nobody can say whether {node_id!r} holds {key!r}, "
-            f"and lease {lease_id:x} could not be revoked: {why}"
+            f"{node_id!r} does not hold {key!r}, "
+            f"but lease {lease_id:x} may keep it locked for up to a ttl: {why}"
         )
         self.key = key
         self.node_id = node_id
@@ -173,7 +174,7 @@ class LockCancelledError(MicrolockError):
     """
 
     def __init__(self, key: str, node_id: str) -> None:
-        super().__init__(f"{node_id!r} does not wait for {key!r} any more: cancelled")
+        super().__init__(f"cancel() ended the wait of {node_id!r} for the lock {key!r}")
         self.key = key
         self.node_id = node_id
 

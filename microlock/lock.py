@@ -126,7 +126,9 @@ class Lock(ContextDecorator, Face):
             self._host.destroy(self._owner())
         except DestroyedError as error:
             if held:
-                raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
+                raise DestroyedError(
+                    f"{self.key!r} stays locked until its ttl ends: {error}"
+                ) from error
         finally:
             self._runner.end(self.remove_all_listeners, end - self._clock.now())
 
@@ -168,7 +170,7 @@ class Lock(ContextDecorator, Face):
         except MicrolockError as failure:
             if error is None:
                 raise
-            log.warning("leaving `with` of %r: %s", self.key, failure)
+            log.warning("at the end of `with` of the lock %r: %s", self.key, failure)
         except BaseException:  # an interrupt: the block is left, and so must be the lock
             entered = entered or self._innermost()
             self._abandon(entered and entered[1])
@@ -184,13 +186,12 @@ class Lock(ContextDecorator, Face):
 
     def __call__(self, func: F) -> F:
         if not callable(func):
-            raise InvalidArgumentError(f"what the lock decorates must be a function, not {func!r}")
+            raise InvalidArgumentError(f"a lock can only decorate a function, not {func!r}")
         if inspect.iscoroutinefunction(func):
             raise InvalidArgumentError(f"{func!r} is a coroutine function: use microlock.asyncio")
         if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
             raise InvalidArgumentError(
-                f"{func!r} is a generator function: it would do its work after the lock is given "
-                "back"
+                f"{func!r} is a generator function: its body would run without the lock"
             )
         return super().__call__(func)
 

@@ -352,7 +352,7 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
     def _broke(self, kinds: Sequence[Names], holder: Holder | None) -> Holder | None:
         if holder:
             log.warning(
-                "%r broke %r, locked by %s, token %s", self, kinds[0].key, holder, holder.token
+                "%r broke the lock %r of %s, token %s", self, kinds[0].key, holder, holder.token
             )
         return holder
 

@@ -107,7 +107,9 @@ def instrument(
     tracer = trace.get_tracer("microlock", version("microlock"), tracer_provider)
     with _changing:
         if any(each.what is part for each in observers.all if isinstance(each, Instrumentation)):
-            raise InvalidArgumentError(f"{part!r} is instrumented already: end() that before")
+            raise InvalidArgumentError(
+                f"{part!r} is instrumented already: call end() of that first"
+            )
         made = Instrumentation(part, observers, instruments, tracer, group)
         observers.add(made)
         instruments.all.add(made)
@@ -208,7 +210,9 @@ class Instrumentation:
         except (Exception, SystemExit):  # raised by a meter, a tracer, or `group`
             if not self._failed:  # log it once: each event may fail
                 self._failed = True
-                log.exception("%r fails to record %r of %r", self, event.name, event.key)
+                log.exception(
+                    "%r can't record the event %r of the lock %r", self, event.name, event.key
+                )
         return True
 
     def _covers(self, lock: Face) -> bool:

@@ -157,7 +157,9 @@ class Lock(AsyncContextDecorator, Face):
             await destroy(self._host, self._owner())
         except DestroyedError as error:
             if held:
-                raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
+                raise DestroyedError(
+                    f"{self.key!r} stays locked until its ttl ends: {error}"
+                ) from error
         except GeneratorExit:  # the task is gone: nothing can be waited for
             goes_on = False
             raise
@@ -221,7 +223,7 @@ class Lock(AsyncContextDecorator, Face):
         except MicrolockError as failure:
             if error is None:
                 raise
-            log.warning("leaving `with` of %r: %s", self.key, failure)
+            log.warning("at the end of `async with` of the lock %r: %s", self.key, failure)
         except asyncio.CancelledError:  # the block is left, and so must be the lock
             await self._abandon(self._owner(), entered and entered[1])
             raise
@@ -264,7 +266,7 @@ class Lock(AsyncContextDecorator, Face):
     def __call__(self, func: F) -> F:
         if not inspect.iscoroutinefunction(func):
             raise InvalidArgumentError(
-                f"what this lock decorates must be a coroutine function, unlike {func!r}"
+                f"an asyncio lock can only decorate a coroutine function, not {func!r}"
             )
         return super().__call__(func)  # type: ignore[return-value]
 

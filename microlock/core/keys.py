@@ -59,12 +59,12 @@ def check_node_id(node_id: object) -> bytes:
 def check_keys(keys: object) -> tuple[str, ...]:
     """Returns the keys without repetition, or raises KeyRequiredError."""
     if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
-        raise KeyRequiredError(f"keys must be several str, not {_shown(keys)}")
+        raise KeyRequiredError(f"keys must be an iterable of str, not {_shown(keys)}")
     found = tuple(dict.fromkeys(check_key(key).decode() for key in keys))
     if not 1 <= len(found) <= MAX_KEYS:
         raise KeyRequiredError(
-            f"keys must be 1 to {MAX_KEYS} different ones, as many as etcd takes in one "
-            f"transaction, not {len(found)}"
+            f"keys must be 1 to {MAX_KEYS} different names, as many as fit into one transaction of "
+            f"etcd, not {len(found)}"
         )
     return found
 

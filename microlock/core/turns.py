@@ -71,7 +71,7 @@ class Turns:
 
     def _busy(self) -> MicrolockError:
         key = self._status.names.key
-        return StoreTimeoutError(f"another call on the lock {key!r} is not done yet")
+        return StoreTimeoutError(f"another call on the lock {key!r} of this object still runs")
 
     def check(self, call: Call) -> None:
         """Raises what ends a call early, if anything has."""

@@ -141,7 +141,7 @@ class Client:
         return f"<{type(self).__name__} {', '.join(self._members.addresses)}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self!r} can't be copied or pickled: connect() in each process")
+        raise TypeError(f"{self!r} can't be copied or pickled: call connect() in each process")
 
     def __enter__(self: C) -> C:
         return self
@@ -189,7 +189,7 @@ class Client:
     def check(self) -> None:
         """Raises DestroyedError after `close()`, ForkedError in a child process."""
         if os.getpid() != self._pid:
-            raise ForkedError(f"{self!r} was made before os.fork(): connect() again in the child")
+            raise ForkedError(f"{self!r} was made before os.fork(): call connect() in the child")
         if self.closed.is_set():
             raise DestroyedError(f"{self!r} is closed")
 

@@ -66,7 +66,7 @@ class LockEmitter(EventEmitter):
         self._runner = runner
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self!r} can't be copied or pickled: make one where it is needed")
+        raise TypeError(f"{self!r} can't be copied or pickled: make a new lock instead")
 
     def listeners(self, event: str) -> list[Callable[..., Any]]:
         """The handlers of an event."""
@@ -102,7 +102,9 @@ class LockEmitter(EventEmitter):
             except MicrolockError:
                 pass  # the client is closed, and so are its threads
             except RuntimeError:  # no thread can be started; the event has happened all the same
-                log.exception("nobody was told of %r of %r", name, self._key)
+                log.exception(
+                    "no thread can be started: handlers of %r of lock %r miss it", name, self._key
+                )
         if not logged:
             return None
         why = event.reason.value if event.reason else event.error
@@ -129,7 +131,9 @@ class LockEmitter(EventEmitter):
             self._failed(event, error)
 
     def _failed(self, event: LockEvent, error: BaseException) -> None:
-        log.error("a handler of %r of %r failed", event.name, event.key, exc_info=error)
+        log.error(
+            "a handler of the event %r of the lock %r failed", event.name, event.key, exc_info=error
+        )
         if event.name != events.error and isinstance(error, Exception):
             self._tell(events.error, error=error)
 
@@ -145,10 +149,10 @@ class LockEmitter(EventEmitter):
         if not callable(k):
             raise InvalidArgumentError(f"a handler of {event!r} must be callable, not {k!r}")
         if inspect.iscoroutinefunction(k) and not self._runner.awaits:
-            raise InvalidArgumentError(f"a handler of {event!r} must not be async: {k!r}")
+            raise InvalidArgumentError(f"a handler of {event!r} must not be async, but {k!r} is")
         if not _accepts(k, None) and not _accepts(k):
             raise InvalidArgumentError(
-                f"a handler of {event!r} must take the event or nothing: {k!r}"
+                f"a handler of {event!r} must accept the event or nothing, unlike {k!r}"
             )
         known = k in self.listeners(event)
         if v is not k:

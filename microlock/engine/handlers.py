@@ -155,7 +155,7 @@ class Handlers:
                 try:
                     job()
                 except Exception:  # a handler's own are caught where it is called
-                    log.exception("a job of the handlers' threads failed")
+                    log.exception("a thread of the handlers failed in a job")
                 del job  # or the thread would keep its lock until the next one comes
             del mailbox
 

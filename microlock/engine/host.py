@@ -195,7 +195,7 @@ class Host:
                 try:
                     view = reader.watch(name, self, known=wanted[name])
                 except RuntimeError as error:  # no thread can be started
-                    self.warn("%r is not watched: %s", self.core.names.key, error)
+                    self.warn("the lock %r is not watched: %s", self.core.names.key, error)
                     return
                 self._watched = (*self._watched, name)
                 self.core.tracker.views[name] = view
@@ -307,7 +307,9 @@ class Host:
     def dropped(self) -> None:
         """Gives back all that it has: its lock is garbage."""
         if self.core.status.present(self.clock.now()):
-            log.warning("%r was dropped while it was held: it is given back", self.core.names.key)
+            log.warning(
+                "the held lock %r was garbage collected: it is given back", self.core.names.key
+            )
         self._end_quietly(self)
 
     def _end_quietly(self, owner: object) -> None:
@@ -322,7 +324,7 @@ class Host:
             yield
         except MicrolockError as error:
             if held:
-                log.warning("%r is left to its ttl: %s", self.core.names.key, error)
+                log.warning("%r may stay locked until its ttl ends: %s", self.core.names.key, error)
 
     def orphaned(self, call: Call, steps: Steps[object]) -> None:
         """Undoes a call that nobody drives any more: its loop has ended."""

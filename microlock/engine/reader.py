@@ -160,7 +160,7 @@ class Reader:
             yield settled
             if not settled.is_set():
                 late = StoreTimeoutError(
-                    f"{self._client!r} did not answer: watching begins when it does"
+                    f"{self._client!r} did not answer: the watch begins when it does"
                 )
                 self._feed(self._machine.late, name, late)
         finally:
@@ -202,8 +202,8 @@ class Reader:
         except MicrolockError as error:  # the client was closed, here or by its owner
             self._fail(error)
         except BaseException as error:
-            log.exception("watching with %r ended", self._client)
-            self._fail(MicrolockError(f"watching ended: {error!r}"))
+            log.exception("the watches of %r ended", self._client)
+            self._fail(MicrolockError(f"the watch ended: {error!r}"))
 
     def _fail(self, error: MicrolockError) -> None:
         with self._lock:
@@ -240,7 +240,7 @@ class Reader:
                     self._rest()
                 elif asked is not None:
                     # A ping is answered all the same, by a proxy or by a server that hangs.
-                    slow = StoreTimeoutError(f"{self._client!r} did not begin to watch in time")
+                    slow = StoreTimeoutError(f"{self._client!r} did not create the watch in time")
                     self._feed(self._machine.broke, slow)
                 continue
             self._client.check()
@@ -350,4 +350,4 @@ class Reader:
             try:
                 tell.deliver(subscriber)
             except BaseException:  # nobody is to end the watches of others
-                log.exception("%r failed to take what was watched", subscriber)
+                log.exception("%r failed to handle a change", subscriber)

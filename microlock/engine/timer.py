@@ -123,7 +123,9 @@ class Timer:
             with self._lock:
                 if self._thread is thread:
                     self._thread = None
-            log.exception("nothing is renewed, and no loss is told of: no thread can be started")
+            log.exception(
+                "no thread can be started: holds are not renewed, and losses are not noticed"
+            )
 
     def finish(self, timeout: float) -> None:
         """The client is about to close: waits until what dropped locks had is given back, but no
@@ -155,7 +157,12 @@ class Timer:
         if held:
             more = f" and {len(held) - _NAMED} more" if len(held) > _NAMED else ""
             names = ", ".join(map(repr, held[:_NAMED]))
-            log.warning("%r is closed, and leaves to their ttl: %s%s", self._client, names, more)
+            log.warning(
+                "%r is closed; these locks stay until their ttl ends: %s%s",
+                self._client,
+                names,
+                more,
+            )
         for host in hosts:
             host.stir()
         if thread and thread.ident and thread is not threading.current_thread():
@@ -174,7 +181,11 @@ class Timer:
             except DestroyedError:
                 break  # the client was closed, by whoever lent it: left to their ttl
             except MicrolockError as error:
-                log.warning("at exit left to their ttl: %d hold(s), %s", len(ends) - number, error)
+                log.warning(
+                    "at exit %d hold(s) are left, and end with their ttl: %s",
+                    len(ends) - number,
+                    error,
+                )
                 break
 
     # The thread.
@@ -275,11 +286,13 @@ class Timer:
         end = now + agenda.patience(ask.leases, now, most)
         try:
             request = KeepAlives(tuple(lease.id for lease in ask.leases))
-            return self._client.perform(request, Budget(end, end)), StoreTimeoutError("no answer")
+            return self._client.perform(request, Budget(end, end)), StoreTimeoutError(
+                "no answer to the renewal"
+            )
         except MicrolockError as failure:
             return {}, failure
         except Exception as failure:
-            log.exception("a renewal with %r failed", self._client)
+            log.exception("a renewal by %r failed", self._client)
             return {}, MicrolockError(f"the renewal failed: {failure!r}")
 
 
@@ -290,7 +303,7 @@ def _do(act: Callable[..., Any], *args: Any) -> Any:
     except DestroyedError:
         return None  # the client is closed
     except Exception:
-        log.exception("a lock is not looked after as it should be")
+        log.exception("the renewal thread failed for a lock")
         return None
 
 

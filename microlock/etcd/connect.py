@@ -83,7 +83,7 @@ def connect(
     if server_name is not None:
         server_name = _text("server_name", server_name)
         if not with_tls:
-            raise InvalidArgumentError("server_name is of use with TLS only: ca_cert or https")
+            raise InvalidArgumentError("server_name needs TLS: give ca_cert, or an https endpoint")
     security = None
     if with_tls:
         security = Security(
@@ -112,7 +112,7 @@ def _wire(
         with forks.kept_out:
             from microlock.etcd.wire.sockets import SocketWire
     except ImportError:  # no ngh2 for this Python, or this processor
-        log.info("%s is called through grpcio: ngh2 can't be imported", address.text)
+        log.info("grpcio is used for %s: ngh2 can't be imported", address.text)
         from microlock.etcd.wire.grpcio import dialled
 
         return dialled(address, security, server_name, answered)
@@ -135,7 +135,7 @@ def _parse(endpoints: object) -> tuple[list[Address], set[str]]:
 def _parse_one(endpoint: object, *, secret: bool) -> tuple[Address, str]:
     named = repr(endpoint)
     if secret:
-        named = "what is given (a user and password are arguments of their own)"
+        named = "the given value (user and password are separate arguments)"
     wrong = InvalidArgumentError(
         f"endpoints: {named} is not host:port, a URL with http(s), unix:path or memory://name"
     )
@@ -187,7 +187,7 @@ def shown(value: object) -> str:
     """An argument as an error may show it: without anything that could be a password or a key."""
     text = repr(value)
     if len(text) > 256 or _SECRET.search(text):
-        return f"what is given, a {type(value).__name__}"
+        return f"the given {type(value).__name__}"
     return text
 
 

@@ -54,8 +54,8 @@ def _lent_wires(etcd: object) -> list[GrpcWire]:
     grpc = sys.modules.get("grpc")  # imported already, if this is a channel
     if not (channels and grpc and all(isinstance(c, grpc.Channel) for c in channels.values())):
         raise ClientRequiredError(
-            "etcd must be what microlock.connect() returns, or a client of python-etcd3 or "
-            f"etcd-sdk-python (no asyncio, no HTTP gateway), not {shown(etcd)}"
+            "etcd must be a client from microlock.connect(), or a gRPC client of python-etcd3 or "
+            f"etcd-sdk-python, not {shown(etcd)}"
         )
     from microlock.etcd.wire.grpcio import GrpcWire
 

@@ -72,7 +72,7 @@ def _message_modules() -> dict[str, ModuleType]:
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, DecodeError) as exc:
         # The last three are protobuf's, by implementation, for bytes that are no descriptor.
         raise ImportError(
-            f"{spec.origin} is not python-etcd3 0.12, the one that microlock knows: {exc}",
+            f"{spec.origin} is not python-etcd3 0.12, which microlock needs: {exc}",
             name="etcd3",
             path=spec.origin,
         ) from exc

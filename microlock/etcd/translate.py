@@ -131,25 +131,25 @@ def _of_tls(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate: {error.verify_message}"
     if reason == "WRONG_VERSION_NUMBER":
-        return "what answers there speaks no TLS"
+        return "the server does not use TLS"
     text = re.sub(r"^\[.*?\] | \(_ssl\.c:\d+\)$", "", error.strerror or str(error))
     if "ALERT" not in reason:
         return text
     # With TLS 1.3 "bad certificate" is what a server says that got none.
-    hint = "; does it want another cert_cert?" if re.search("CERTIFICATE|_CA$", reason) else ""
+    hint = "; it may need another cert_cert" if re.search("CERTIFICATE|_CA$", reason) else ""
     return f"the server says: {text}{hint}"
 
 
 def not_http2(address: str, reason: str, *, answered: bool) -> StoreError:
     if answered:
         return StoreUnavailableError(f"{address} does not speak HTTP/2 now ({reason})")
-    return WrongServerError(f"{address} does not speak HTTP/2, so is not etcd ({reason})")
+    return WrongServerError(f"{address} is not etcd: it does not speak HTTP/2 ({reason})")
 
 
 def closes_at_once(address: str, reason: str) -> StoreError:
     return StoreTimeoutError(
-        f"{address} closes each connection at once; is it starting, or is TLS on at one side "
-        f"only? ({reason})"
+        f"{address} closes each connection at once: it is still starting, or only one side "
+        f"uses TLS ({reason})"
     )
 
 

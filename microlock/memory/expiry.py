@@ -49,7 +49,10 @@ class Expiry:
             self._clock.start(thread)
         except RuntimeError:  # too many threads, or the interpreter exits
             self._thread = None
-            log.exception("watches of %s learn late of leases that end", self._memory.address)
+            log.exception(
+                "no thread can be started: watches of %s see expired leases late",
+                self._memory.address,
+            )
 
     def _run(self) -> None:
         while (patience := self._patience()) is not None:

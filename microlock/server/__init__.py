@@ -146,7 +146,7 @@ class EtcdServer:
         with suppress(EtcdServerError):
             self._signal(signal.SIGKILL)
         if not _within(STOP_TIMEOUT, lambda: self.pid is None):
-            raise EtcdServerError(f"etcd, process {self._pid}, does not end")
+            raise EtcdServerError(f"etcd (pid {self._pid}) does not end")
 
     def pause(self) -> None:
         """Pauses etcd (SIGSTOP): its connections stay open, but it does not answer.
@@ -156,7 +156,7 @@ class EtcdServer:
         """
         self._signal(signal.SIGSTOP)
         if not _within(STOP_TIMEOUT, self._stands_still):
-            raise EtcdServerError(f"etcd, process {self._pid}, does not stop")
+            raise EtcdServerError(f"etcd (pid {self._pid}) does not pause")
 
     def resume(self) -> None:
         """Continues a paused etcd (SIGCONT)."""
@@ -198,7 +198,7 @@ class EtcdServer:
             raise EtcdServerError(f"port {self._port} is in use")
         if "address already in use" in log and monotonic() < deadline:
             return False
-        raise EtcdServerError(f"etcd ended:\n{log or 'somebody killed its supervisor'}")
+        raise EtcdServerError(f"etcd ended:\n{log or 'its supervisor process was killed'}")
 
     def _command(self, directory: str, port: int, peer_port: int, health_port: int) -> list[str]:
         client = f"{'https' if _serves_tls(self._flags) else 'http'}://{self.host}:{port}"
@@ -279,7 +279,7 @@ def _directory(data_dir: str | os.PathLike[str]) -> str:
         path = Path(data_dir).absolute()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (TypeError, ValueError, OSError) as exc:
-        raise InvalidArgumentError(f"data_dir {data_dir!r} is no usable directory: {exc}") from exc
+        raise InvalidArgumentError(f"data_dir {data_dir!r} can't be used: {exc}") from exc
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise InvalidArgumentError(f"data_dir {data_dir!r} is not writable")
     return str(path)

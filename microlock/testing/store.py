@@ -167,7 +167,9 @@ class MemoryStore:
         hold = getattr(what, "hold", what)
         lease_id = hold.lease_id if isinstance(hold, Hold) else hold
         if isinstance(lease_id, bool) or not isinstance(lease_id, int):
-            raise InvalidArgumentError(f"nothing that has a lease: {what!r}")
+            raise InvalidArgumentError(
+                f"what must be a held lock, a Hold or a lease id, not {what!r}"
+            )
         self._memory.change(lambda state: state.apply(Revoke(lease_id)))
         self.clock.settle()
 

@@ -180,7 +180,7 @@ def _queue_up(
                 return Contended(result.holder, replace(place.lease, doubtful=True))  # to be undone
             if result.standing is Standing.GONE:
                 yield from discard(names, place.lease)
-                raise LeaseNotFoundError(f"the place of {names.node_id!r} in the queue is gone")
+                raise LeaseNotFoundError(f"the entry of {names.node_id!r} in the queue is gone")
             # Nobody answered for a ttl. Maybe the lease has not ended all the same.
             place = place.under((yield from _whole(place.lease, at)))
             wait = AwaitTurn(place, result.holder)
@@ -208,7 +208,7 @@ def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Place, AwaitTu
         at = math.inf  # nobody knows how long that took: a keep-alive will tell
     if token is None:
         yield from discard(names, lease)
-        raise LeaseNotFoundError(f"the entry {entry!r} is gone, or a user's own key")
+        raise LeaseNotFoundError(f"the entry {entry!r} is gone, or another client put this key")
     place = _place(entry, token, lease, others)
     if admission.admits(before):
         return place, None, at
