@@ -86,7 +86,7 @@ class Leader:
 
 
 def in_one_line(text: str) -> str:
-    """What others wrote, for messages and logs: no control characters, and not too long."""
+    """A text of other clients, for messages and logs: without control characters, not too long."""
     shown = text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown
@@ -95,24 +95,24 @@ def in_one_line(text: str) -> str:
 
 def entries(lock: bytes, keys: Iterable[KeyValue]) -> tuple[KeyValue, ...]:
     """The entries of the lock among these keys, oldest first."""
-    # Without a lease it is a user's own key.
+    # A key without a lease is a user's own.
     found = [kv for kv in keys if kv.lease_id and is_entry(lock, kv.name)]
     return tuple(sorted(found, key=lambda kv: (kv.create_revision, kv.name)))
 
 
 def places(lock: bytes, keys: Iterable[KeyValue]) -> list[tuple[bytes, Holder]]:
-    """As `entries`: their names, and whose they are."""
+    """As `entries`: the names of the entries, each with its `Holder`."""
     return [(kv.name, Holder.of(kv, lock)) for kv in entries(lock, keys)]
 
 
 def holding(lock: bytes, queue: Iterable[KeyValue]) -> list[KeyValue]:
-    """Those of all entries of the lock, given oldest first, that hold it."""
+    """The entries that hold the lock, of all its entries, given oldest first."""
     by_name = {kv.name: kv for kv in queue}
     return [by_name[name] for name in admitted(lock, by_name)]
 
 
 def statuses(keys: Iterable[KeyValue]) -> list[LockStatus]:
-    """Of all locks that these keys are entries of, by their names."""
+    """The status of each lock that has entries among these keys, ordered by name."""
     of_locks: dict[bytes, list[KeyValue]] = {}
     for kv in keys:
         prefix = lock_of(kv.name)
@@ -133,19 +133,19 @@ def _status(lock: bytes, keys: Iterable[KeyValue]) -> LockStatus:
 
 
 class Standing(enum.Enum):
-    """Where an entry stands in the queue of its lock."""
+    """The place of an entry in the queue of its lock."""
 
-    UNKNOWN = "nothing is known of the queue since the entry was put"
-    WAITS = "older entries keep it out"
+    UNKNOWN = "nothing is known about the queue since the entry was put"
+    WAITS = "older entries are before it"
     FIRST = "it is admitted, and holds the lock"
-    GONE = "it is not there any more"
+    GONE = "it does not exist any more"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The lock was taken (`locked`) or given back, by `holder`; None: it says something else.
+    """`holder` took the lock (`locked`), gave it back, or proclaims a new value (None).
 
-    `holder` is None for a lock that was found free, where nobody knows who had it.
+    `holder` is None if the lock was found free, and its last holder is unknown.
     """
 
     locked: bool | None
@@ -164,25 +164,26 @@ class Queue:
         self._fill(dict(places(lock, keys)))
 
     def _fill(self, entries: dict[bytes, Holder]) -> None:
-        # Both oldest first: what is put later is younger, and what is put again keeps its place.
-        # Who holds is older than who waits: an entry behind one that waits is not admitted.
+        # Both are ordered, oldest first: a later entry is younger, and one that is put again keeps
+        # its place. All holders are older than all waiters: an entry behind a waiter is not
+        # admitted.
         self._held: dict[bytes, Holder] = {}
         self._waiting = entries
-        self._older = [0] * len(self._admissions)  # of those that hold: the rivals of each kind
+        self._older = [0] * len(self._admissions)  # the number of holders that rival each kind
         self._admit()
 
     @property
     def holder(self) -> Holder | None:
-        """The first who holds it."""
+        """The first holder."""
         return next(iter(self._held.values()), None)
 
     @property
     def held(self) -> Mapping[bytes, Holder]:
-        """Who holds it, by their entries, in order."""
+        """The holders by their entries, in order."""
         return self._held
 
     def standing(self, entry: bytes, token: int) -> Standing:
-        """Where the entry stands that was created at revision `token`."""
+        """The standing of the entry that was created at revision `token`."""
         place = self._held.get(entry)
         holds = place is not None
         place = place or self._waiting.get(entry)
@@ -191,8 +192,8 @@ class Queue:
         return Standing.FIRST if holds else Standing.WAITS
 
     def apply(self, events: Sequence[Event]) -> list[Change]:
-        """What happened at one revision. Returns what that changes."""
-        if len(events) == 1:  # as a rule; there may be many who hold
+        """Takes the events of one revision. Returns the changes."""
+        if len(events) == 1:  # the usual case; below, all holders are compared
             return self._apply(events[0])
         before = list(self._held.values())
         for event in events:
@@ -203,7 +204,7 @@ class Queue:
         return self.delete(event.name) if event.kv is None else self.put(event.kv)
 
     def put(self, kv: KeyValue) -> list[Change]:
-        """An entry is put, or put again. Returns what that changes."""
+        """An entry is put, or put again. Returns the changes."""
         told: list[Change] = []
         known = self._held.get(kv.name) or self._waiting.get(kv.name)
         if known and (known.token != kv.create_revision or not kv.lease_id):
@@ -216,14 +217,14 @@ class Queue:
             if known or self._is_youngest(place):
                 self._waiting[name] = place
                 return told + self._admit()
-            # It had lost its lease for a while, and gets its place back.
+            # It had no lease for a while, and now gets its place back.
             before, there = list(self._held.values()), {**self._held, **self._waiting, name: place}
             self._fill(dict(sorted(there.items(), key=lambda place: place[1].token)))
             return told + changes(before, list(self._held.values()))
         return told
 
     def delete(self, name: bytes) -> list[Change]:
-        """An entry is gone. Returns what that changes."""
+        """An entry is deleted. Returns the changes."""
         gone = self._held.pop(name, None)
         if gone is None:
             if self._waiting.pop(name, None) is None:
@@ -238,7 +239,7 @@ class Queue:
         return youngest is None or youngest.token <= place.token
 
     def _admit(self) -> list[Change]:
-        """Lets in whoever is next, and admitted."""
+        """Moves the next waiters to the holders, as far as they are admitted."""
         taken: list[Change] = []
         while self._waiting:
             name = next(iter(self._waiting))
@@ -262,7 +263,8 @@ class Queue:
 
 
 def changes(before: Sequence[Holder], after: Sequence[Holder]) -> list[Change]:
-    """What a watcher is told: a hand-over is two changes, a renewal or an extension none."""
+    """The changes from one list of holders to the other: a hand-over is two, a renewal or an
+    extension none."""
     had, has = {each.token: each for each in before}, {each.token for each in after}
     freed = [Change(False, each) for each in before if each.token not in has]
     taken = [
