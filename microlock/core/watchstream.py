@@ -41,8 +41,8 @@ class Subscriber(Protocol):
     """Who is notified, on the thread that reads from etcd: so each call is to return at once.
 
     Attributes:
-        interest: the entries whose changes matter; it is notified too when one may be admitted.
-            None: all entries.
+        interest: the entries whose changes matter; it is notified too when one is admitted. None:
+            all entries.
     """
 
     @property
@@ -414,9 +414,10 @@ class WatchStream:
 
     def _apply(self, watch: _Watch, events: Iterable[Event]) -> list[Command]:
         watch.odd = 0
+        held = frozenset(watch.view.held)
         changes = watch.view.apply(events)
-        about = frozenset([*watch.view.held, *(event.name for event in events)])
-        return [watch.tell(changes, about)]
+        admitted = frozenset(watch.view.held) - held
+        return [watch.tell(changes, admitted.union(event.name for event in events))]
 
     def _cancelled(self, watch: _Watch, reply: WatchCancelled) -> list[Command]:
         watch.watch_id = None

@@ -30,7 +30,8 @@ from microlock.server import EtcdServer
 from microlock.testing import MemoryStore
 
 SOON = 1.0  # seconds that a client tries, where nothing else ends it
-MISHAPS: dict[str, Callable[[Scene], str]] = {}
+# By the heading of the page, and the row of the table below it if several print the same.
+MISHAPS: dict[tuple[str, str], Callable[[Scene], str]] = {}
 
 
 class Scene:
@@ -89,7 +90,9 @@ class Scene:
         return re.sub(r"in \d\.\d+ s", "in 1 s", text)
 
 
-def mishap(title: str) -> Callable[[Callable[[Scene], Any]], Callable[[Scene], str]]:
+def mishap(
+    title: str, case: str = ""
+) -> Callable[[Callable[[Scene], Any]], Callable[[Scene], str]]:
     """Of this title; the function does what raises, or returns what is printed."""
 
     def named(run: Callable[[Scene], Any]) -> Callable[[Scene], str]:
@@ -103,7 +106,7 @@ def mishap(title: str) -> Callable[[Callable[[Scene], Any]], Callable[[Scene], s
                 text = f"{where}{kind.__qualname__}: {error}"
             return scene.shown(text)
 
-        MISHAPS[title] = printed
+        MISHAPS[title, case] = printed
         return printed
 
     return named
@@ -142,12 +145,12 @@ def closes_each_connection(foo: Microlock) -> None:
                 raise
 
 
-@mishap("etcd has TLS, the client has not")
+@mishap("TLS is on at one side only", "etcd has TLS")
 def _(scene: Scene) -> None:
     closes_each_connection(scene.lock(scene.with_tls.endpoint, timeout=SOON))
 
 
-@mishap("The client has TLS, etcd has not")
+@mishap("TLS is on at one side only", "the client has TLS")
 def _(scene: Scene) -> None:
     closes_each_connection(scene.lock(ca_cert=scene.pki.ca, timeout=SOON))
 
@@ -193,7 +196,7 @@ def _(scene: Scene) -> None:
 # etcd is gone
 
 
-@mishap("etcd is gone in `lock()`")
+@mishap("No connection", "`lock()`")
 def _(scene: Scene) -> None:
     with scene.proxied() as (proxy, foo):
         foo.holder()
@@ -201,7 +204,15 @@ def _(scene: Scene) -> None:
         foo.lock()
 
 
-@mishap("etcd is gone while `lock(timeout=...)` waits")
+@mishap("No connection", "`renew()`, `extend()`")
+def _(scene: Scene) -> None:
+    with scene.proxied() as (proxy, foo):
+        foo.lock()
+        proxy.cut()
+        foo.renew()
+
+
+@mishap("An unknown outcome", "`lock(timeout=...)`")
 def _(scene: Scene) -> None:
     other = scene.lock(node="node-b")
     other.lock()
@@ -213,15 +224,7 @@ def _(scene: Scene) -> None:
             other.destroy()
 
 
-@mishap("etcd is gone in `renew()` or `extend()`")
-def _(scene: Scene) -> None:
-    with scene.proxied() as (proxy, foo):
-        foo.lock()
-        proxy.cut()
-        foo.renew()
-
-
-@mishap("No reply comes to `lock()`")
+@mishap("An unknown outcome", "`lock()`")
 def _(scene: Scene) -> None:
     with scene.proxied() as (proxy, foo):
         foo.holder()
@@ -229,7 +232,7 @@ def _(scene: Scene) -> None:
         foo.lock()
 
 
-@mishap("No reply comes to `unlock()`")
+@mishap("An unknown outcome", "`unlock()`")
 def _(scene: Scene) -> None:
     with scene.proxied() as (proxy, foo):
         foo.lock()
@@ -343,7 +346,7 @@ def _(scene: Scene) -> None:
 # What is logged
 
 
-@mishap("What is logged when a renewal fails, and when the lock is lost")
+@mishap("A renewal fails, then the lock is lost")
 def _(scene: Scene) -> str:
     lines: list[str] = []
     handler = logging.Handler(logging.WARNING)
@@ -366,5 +369,5 @@ def _(scene: Scene) -> str:
 
 if __name__ == "__main__":
     with closing(Scene()) as all_of_them:
-        for title, run in MISHAPS.items():
-            print(f"### {title}\n\n{run(all_of_them)}\n")
+        for (title, case), run in MISHAPS.items():
+            print(f"### {title} {case}\n\n{run(all_of_them)}\n")

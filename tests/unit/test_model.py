@@ -216,7 +216,7 @@ class Course(NamedTuple):
         (Course([[WAIT, TRY], WAIT], 1, ["cancel"]), 2_000),
         (Course([[A_WHILE, ("destroy",)], WAIT], 1, ["timeout", "interrupt"]), 5_000),
         (Course([TRY, WAIT], 1, FAULTS, min_hold=4.0), 5_000),
-        (Course([WAIT, WAIT, WAIT], keys=("foo bar", "bar", "foo")), 800),
+        (Course([WAIT, WAIT, WAIT], keys=("foo bar", "bar", "foo")), 750),
         (Course([WAIT, TRY], 1, FAULTS, keys=BOTH), 5_000),
     ],
     ids=[

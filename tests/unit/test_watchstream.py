@@ -313,20 +313,27 @@ def test_what_the_read_has_told_already_is_passed_over(machine):
     [
         (None, True),
         ([SECOND], True),
-        ([ENTRY], True),
+        ([ENTRY], False),
         ([b"foo/c3", SECOND], True),
         ([b"foo/c3"], False),
     ],
-    ids=["all", "what happened", "the first", "one of several", "another"],
+    ids=["all", "what happened", "the holder", "one of several", "another"],
 )
-def test_notified_are_those_whose_entry_it_is_about_or_may_be_the_first(
-    machine, interest, notified
-):
+def test_only_those_are_notified_whose_entry_an_event_is_about(machine, interest, notified):
     running(machine, LOCK)
     subscriber = Subscriber(interest)
     machine.subscribe(LOCK, subscriber)
     told(machine.received(WatchEvents(1, (Event(10, SECOND, BETA),))))
     assert len(subscriber.told) == notified
+
+
+def test_a_waiter_is_notified_when_the_deletion_of_another_entry_admits_it(machine):
+    running(machine, LOCK, found=Found(9, (ALPHA, BETA)))
+    waiter, other = Subscriber([SECOND]), Subscriber([b"foo/c3"])
+    machine.subscribe(LOCK, waiter)
+    machine.subscribe(LOCK, other)
+    told(machine.received(WatchEvents(1, (Event(10, ENTRY, None),))))
+    assert (len(waiter.told), len(other.told)) == (1, 0)
 
 
 def test_everybody_is_notified_of_what_was_read(machine, one):
