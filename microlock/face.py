@@ -173,8 +173,8 @@ class Face(LockEmitter):
             LockLostError: the hold ended before this call could return.
             LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl.
             StoreError: etcd refused or can't be reached. Nothing is held, and no entry is left in
-                etcd. With `timeout=None`, only after etcd was away for longer than the ttl and the
-                client's timeout.
+                etcd. A wait with `timeout=None` ends so too, if etcd is away for longer than the
+                ttl and the client's timeout.
             DestroyedError, ForkedError: the object can't be used any more, or not in this process.
             InvalidArgumentError: an argument is wrong.
 
