@@ -1,7 +1,6 @@
 """Fixtures for pytest: `microlock_store`, in memory, and `microlock_etcd`, a real etcd.
 
-A module of its own, which imports nothing of microlock before a test asks for one of them: pytest
-loads it in every run.
+pytest loads this module in every run, so it imports microlock only when a test uses a fixture.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def microlock_store() -> Iterator[MemoryStore]:
 
 @pytest.fixture(scope="session")
 def microlock_etcd_server() -> Iterator[EtcdServer]:
-    """The etcd of `microlock_etcd`, with all that earlier tests have left in it."""
+    """The etcd behind `microlock_etcd`, with the keys that earlier tests left."""
     from microlock.server import EtcdServer
 
     with EtcdServer(fast=True) as etcd:
@@ -36,8 +35,8 @@ def microlock_etcd_server() -> Iterator[EtcdServer]:
 
 @pytest.fixture
 def microlock_etcd(microlock_etcd_server: EtcdServer) -> EtcdServer:
-    """A real etcd, one for all tests, without a key: `connect(microlock_etcd.endpoint)`."""
-    # An earlier test may have paused or ended it.
+    """A real etcd without keys, the same for all tests: `connect(microlock_etcd.endpoint)`."""
+    # An earlier test may have paused or stopped it.
     if microlock_etcd_server.pid is not None:
         microlock_etcd_server.resume()
     microlock_etcd_server.start()

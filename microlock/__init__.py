@@ -6,7 +6,7 @@
     foo = Microlock(connect("localhost:2379"), "foo", gethostname(), ttl=5)
     hold = foo.lock()
 
-`microlock.etcd3` is python-etcd3, made to work with the protobuf that is installed.
+`microlock.etcd3` is python-etcd3, patched to work with the installed protobuf.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ __all__ = [
 __version__: str
 
 
-# Not imported before they are asked for: most users have no need of them.
+# Imported at first use: most users do not need them.
 def __getattr__(name: str) -> Any:
     if name == "etcd3":
         from microlock.etcd.python_etcd3 import load

@@ -16,22 +16,22 @@ Told = SimpleQueue[LockEvent | None]
 
 
 class Election(ElectionFace, Lock):
-    """A lock whose holder leads, and proclaims a value that everybody can read and follow.
+    """A lock whose holder leads, and proclaims a value that all clients can read and follow.
 
-    It does all that a `Microlock` does, in the same way: `lock()` and `with` stand for election
-    too, and the loss of the lock is the loss of the lead.
+    It has all calls and events of a `Microlock`: `lock()` and `with` stand for election too, and an
+    object that loses the lock is no longer the leader.
 
-    The value is that of its entry in etcd: so nodes with Go's `concurrency.Election`, with
-    `etcdctl elect` and with etcd's election service stand for the same office. An object that acts
-    for its node, before it has called `lock()` or `campaign()`, finds a leader of its node only
-    where that proclaims the node id.
+    The leader's entry in etcd has the value that it proclaims. So Go's `concurrency.Election`,
+    `etcdctl elect` and etcd's election service take part in the same election. An object that acts
+    for its node (it has called neither `lock()` nor `campaign()`) finds the hold of its node only
+    if that proclaims the node id.
 
     Args:
-        etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`. The
-            node id is what is proclaimed where no value is given.
+        etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`. A
+            leader without a value proclaims its node id.
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 

@@ -1,4 +1,4 @@
-"""What both faces of the election have in common."""
+"""The part of the election that both faces share."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ Put = Callable[[LockEvent | None], object]
 
 
 class ElectionFace(Face):
-    """A lock whose holder leads."""
+    """What both faces of the election share."""
 
     _admission = LEADER
     _followed: tuple[Following, ...] = ()
 
     def campaign(self, value: str | bytes | None = None, *, timeout: float | None = None) -> Any:
-        """Stands for election: waits until this object leads. It is `lock()`, with a value.
+        """Stands for election: waits until this object leads. It is `lock()` with a value.
 
         Args:
-            value: what it proclaims: str, as UTF-8, or bytes, at most 1 MiB. None: the node id,
-                or what this object has proclaimed last.
-            timeout: seconds to wait, as for `lock()`; None: as long as it takes.
+            value: the value to proclaim: a str, stored as UTF-8, or bytes, at most 1 MiB. None: the
+                value that this object proclaimed last, or else the node id.
+            timeout: seconds to wait, as for `lock()`. None: no limit.
 
         Returns:
-            The hold, as of `lock()`.
+            The hold, as `lock()` does.
 
         Raises: as `lock()`.
         """
         raise NotImplementedError
 
     def proclaim(self, value: str | bytes) -> Any:
-        """Proclaims another value. The place and the token stay, and the whole ttl is put back.
+        """Proclaims a new value, and renews the hold. The hold keeps its place and its token.
 
         Args:
             value: as for `campaign()`.
@@ -47,28 +47,29 @@ class ElectionFace(Face):
         Returns:
             Seconds left.
 
-        Raises as `extend()`. After a StoreError that `may_have_happened`, the next `renew()`,
-        `extend()` or `proclaim()` finishes what was begun.
+        Raises as `extend()`. After a StoreError with `may_have_happened`, the next `renew()`,
+        `extend()` or `proclaim()` completes this one first.
         """
         raise NotImplementedError
 
     def resign(self) -> Any:
-        """Gives the lead back. It is `unlock()`, and raises as that does."""
+        """Stops leading. It is `unlock()`, and raises as that does."""
         raise NotImplementedError
 
     def leader(self) -> Any:
-        """Who leads, read from etcd; None if nobody does. Raises as `holder()`."""
+        """The leader, read from etcd; None if nobody leads. Raises as `holder()`."""
         raise NotImplementedError
 
     def observe(self) -> Any:
-        """Iterates over the leaders from now on: each that comes, and each value that it proclaims.
+        """Iterates over the leaders from now on: each new leader, and each new value of a leader.
 
-        None is missed while etcd is away, unless etcd has compacted it meanwhile. Who leads already
-        is told by `leader()`. It ends with the object or its client.
+        The current leader is not among them: see `leader()`. If etcd is away for a while, none is
+        missed, unless etcd has compacted it meanwhile. The iteration ends with the object or its
+        client.
 
         Raises:
             StorePermissionError, StoreAuthenticationError: etcd refuses to watch the key.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
+            DestroyedError, ForkedError: the object can't be used any more, or not in this process.
         """
         raise NotImplementedError
 
@@ -87,10 +88,10 @@ class ElectionFace(Face):
 
 
 class Following:
-    """Follows the leaders of an election, for one who iterates over them.
+    """Follows the leaders of an election, for one `observe()`.
 
     Args:
-        put: is given what happens, and None at the end; on any thread.
+        put: gets each event, and None at the end; on any thread.
     """
 
     def __init__(self, election: ElectionFace, put: Put) -> None:
@@ -108,19 +109,19 @@ class Following:
             self._put(event)
 
     def stop(self) -> None:
-        """Nothing more happens."""
+        """Ends the iteration."""
         self._put(None)
 
     def leaders(self, event: LockEvent) -> Iterator[Leader]:
-        """Who leads from this event on, if anybody does. Raises what has ended the watch."""
+        """The leader that this event brings, if any. Raises the error that ended the watch."""
         if event.error:
             raise event.error
         if event.token is not None and event.value is not None:
             yield Leader(event.value, event.token)
 
     def end(self) -> None:
-        """Nobody iterates any more."""
+        """Removes the handlers: the iteration has ended."""
         if election := self._election():
             for name, handler in self._handlers.items():
-                with suppress(KeyError):  # the object has removed all
+                with suppress(KeyError):  # `remove_all_listeners()` was called
                     election.remove_listener(name, handler)

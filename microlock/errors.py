@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""All errors of microlock, in one tree.
 
     MicrolockError
     ├── InvalidArgumentError            also a ValueError; nothing was sent
@@ -6,24 +6,24 @@
     │   ├── NodeIdRequiredError
     │   ├── InvalidTtlError
     │   └── ClientRequiredError
-    ├── AlreadyLockedError              somebody holds the lock: .holder
-    ├── LockNotOwnedError               nothing of ours to act on: .holder
-    │   └── LockLostError               it was ours and is no longer: .reason
-    ├── LockUncertainError              nobody can say whether the lock is held
+    ├── AlreadyLockedError              another object, or this one, holds the lock: .holder
+    ├── LockNotOwnedError               this object does not hold the lock: .holder
+    │   └── LockLostError               this object held the lock and lost it: .reason
+    ├── LockUncertainError              it is unknown whether the lock is held
     ├── LockCancelledError              cancel() ended the wait for the lock
-    ├── DestroyedError                  the lock or its client was destroyed or closed
-    ├── ForkedError                     made before os.fork(), used in the child
-    └── StoreError                      etcd did not do it: .may_have_happened
-        ├── StoreUnavailableError       no member answers; passing
-        │   └── StoreTimeoutError       no answer in time; passing, also a TimeoutError
-        ├── StoreAuthenticationError    user, password or token refused
-        ├── StorePermissionError        the user may not touch this key
-        ├── StoreTlsError               certificates or TLS do not match
-        ├── WrongServerError            something else answers on this port
-        ├── StoreNoSpaceError           the database is full
-        └── LeaseNotFoundError          the lease ended or was revoked
+    ├── DestroyedError                  the lock was destroyed, or its client closed
+    ├── ForkedError                     the client was made before os.fork(), used in the child
+    └── StoreError                      a request to etcd failed: .may_have_happened
+        ├── StoreUnavailableError       no member answered; temporary
+        │   └── StoreTimeoutError       no answer in time; temporary, also a TimeoutError
+        ├── StoreAuthenticationError    etcd refused the user, password or token
+        ├── StorePermissionError        the user may not access this key
+        ├── StoreTlsError               certificates or TLS settings do not match
+        ├── WrongServerError            the server at this address is not etcd
+        ├── StoreNoSpaceError           etcd's database is full
+        └── LeaseNotFoundError          the lease has expired or was revoked
 
-Each error carries what a handler needs, and says whether the operation happened.
+Each error carries the data that a handler needs. Its docstring says whether the operation happened.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
 
 
 class LossReason(enum.Enum):
-    """Why a hold ended without `unlock()`."""
+    """Why a hold was lost."""
 
     EXPIRED = "the deadline passed without a renewal"
     DELETED = "the entry is gone from etcd"
-    LEASE_GONE = "the lease ended before its time"
-    REFUSED = "etcd refused to renew it until the deadline passed"
-    FORKED = "the process forked: the hold belongs to the parent"
+    LEASE_GONE = "its lease was revoked, or ended early"
+    REFUSED = "etcd refused to renew it, and the deadline passed"
+    FORKED = "this process is a fork: the hold belongs to the parent"
 
 
 class MicrolockError(Exception):
-    """The root of every error of this package."""
+    """The base class of all errors of this package."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own calls the class with the message alone, which most of these do not take.
+        # Exception.__reduce__ calls the class with the message alone; most classes need more.
         return _again, (type(self), self.args), self.__dict__
 
 
 def _again(kind: type[MicrolockError], args: tuple[Any, ...]) -> MicrolockError:
-    """An error that comes from another process."""
+    """Unpickles an error."""
     error = kind.__new__(kind)
     error.args = args
     return error
@@ -65,27 +65,27 @@ class InvalidArgumentError(MicrolockError, ValueError):
 
 
 class KeyRequiredError(InvalidArgumentError):
-    """`key` is not a non-empty str without NUL of at most 4 KiB of UTF-8."""
+    """`key` must be a non-empty str without NUL, at most 4 KiB in UTF-8."""
 
 
 class NodeIdRequiredError(InvalidArgumentError):
-    """`node_id` is not a non-empty str without NUL of at most 4 KiB of UTF-8."""
+    """`node_id` must be a non-empty str without NUL, at most 4 KiB in UTF-8."""
 
 
 class InvalidTtlError(InvalidArgumentError):
-    """`ttl` is not a number of seconds in 0 < ttl <= 9,000,000,000."""
+    """`ttl` must be a number of seconds, 0 < ttl <= 9,000,000,000."""
 
 
 class ClientRequiredError(InvalidArgumentError):
-    """`etcd` is not what `connect()` returns, nor a client of python-etcd3 or etcd-sdk-python."""
+    """`etcd` must be a client from `connect()`, or one of python-etcd3 or etcd-sdk-python."""
 
 
 class AlreadyLockedError(MicrolockError):
-    """The lock is held, by another or by this very object. Nothing was changed.
+    """The lock is held, by another object or by this one. Nothing was changed.
 
     Attributes:
-        key: the lock.
-        holder: who holds it, as a `Holder`.
+        key: the name of the lock.
+        holder: the `Holder` of the lock.
     """
 
     def __init__(self, key: str, holder: Holder, *, whose: str = "") -> None:
@@ -95,12 +95,14 @@ class AlreadyLockedError(MicrolockError):
 
 
 class LockNotOwnedError(MicrolockError):
-    """This object (or, if it never locked, its node) holds nothing. Nothing was changed.
+    """This object does not hold the lock. Nothing was changed.
+
+    Of an object that has never called `lock()`: its node does not hold the lock.
 
     Attributes:
-        key: the lock.
-        node_id: who asked.
-        holder: who holds the lock, where that was read from etcd, else None.
+        key: the name of the lock.
+        node_id: the node id of this object.
+        holder: the holder of the lock, if the call read it from etcd; else None.
     """
 
     def __init__(
@@ -114,10 +116,10 @@ class LockNotOwnedError(MicrolockError):
 
 
 class LockLostError(LockNotOwnedError):
-    """The hold ended before `unlock()`; somebody else may hold the lock by now.
+    """The hold ended before `unlock()`. Another node may hold the lock by now.
 
     Attributes:
-        reason: why, as a `LossReason`.
+        reason: the `LossReason`.
     """
 
     def __init__(
@@ -129,34 +131,34 @@ class LockLostError(LockNotOwnedError):
         ttl: int | None = None,
         auto_renew: bool = False,
     ) -> None:
-        why = f"lost, {reason.value}"
+        why: str = reason.value
         if reason is LossReason.EXPIRED and ttl:
-            cure = "renew() it, take auto_renew=True or a longer ttl"
+            cure = "call renew() in time, or use auto_renew=True"
             if auto_renew:
-                cure = "etcd did not answer, this process stood still, or max_hold was over"
-            why = f"lost, its ttl of {ttl} s passed without a renewal ({cure})"
-        super().__init__(key, node_id, why=why)
+                cure = "etcd did not answer, this process was paused, or max_hold was over"
+            why = f"its ttl of {ttl} s passed without a renewal ({cure})"
+        super().__init__(key, node_id)
+        self.args = (f"{node_id!r} lost the lock {key!r}, which another may hold now: {why}",)
         self.reason = reason
 
 
 class LockUncertainError(MicrolockError):
-    """The outcome is unknown, and could not be undone: etcd does not answer, or the client was
-    closed.
+    """It is unknown whether the lock is held: etcd does not answer, or the client was closed.
 
-    The operation may have happened or may still happen. This object holds nothing and never
-    uses that lease again, so whatever is left of it ends by itself with the lease, `ttl` seconds
-    after etcd applied it at the latest (longer only if etcd elects a leader meanwhile).
+    The operation may have happened, or may still happen, and could not be undone. This object holds
+    nothing, and never uses that lease again. An entry that is left in etcd ends with the lease: at
+    most `ttl` seconds after etcd applied the operation, or later if etcd elects a leader meanwhile.
 
     Attributes:
-        key: the lock.
-        node_id: who asked.
+        key: the name of the lock.
+        node_id: the node id of this object.
         lease_id: the lease in doubt.
     """
 
     def __init__(self, key: str, node_id: str, lease_id: int, why: object) -> None:
         super().__init__(
-            f"nobody can say whether {node_id!r} holds {key!r}, "
-            f"and lease {lease_id:x} could not be revoked: {why}"
+            f"{node_id!r} does not hold {key!r}, "
+            f"but lease {lease_id:x} may keep it locked for up to a ttl: {why}"
         )
         self.key = key
         self.node_id = node_id
@@ -164,39 +166,39 @@ class LockUncertainError(MicrolockError):
 
 
 class LockCancelledError(MicrolockError):
-    """`cancel()` ended the wait for the lock. Nothing is held, nothing was left behind.
+    """`cancel()` ended the wait for the lock. Nothing is held, and no entry is left in etcd.
 
     The event `failed` has it also where an interrupt or the cancellation of its task ended a
     `lock()`, which raises that.
 
     Attributes:
-        key: the lock.
-        node_id: who waited.
+        key: the name of the lock.
+        node_id: the node id of this object.
     """
 
     def __init__(self, key: str, node_id: str) -> None:
-        super().__init__(f"{node_id!r} does not wait for {key!r} any more: cancelled")
+        super().__init__(f"cancel() ended the wait of {node_id!r} for the lock {key!r}")
         self.key = key
         self.node_id = node_id
 
 
 class DestroyedError(MicrolockError):
-    """The lock was destroyed, or its client closed. Nothing was sent.
+    """The lock was destroyed, or its client was closed. Nothing was sent.
 
-    A lock that was held when its client was closed ends with its ttl.
+    If the client was closed while the lock was held, the lock is free when its ttl ends.
     """
 
 
 class ForkedError(MicrolockError):
-    """The client was made before `os.fork()`; the child needs one of its own. Nothing was sent."""
+    """The client was made before `os.fork()`; the child process needs its own. Nothing was sent."""
 
 
 class StoreError(MicrolockError):
-    """etcd refused or could not be reached.
+    """etcd refused a request, or could not be reached.
 
     Attributes:
-        may_have_happened: False when etcd certainly did not do what was asked; True when the
-            request was sent and its fate is unknown, also in the future.
+        may_have_happened: False: etcd has certainly not done it. True: the request was sent and its
+            outcome is unknown; etcd may have done it, or may still do it.
     """
 
     def __init__(self, message: str, *, may_have_happened: bool = False) -> None:
@@ -205,35 +207,35 @@ class StoreError(MicrolockError):
 
 
 class StoreUnavailableError(StoreError):
-    """No member of etcd answers, or none has a leader. Passing: worth another try."""
+    """No member of etcd answered, or none has a leader. Temporary: try again."""
 
 
 class StoreTimeoutError(StoreUnavailableError, TimeoutError):
-    """No answer within the time given. Passing: worth another try."""
+    """No answer within the timeout. Temporary: try again."""
 
 
 class StoreAuthenticationError(StoreError):
-    """etcd refused the user, the password or the token. It did not happen."""
+    """etcd refused the user, the password or the token. The operation did not happen."""
 
 
 class StorePermissionError(StoreError):
-    """The user may not read or write this key. It did not happen."""
+    """The user may not read or write this key. The operation did not happen."""
 
 
 class StoreTlsError(StoreError):
-    """An unknown CA, a missing or refused certificate. It did not happen."""
+    """TLS failed: unknown CA, missing or refused certificate. The operation did not happen."""
 
 
 class WrongServerError(StoreError):
-    """Something answers at this address, and it is not etcd's client port. It did not happen."""
+    """The server at this address is not etcd's client port. The operation did not happen."""
 
 
 class StoreNoSpaceError(StoreError):
-    """etcd's database is full: it refuses to write. It did not happen.
+    """etcd's database is full: it refuses to write. The operation did not happen.
 
     https://etcd.io/docs/v3.5/op-guide/maintenance/#space-quota
     """
 
 
 class LeaseNotFoundError(StoreError):
-    """The lease ended or was revoked. It did not happen."""
+    """The lease has expired or was revoked. The operation did not happen."""

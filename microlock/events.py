@@ -1,6 +1,7 @@
-"""The names of the events, and what a handler is given.
+"""The names of the events, and the `LockEvent` that a handler gets.
 
-The names are plain strings: `foo.on("unlocked", ...)` and `foo.on(events.unlocked, ...)` are one.
+The names are plain strings: `foo.on("unlocked", ...)` and `foo.on(events.unlocked, ...)` do the
+same.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from dataclasses import dataclass
 
 from microlock.errors import LossReason
 
-# Of the key: somebody's, this node's included.
+# Of the key: a node took the lock, or the lock is free. This node counts too.
 locked = "locked"
 unlocked = "unlocked"
 
-# Of an election: somebody leads, or says something else, or nobody leads any more.
+# Of an election: a new leader, a new value of the leader, or no leader any more.
 leader = "leader"
 
 # Of this object.
@@ -37,22 +38,21 @@ class LockEvent:
     """Something happened to a lock.
 
     Attributes:
-        name: one of the names of this module.
-        key: the lock.
-        node_id: whose hold it is about: who took the lock, who had it. None if that client stores
-            no name, as Go's and etcdctl do, or if there is no hold.
-        token: the fencing token of that hold, None if there is none. For `waiting`, of the place
-            in the queue: the token to be.
-        reason: why, for `lost`.
-        synthesised: it was not seen as it happened, but found afterwards: the changes in between
-            are not known, since etcd had compacted them, or could not be reached when the first
-            handler was added. In the latter case it may be no change at all.
-        error: what went wrong, for `failed`, `suspended`, `error`, and `lost` for REFUSED. For
-            `failed` what `lock()` has raised, but LockCancelledError where that was an interrupt or
-            the cancellation of its task.
-        waited: seconds it took, for `acquired` and `failed`.
+        name: one of the names in this module.
+        key: the name of the lock.
+        node_id: the node that took the lock, or that held it. None if that client stores no node
+            id, as Go's and etcdctl, or if there is no hold.
+        token: the fencing token of that hold; None if there is none. For `waiting`: the token that
+            the hold will have.
+        reason: the reason of the loss, for `lost`.
+        synthesised: a read found this change; no watch saw it happen. The changes before it are
+            unknown: etcd had compacted them, or could not be reached when the first handler was
+            added. In the latter case there may have been no change at all.
+        error: the error, for `failed`, `suspended`, `error`, and for `lost` with REFUSED. If Ctrl-C
+            or the cancellation of the task ended `lock()`, `failed` has LockCancelledError.
+        waited: seconds that the call took, for `acquired` and `failed`.
         attempts: as in `Hold`, for `acquired`.
-        value: what the leader proclaims, for `leader`; None if nobody leads.
+        value: the value that the leader proclaims, for `leader`; None if nobody leads.
     """
 
     name: str

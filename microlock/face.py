@@ -1,4 +1,4 @@
-"""What both faces of the lock have in common: all that asks nothing of etcd."""
+"""The part of a lock that both faces share: everything that needs no request to etcd."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from microlock.errors import InvalidArgumentError, LossReason, MicrolockError
 
 
 class Face(LockEmitter):
-    """A lock, as its user has it."""
+    """What both faces of a lock share."""
 
     events = events
 
@@ -59,7 +59,7 @@ class Face(LockEmitter):
         self._entered: list[tuple[object, HoldState]] = []  # owner and hold of each `with`
 
     def _owner(self) -> object:
-        """Who calls; None: a handler of this lock."""
+        """The thread or task that calls; None for a handler of this lock."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -72,15 +72,15 @@ class Face(LockEmitter):
 
     @property
     def node_id(self) -> str:
-        """Who takes the lock."""
+        """The node that takes the lock."""
         return self._core.names.node_id
 
     @property
     def ttl(self) -> int:
-        """Seconds that `lock()` asks for."""
+        """The ttl that `lock()` asks for, in seconds."""
         return self._core.ttl
 
-    # What it knows, without asking etcd.
+    # What this object knows without asking etcd.
 
     @property
     def held(self) -> bool:
@@ -102,22 +102,22 @@ class Face(LockEmitter):
 
     @property
     def hold(self) -> Hold | None:
-        """What `lock()` returned; None when nothing is held, or it was taken over by `renew()`."""
+        """The hold that `lock()` returned; None when nothing is held, or `renew()` took it over."""
         hold = self._status.present(self._clock.now(), self._owner())
         return hold.hold if hold else None
 
     @property
     def state(self) -> State:
-        """What this object knows of its hold, without asking etcd."""
+        """The state of this object's hold, as far as it knows without asking etcd."""
         return self._status.state(self._clock.now(), self._owner())
 
     @property
     def lost_reason(self) -> LossReason | None:
-        """Why the hold was lost; None when none was."""
+        """The reason why the hold was lost; None when it was not."""
         return self._status.reason(self._status.hold_of(self._owner()), self._clock.now())
 
     def check(self) -> None:
-        """Makes sure that this object holds the lock, as far as it knows without asking etcd.
+        """Raises unless this object holds the lock, as far as it knows without asking etcd.
 
         Raises:
             LockLostError: the hold has ended.
@@ -131,56 +131,54 @@ class Face(LockEmitter):
             raise
 
     def guard(self) -> Guard:
-        """What a transaction of your own has to compare, for etcd to refuse it once the hold has
-        ended: that the key `guard.key` was created at the revision `guard.revision`.
+        """The comparison for your own etcd transaction: etcd refuses it once the hold has ended.
 
+        The transaction has to compare that the create_revision of `guard.key` is `guard.revision`.
         Raises as `check()`.
         """
         self.check()
         return self._status.guard(self._clock.now(), self._owner())
 
-    # What it does at once.
+    # What it does without asking etcd.
 
     def cancel(self) -> None:
         """Ends the waits of this object for the lock: its `lock()` raises LockCancelledError.
 
-        Nothing stays behind, and the object can be used again. Without a wait it does nothing. Any
-        thread may call it, a handler of an event or of a signal too.
+        The wait leaves no entry in etcd, and the object can be used again. Without a wait this does
+        nothing. Any thread may call it, also a handler of an event or of a signal.
         """
         if not self._host.client.forked:
             self._host.step(self._core.cancel)
 
-    # What each face has in its own way: here is what it does.
+    # What each face implements in its own way; the docstrings are here.
 
     def lock(self, *, timeout: float | None = 0, retries: int = 0, interval: float = 1) -> Any:
         """Takes the lock.
 
         Args:
-            timeout: 0 for a try that never waits. Otherwise it waits its turn, in the order of
-                arrival, for that many seconds at most; None: as long as it takes. This includes
-                the turns of other threads or tasks on this object, connecting, and cleaning up
-                when the time is over.
-            retries: for those who don't want to queue: how often to try again while somebody else
-                holds it. Not together with `timeout`.
-            interval: seconds between two tries, on average; it varies by half.
+            timeout: seconds to wait in the queue, in the order of arrival. 0: one try, which never
+                waits. None: no limit. The time includes the turns of other threads or tasks on this
+                object, connecting, and cleaning up at the end.
+            retries: instead of a wait in the queue: how often to try again while the lock is held.
+                Not together with `timeout`.
+            interval: seconds between two tries, on average; each pause varies by half.
 
         Returns:
             The hold, with its fencing token and its whole ttl ahead.
 
         Raises:
-            AlreadyLockedError: somebody holds it, maybe this object; or did when the time was
-                over; or this thread or task holds it by this object. Nothing was changed, or what
-                was is undone.
-            LockCancelledError: `cancel()` ended the wait. What was changed is undone.
-            LockLostError: the hold was over before this could return.
+            AlreadyLockedError: the lock is held, or was still held when the time was over: by
+                another object, or by this one. This call changed nothing, or undid its changes.
+            LockCancelledError: `cancel()` ended the wait. This call undid its changes.
+            LockLostError: the hold ended before this call could return.
             LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl.
-            StoreError: etcd refused or can't be reached. Nothing is held, nothing was left behind.
-                With `timeout=None`, also when etcd is gone for longer than the ttl and the
-                client's timeout.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
+            StoreError: etcd refused or can't be reached. Nothing is held, and no entry is left in
+                etcd. A wait with `timeout=None` ends so too, if etcd is away for longer than the
+                ttl and the client's timeout.
+            DestroyedError, ForkedError: the object can't be used any more, or not in this process.
             InvalidArgumentError: an argument is wrong.
 
-        Keep the object: when it is garbage its lock is given back.
+        Keep a reference to the object: when Python collects it, its lock is given back.
         """
         raise NotImplementedError
 
@@ -188,33 +186,33 @@ class Face(LockEmitter):
         """Gives the lock back.
 
         Raises:
-            LockNotOwnedError: nothing is held. Nothing was changed.
-            LockLostError: the hold had ended before. Nothing was changed.
+            LockNotOwnedError: this object does not hold the lock. Nothing was changed.
+            LockLostError: the hold had already ended. Nothing was changed.
             LockUncertainError: etcd did not answer, so the lock may be held for up to a ttl. This
                 object holds nothing any more.
-            StoreError: etcd refused or can't be reached; the hold stands, and can be tried again.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
+            StoreError: etcd refused or can't be reached. The hold stands; try again.
+            DestroyedError, ForkedError: the object can't be used any more, or not in this process.
         """
         raise NotImplementedError
 
     def renew(self) -> Any:
-        """Puts the whole ttl back.
+        """Renews the hold: the whole ttl is ahead again.
 
         Returns:
             Seconds left.
 
         Raises:
-            LockNotOwnedError: nothing is held. Nothing was changed.
+            LockNotOwnedError: this object does not hold the lock. Nothing was changed.
             LockLostError: the hold has ended.
-            LockUncertainError: it has ended, and what is left of it can't be ended: the lock may
+            LockUncertainError: the hold has ended, and its lease could not be revoked: the lock may
                 be held for up to a ttl.
-            StoreError: etcd refused or can't be reached; the hold stands until its deadline.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
+            StoreError: etcd refused or can't be reached. The hold stands until its deadline.
+            DestroyedError, ForkedError: the object can't be used any more, or not in this process.
         """
         raise NotImplementedError
 
     def extend(self, ttl: float) -> Any:
-        """Gives the hold another ttl, longer or shorter, without losing its place or its token.
+        """Gives the hold a new ttl, longer or shorter. The hold keeps its place and its token.
 
         The next `lock()` asks for the ttl of the object again.
 
@@ -226,48 +224,47 @@ class Face(LockEmitter):
 
         Raises:
             InvalidTtlError: `ttl` is wrong.
-            LockNotOwnedError: nothing is held. Nothing was changed.
+            LockNotOwnedError: this object does not hold the lock. Nothing was changed.
             LockLostError: the hold has ended.
             LockUncertainError: as for `renew()`.
-            StoreError: etcd refused or can't be reached; the hold stands. If `may_have_happened`,
-                it stands until the earlier of both deadlines, and the next `renew()` or
-                `extend()` finishes this extension first.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
+            StoreError: etcd refused or can't be reached. The hold stands. If `may_have_happened`,
+                it stands until the earlier of the two deadlines, and the next `renew()` or
+                `extend()` completes this extension first.
+            DestroyedError, ForkedError: the object can't be used any more, or not in this process.
         """
         raise NotImplementedError
 
     def destroy(self) -> Any:
-        """Ends all that this object does: the watch, the waiting, the renewal, the hold, the lease,
-        the listeners.
+        """Ends everything that this object does: watch, wait, renewal, hold, lease and listeners.
 
-        Events until here are still told. Twice is fine. Later calls raise DestroyedError, and so
-        does a `lock()` that waits.
+        Handlers still get the events until now. A second call does nothing. Other calls raise
+        DestroyedError from now on, and so does a `lock()` that waits.
 
         Raises:
             StoreError, LockUncertainError, DestroyedError: the lock was held, and etcd did not
-                confirm that it is free, or the client was closed. It is free by the end of its
-                ttl. The object is destroyed all the same.
+                confirm that it is free, or the client was closed. The lock is free when its ttl
+                ends. The object is destroyed all the same.
         """
         raise NotImplementedError
 
     def holder(self) -> Any:
-        """Who holds the lock, read from etcd, of several the first; None if it is free.
+        """The holder of the lock, read from etcd; the first of several, None if the lock is free.
 
         Raises:
             StoreError: etcd refused or can't be reached.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
+            DestroyedError, ForkedError: the object can't be used any more, or not in this process.
         """
         raise NotImplementedError
 
     def holders(self) -> Any:
-        """All who hold the lock, in order, read from etcd. Raises as `holder()`."""
+        """All holders of the lock, in order, read from etcd. Raises as `holder()`."""
         raise NotImplementedError
 
     def waiters(self) -> Any:
-        """Who waits for the lock, in order, read from etcd. Raises as `holder()`."""
+        """All waiters for the lock, in order, read from etcd. Raises as `holder()`."""
         raise NotImplementedError
 
-    # What the calls of the faces have in common.
+    # What the calls of both faces share.
 
     def _check(self) -> None:
         self._status.check_alive()
@@ -293,23 +290,23 @@ class Face(LockEmitter):
         return call, self._core.lock(call, tries=tries, pause=pause)
 
     def _detach(self) -> None:
-        """Leaves the hold in the store, and forgets it."""
+        """Forgets the hold, and leaves it in etcd."""
         self._host.step(self._core.detach)
 
     def _taken_by(self, call: Call, before: HoldState | None) -> HoldState | None:
-        """The hold that a call has taken that was interrupted on its way out."""
+        """The hold of a call that took the lock and was interrupted before it returned."""
         taken = self._status.hold
         mine = taken is not before and taken is not None and taken.owner == call.owner
         return taken if mine else None
 
     def _innermost(self) -> tuple[object, HoldState] | None:
-        """The block that is left: of this owner's the last one. A block may be left by another
-        owner than entered it, too."""
+        """The block that is left: the last one that this owner entered, or else anybody's: another
+        owner may leave the block."""
         owner = self._owner()
         here = [each for each in self._entered if each[0] == owner]
         return next(reversed(here or self._entered), None)
 
     def _notice(self) -> None:
-        """Tells of a loss, if there is one that nobody was told of."""
+        """Emits `lost`, if the hold is lost and that was not emitted yet."""
         if not self._host.client.forked:
             self._host.step(self._status.noticed, self._clock.now())

@@ -1,4 +1,4 @@
-"""More than a mutex: locks that several hold at a time, and several locks in one."""
+"""The other kinds of locks: semaphore, read and write lock, several locks as one."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from microlock.lock import Lock
 class Semaphore(SemaphoreFace, Lock):
     """A lock that up to `limit` objects hold at a time, on any machine.
 
-    It does all that a `Microlock` does, in the same way. Those who wait get it in the order of
-    arrival. A semaphore of 1 is the mutex of its key.
+    It has all calls and events of a `Microlock`. Waiters get it in the order of arrival. A
+    semaphore with limit 1 is the mutex of its key.
 
-    All who share a semaphore should have the same limit. One with a lower limit waits until as few
-    older ones are left; others don't wait for it.
+    All objects that share a semaphore should have the same limit: each applies its own limit to the
+    objects before it in the queue.
 
     Args:
         etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
-        limit: how many may hold it, 1 or more.
+        limit: how many objects may hold it at a time, 1 or more.
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
 
 class ReadLock(Lock):
-    """A lock that readers of `key` hold together, while no writer does.
+    """A lock that any number of readers of `key` hold together, while no writer holds it.
 
-    It does all that a `Microlock` does, in the same way, and so does `WriteLock`. Both wait in one
-    queue, in the order of arrival: a reader for the writers before it, a writer for all before it.
-    So no reader overtakes a writer that waits, and nobody waits for ever. A node that reads and
-    asks to write waits for itself: it has to give back the first lock before.
+    It has all calls and events of a `Microlock`, and so has `WriteLock`. Readers and writers wait
+    in one queue, in the order of arrival: a reader waits for the writers before it, a writer waits
+    for all before it. So no reader overtakes a waiting writer, and nobody waits for ever. A node
+    that holds the read lock has to give it back before it takes the write lock; otherwise it waits
+    for itself.
 
     Args:
         etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
@@ -46,15 +47,15 @@ class ReadLock(Lock):
 
 
 class WriteLock(Lock):
-    """A lock that one writer of `key` holds alone: no reader and no other writer does.
+    """A lock that one writer of `key` holds alone, without readers and other writers.
 
-    See `ReadLock`, with which it shares its queue.
+    It shares its queue with `ReadLock`; see there.
 
     Args:
         etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
@@ -62,23 +63,22 @@ class WriteLock(Lock):
 
 
 class MultiLock(MultiFace, Lock):
-    """Locks of several keys, taken and given back in one: all of them or none.
+    """The locks of several keys, taken and given back together: all of them or none.
 
-    It holds the mutex of each key, as a `Microlock` of that key does, and excludes those. All its
-    entries come at one moment, so whoever waits for several keys waits for those who came before:
-    any number of them, in any order of the keys, never wait for each other in a circle. Two holds
-    that are taken one after the other still can.
+    It holds the mutex of each key, and so excludes a `Microlock` of any of them. One transaction
+    puts all its entries, so it waits only for objects that came before it. Any number of them, with
+    their keys in any order, can't deadlock. Two locks that are taken one after the other still can.
 
-    It does all that a `Microlock` does, in the same way. There is one token for all keys. The loss
-    of one key is the loss of all. `holders()` and `waiters()` are those of all keys, each once; the
-    events `locked` and `unlocked` come for each key, which is `event.key`.
+    It has all calls and events of a `Microlock`. All keys have one token. The loss of one key is
+    the loss of all. `holders()` and `waiters()` list those of all keys, each once. The events
+    `locked` and `unlocked` come for each key: `event.key`.
 
     Args:
         etcd, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
-        keys: 1 to 42 different names of locks, each as for `Microlock`; repeated ones count once.
-            etcd takes no more in one transaction, unless it was told to (`--max-txn-ops`).
+        keys: the names of 1 to 42 locks, each as for `Microlock`; repeated names count once. More
+            do not fit into one etcd transaction by default (`--max-txn-ops`).
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """

@@ -1,4 +1,4 @@
-"""What both faces of other kinds of locks have in common; each stands before its face's `Lock`."""
+"""The parts of the other kinds that both faces share. As a base class, each comes before `Lock`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SemaphoreFace:
 
     @property
     def limit(self) -> int:
-        """How many may hold it at a time."""
+        """How many objects may hold it at a time."""
         return self._admission.limit
 
 

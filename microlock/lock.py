@@ -1,4 +1,4 @@
-"""The blocking face of a lock, and of the mutex. What it does is decided in `core.lock`."""
+"""The blocking face of a lock, and of the mutex. `core.lock` decides what the calls do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger("microlock")
 
 
 class Lock(ContextDecorator, Face):
-    """A lock of any kind, for threads: what `Microlock` is, whoever is admitted."""
+    """A lock of any kind, for threads: the base of `Microlock` and of the other kinds."""
 
     _admission = MUTEX
 
@@ -52,7 +52,7 @@ class Lock(ContextDecorator, Face):
         timeout: float | None = None,
     ) -> None:
         client = client_of(etcd)
-        self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
+        self._etcd = etcd  # keeps a lent client alive: ours refers to it weakly
         self._runner: ThreadRunner
         super().__init__(
             client,
@@ -70,9 +70,9 @@ class Lock(ContextDecorator, Face):
 
     @property
     def lost(self) -> ThreadLoss:
-        """The loss of the present hold, to wait for: `foo.lost.wait(timeout)`.
+        """The loss of the current hold, as an event: `foo.lost.wait(timeout)`.
 
-        Before the next `lock()` it is that of the last hold.
+        When the hold has ended, it stays the loss of that hold until the next `lock()`.
         """
         return ThreadLoss(self._status, self._status.hold_of(self._owner()), self._clock)
 
@@ -96,7 +96,7 @@ class Lock(ContextDecorator, Face):
             warn_of_waiting()
         try:
             return self._host.run(call, steps)
-        except BaseException as error:  # an interrupt may have come on its way out
+        except BaseException as error:  # an interrupt may come when the lock is already taken
             if not isinstance(error, Exception):
                 self._abandon(self._taken_by(call, before))
             raise
@@ -126,7 +126,9 @@ class Lock(ContextDecorator, Face):
             self._host.destroy(self._owner())
         except DestroyedError as error:
             if held:
-                raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
+                raise DestroyedError(
+                    f"{self.key!r} stays locked until its ttl ends: {error}"
+                ) from error
         finally:
             self._runner.end(self.remove_all_listeners, end - self._clock.now())
 
@@ -168,7 +170,7 @@ class Lock(ContextDecorator, Face):
         except MicrolockError as failure:
             if error is None:
                 raise
-            log.warning("leaving `with` of %r: %s", self.key, failure)
+            log.warning("at the end of `with` of the lock %r: %s", self.key, failure)
         except BaseException:  # an interrupt: the block is left, and so must be the lock
             entered = entered or self._innermost()
             self._abandon(entered and entered[1])
@@ -178,19 +180,18 @@ class Lock(ContextDecorator, Face):
                 self._entered.remove(entered)  # in one step: other threads enter and leave too
 
     def _abandon(self, hold: HoldState | None) -> None:
-        """Gives back this hold, of a call of this thread that was interrupted between its steps."""
+        """Gives back the hold of a call that was interrupted on this thread, between two steps."""
         if hold:
             self._host.abandon(self._owner(), hold)
 
     def __call__(self, func: F) -> F:
         if not callable(func):
-            raise InvalidArgumentError(f"what the lock decorates must be a function, not {func!r}")
+            raise InvalidArgumentError(f"a lock can only decorate a function, not {func!r}")
         if inspect.iscoroutinefunction(func):
             raise InvalidArgumentError(f"{func!r} is a coroutine function: use microlock.asyncio")
         if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
             raise InvalidArgumentError(
-                f"{func!r} is a generator function: it would do its work after the lock is given "
-                "back"
+                f"{func!r} is a generator function: its body would run without the lock"
             )
         return super().__call__(func)
 
@@ -203,37 +204,36 @@ class Lock(ContextDecorator, Face):
 class Microlock(Lock):
     """A distributed lock: at most one object, on any machine, holds `key` at a time.
 
-    An object manages only its own hold. One that has never called `lock()` acts for its node:
-    `unlock()`, `renew()` and `extend()` act on the hold that its `node_id` has, so that a process
-    that restarts within the ttl can carry on or clean up. It can't tell a dead predecessor from a
-    live one: workers that may run at the same time need different node ids.
+    An object manages only its own hold. An object that has never called `lock()` acts for its node:
+    `unlock()`, `renew()` and `extend()` act on the hold of its `node_id`. So a process that
+    restarts within the ttl can carry on, or clean up. The object can't tell a dead predecessor from
+    a live one: workers that may run at the same time need different node ids.
 
     Each call that does not wait for the lock takes at most the client's timeout. Threads that share
     an object take turns on it, as on a `threading.Lock`: `lock(timeout=...)`, `with` and `@foo`
-    wait until another thread gives its hold back. Any thread may unlock. Nothing is sent before the
-    first call or the first listener for the key's events.
+    wait until the other thread gives its hold back. Any thread may unlock. Nothing is sent before
+    the first call, or the first listener for `locked` or `unlocked`.
 
-    `with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it was
-    lost meanwhile, leaving the block raises LockLostError, unless the block raises something. As a
-    decorator, `@foo`, it does so for each call of a function.
+    `with foo:` waits its turn, holds the lock in the block, and gives it back at the end. If the
+    lock was lost meanwhile, leaving the block raises LockLostError, unless the block itself raises.
+    As a decorator, `@foo`, it does the same for each call of a function.
 
     Args:
-        etcd: what `microlock.connect()` returns, or a client of python-etcd3 or etcd-sdk-python.
-        key: the name of the lock: str, not empty, no NUL, at most 4 KiB of UTF-8.
-        node_id: who takes the lock, shown to the others; as `key`.
-        ttl: seconds after which a hold that is not renewed ends; 0 < ttl <= 9,000,000,000,
-            rounded up to whole seconds. etcd grants no less than 1.5 of its election timeouts,
-            2 s by default.
-        auto_renew: renew the hold in the background, at a third of the ttl, until it is given
-            back or lost, or this object or its process is gone.
-        max_hold: seconds after which a hold is not renewed in the background any more, so that it
-            ends within another ttl: for work that may hang. None: no such end.
-        min_hold: seconds that nobody else gets the lock after this object got it. Given back
-            earlier, the entry stays in etcd until then, under a lease of its own: for work that
-            must not run again on a machine whose clock is late. Rounded up as a ttl is.
-        timeout: seconds that `with` waits for its turn. None: as long as it takes.
+        etcd: a client from `microlock.connect()`, or one of python-etcd3 or etcd-sdk-python.
+        key: the name of the lock: a non-empty str without NUL, at most 4 KiB in UTF-8.
+        node_id: the name of this node, which others see. The same rules as for `key`.
+        ttl: seconds until a hold ends unless it is renewed; 0 < ttl <= 9,000,000,000, rounded up to
+            whole seconds. etcd grants at least 1.5 of its election timeouts, 2 s by default.
+        auto_renew: renew the hold in the background, every third of the ttl, until it is given
+            back or lost, or until this object or its process is gone.
+        max_hold: seconds until the background renewal stops, so that the hold ends within another
+            ttl: for work that may hang. None: no limit.
+        min_hold: seconds for which nobody else gets the lock after this object got it. If it is
+            given back earlier, its entry stays in etcd until then, under its own lease: for work
+            that must not run again on a machine whose clock is late. Rounded up like `ttl`.
+        timeout: seconds that `with` waits for its turn. None: no limit.
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """

@@ -15,13 +15,13 @@ from microlock.manager_face import ManagerFace
 
 
 class LockManager(ManagerFace[Microlock, Semaphore, ReadLock, WriteLock, MultiLock, Election]):
-    """Locks of one node, with defaults for all of them.
+    """Makes, lists and breaks locks under a prefix, with defaults for all of them.
 
     Args:
         etcd, node_id: as for `Microlock`.
-        prefix: what each key begins with; "" for the whole of etcd.
-        ttl, auto_renew: as for `Microlock`, for each lock.
-        retries, interval: as for `Microlock.lock()`, for each `lock()`.
+        prefix: the beginning of each key; "" for all keys of etcd.
+        ttl, auto_renew: as for `Microlock`: the defaults of each lock.
+        retries, interval: as for `Microlock.lock()`: the defaults of each `lock()`.
 
     Raises:
         NodeIdRequiredError, InvalidTtlError, ClientRequiredError, InvalidArgumentError: an

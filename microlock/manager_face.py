@@ -1,4 +1,4 @@
-"""What both faces of the manager have in common."""
+"""The part of the manager that both faces share."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ log = logging.getLogger("microlock")
 
 
 class ManagerFace(Generic[L, S, R, W, M, E]):
-    """Locks of one node, with defaults for all of them."""
+    """Makes, lists and breaks locks under a prefix, with defaults for all of them."""
 
-    # What makes a lock of each kind:
+    # The class of each kind:
     _mutex: Callable[..., L]
     _semaphore: Callable[..., S]
     _reader: Callable[..., R]
@@ -59,7 +59,7 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         check_node_id(node_id)
         check_ttl(ttl)
         self._client = client_of(etcd)
-        self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
+        self._etcd = etcd  # keeps a lent client alive: ours refers to it weakly
         self._node_id = node_id
         self._prefix = check_prefix(prefix)
         self._ttl = ttl
@@ -80,9 +80,10 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         min_hold: float = 0,
         timeout: float | None = None,
     ) -> L:
-        """A lock that is not taken yet: for `with`, or for listeners. Nothing is sent.
+        """A `Microlock` that is not taken yet, for `with` or for listeners. Nothing is sent.
 
-        The arguments are those of `Microlock`. Raises KeyRequiredError and what `Microlock` does.
+        The arguments are those of `Microlock`. Raises as `Microlock`; KeyRequiredError if `name` is
+        wrong.
         """
         return self._made(
             self._mutex,
@@ -232,105 +233,106 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         retries: int | None = None,
         interval: float | None = None,
     ) -> Any:
-        """Takes a lock, and returns it: to be given back with its `unlock()`.
+        """Takes a lock, and returns it: give it back with its `unlock()`.
 
-        For a block use `with manager.create(name):`, or `semaphore`, `read`, `write` or `many` for
-        another kind of lock.
+        For a block use `with manager.create(name):`, or for another kind of lock `semaphore`,
+        `read`, `write` or `many`.
 
         Args:
-            name: the key, after the prefix.
-            ttl, auto_renew: if not those of the manager.
+            name: the key without the prefix.
+            ttl, auto_renew: None: as for the manager.
             max_hold, min_hold: as for `Microlock`.
-            timeout, retries, interval: as for `Microlock.lock()`; a `timeout` other than 0 takes
-                the place of the manager's retries.
+            timeout, retries, interval: as for `Microlock.lock()`. A `timeout` other than 0 replaces
+                the retries of the manager.
 
         Raises: as `Microlock.lock()`.
         """
         raise NotImplementedError
 
     def holder(self, name: str) -> Any:
-        """Who holds this lock, read from etcd, of several the first; None if it is free.
+        """The holder of this lock, read from etcd; the first of several, None if the lock is free.
 
         Raises:
             StoreError: etcd refused or can't be reached.
-            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            DestroyedError, ForkedError: the client can't be used any more, or not in this process.
         """
         raise NotImplementedError
 
     def locks(self) -> Any:
-        """Who holds what under the prefix and who waits for it, in the order of the names.
+        """The holders and waiters of all locks under the prefix, ordered by name.
 
-        All of it is as it was at one moment. Each of several keys that are taken in one is a lock
-        of its own. Raises as `holder()`.
+        All of it is as of one moment. Each key of a `MultiLock` is listed as its own lock. Raises
+        as `holder()`.
         """
         raise NotImplementedError
 
     def remaining(self, holder: Holder) -> Any:
-        """Seconds that the lease of a holder or waiter has left, to the second before; 0.0 if it
-        has ended. It may be renewed meanwhile. Raises as `holder()`.
+        """The seconds that the lease of a holder or waiter has left, rounded down by etcd.
+
+        0.0 if the lease has ended. The holder may renew it at any time. Raises as `holder()`.
 
         Args:
-            holder: of `locks()` or `holder()`.
+            holder: from `locks()` or `holder()`.
         """
         raise NotImplementedError
 
     def release(self, name: str | Iterable[str], token: int, *, limit: int = 1) -> Any:
-        """Gives back the hold with this token, whoever took it, of whichever kind.
+        """Gives back the hold with this token, whichever node and kind of lock it is of.
 
-        The object that took it loses it, and is told so a moment later; until then it believes that
-        it holds the lock.
+        The object that took the lock loses it. It learns so a moment later; until then it reports
+        the lock as held.
 
         Args:
-            name: the key, after the prefix; of a hold of several keys all of them.
+            name: the key without the prefix; for a `MultiLock`, all its keys.
             token: the fencing token of the hold.
-            limit: that of a semaphore.
+            limit: the limit, for a semaphore.
 
         Raises:
-            LockNotOwnedError: the lock is not held with this token (any more). Nothing was changed.
+            LockNotOwnedError: no hold has this token (any more). Nothing was changed.
             StoreError: etcd refused or can't be reached; see `may_have_happened`. Try again.
-            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            DestroyedError, ForkedError: the client can't be used any more, or not in this process.
             KeyRequiredError, InvalidArgumentError: an argument is wrong.
         """
         raise NotImplementedError
 
     def extend(self, name: str | Iterable[str], token: int, ttl: float, *, limit: int = 1) -> Any:
-        """Gives the hold with this token another ttl, whoever took it, of whichever kind.
+        """Gives the hold with this token a new ttl, whichever node and kind of lock it is of.
 
-        Whoever calls this answers for the hold from now on: the object that took it no longer
-        renews it, and holds it until its own deadline at the most. The token stays. Other locks of
-        a session stay as they are.
+        From now on the caller has to renew or release the hold, by this token: the object that took
+        the lock no longer renews it, and reports it as held until its own deadline at most. The
+        token stays the same. Other locks under the same lease are not changed.
 
         Args:
-            name: the key, after the prefix; of a hold of several keys any: all are extended.
+            name: the key without the prefix; for a `MultiLock` any of its keys: all are extended.
             token: the fencing token of the hold.
             ttl: seconds from now.
-            limit: that of a semaphore.
+            limit: the limit, for a semaphore.
 
         Returns:
             Seconds left.
 
         Raises:
-            LockNotOwnedError: the lock is not held with this token (any more). Nothing was changed.
-            LockUncertainError: what is left of the hold can't be ended.
+            LockNotOwnedError: no hold has this token (any more). Nothing was changed.
+            LockUncertainError: the hold has ended, and its lease could not be revoked.
             StoreError: etcd refused or can't be reached; see `may_have_happened`.
-            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            DestroyedError, ForkedError: the client can't be used any more, or not in this process.
             KeyRequiredError, InvalidTtlError, InvalidArgumentError: an argument is wrong.
         """
         raise NotImplementedError
 
     def break_lock(self, name: str) -> Any:
-        """Ends the hold that a lock is under, whoever has it: for operators.
+        """Ends the current hold of a lock, whichever node it is of: for operators.
 
-        Whoever holds it loses it, and is told so if it is one of ours; but it may be at work
-        still. The next in the queue gets the lock. Of several holders it is the first one;
-        `release()` ends any of them, by its token.
+        The holder loses the lock, and learns so if it uses microlock; but it may still be at work.
+        The next waiter gets the lock. Of several holders this ends the first; `release()` ends any
+        of them, by its token.
 
         Returns:
-            Whose hold was broken; None if the lock was free, or was given back just now.
+            The holder whose hold was ended; None if the lock was free, or was given back just now.
 
         Raises:
             StoreError: etcd refused or can't be reached; see `may_have_happened`.
-            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            DestroyedError, ForkedError: the client can't be used any more, or not in this process.
             KeyRequiredError: `name` is wrong.
         """
         raise NotImplementedError
@@ -338,7 +340,7 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
     def _taking(
         self, timeout: float | None, retries: int | None, interval: float | None
     ) -> dict[str, Any]:
-        """How to call `lock()`."""
+        """The arguments for `lock()`."""
         if retries is None:
             retries = self._retries if timeout == 0 else 0
         return {
@@ -350,7 +352,7 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
     def _broke(self, kinds: Sequence[Names], holder: Holder | None) -> Holder | None:
         if holder:
             log.warning(
-                "%r broke %r, locked by %s, token %s", self, kinds[0].key, holder, holder.token
+                "%r broke the lock %r of %s, token %s", self, kinds[0].key, holder, holder.token
             )
         return holder
 
@@ -362,7 +364,7 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         return (Names.of_all(keys, self._node_id),)
 
     def _kinds(self, name: object, queue: Admission = MUTEX) -> Sequence[Names]:
-        """What a lock may be in etcd that is called so."""
+        """The kinds of lock that may have this name: a queue, and readers and writers."""
         key = self._names(name).key
         return [Names.of(key, self._node_id, each) for each in (queue, READER)]
 

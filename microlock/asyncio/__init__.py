@@ -1,4 +1,4 @@
-"""microlock for asyncio: the same names as in `microlock`, awaited.
+"""microlock for asyncio: the same names as in `microlock`, with `await`.
 
     from socket import gethostname
     from microlock.asyncio import AlreadyLockedError, Microlock, connect
@@ -6,8 +6,8 @@
     foo = Microlock(connect("localhost:2379"), "foo", gethostname(), ttl=5)
     hold = await foo.lock()
 
-The errors, the events and `connect()` are those of `microlock`: one client serves threads and any
-number of loops.
+The errors, the events and `connect()` are those of `microlock`. One client serves threads and any
+number of event loops.
 """
 
 from microlock import events

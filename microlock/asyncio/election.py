@@ -18,16 +18,16 @@ Told = asyncio.Queue[LockEvent | None]
 
 
 class Election(ElectionFace, Lock):
-    """A lock whose holder leads, and proclaims a value that everybody can read and follow.
+    """A lock whose holder leads, and proclaims a value that all clients can read and follow.
 
-    It is `microlock.Election` for the tasks of asyncio, as `Microlock` here is the other one.
+    It is `microlock.Election` for asyncio tasks; see there, and `microlock.asyncio.Microlock`.
 
     Args:
-        etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`. The
-            node id is what is proclaimed where no value is given.
+        etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`. A
+            leader without a value proclaims its node id.
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 

@@ -1,4 +1,4 @@
-"""More than a mutex: the asyncio face."""
+"""The other kinds of locks: the asyncio face."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from microlock.kinds_face import MultiFace, SemaphoreFace
 class Semaphore(SemaphoreFace, Lock):
     """A lock that up to `limit` objects hold at a time, on any machine.
 
-    It is `microlock.Semaphore` for the tasks of asyncio, as `Microlock` here is the other one.
+    It is `microlock.Semaphore` for asyncio tasks; see there, and `microlock.asyncio.Microlock`.
 
     Args:
         etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
-        limit: how many may hold it, 1 or more.
+        limit: how many objects may hold it at a time, 1 or more.
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
 
 class ReadLock(Lock):
-    """A lock that readers of `key` hold together, while no writer does.
+    """A lock that any number of readers of `key` hold together, while no writer holds it.
 
-    It is `microlock.ReadLock` for the tasks of asyncio, as `Microlock` here is the other one.
+    It is `microlock.ReadLock` for asyncio tasks; see there, and `microlock.asyncio.Microlock`.
 
     Args:
         etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
@@ -39,15 +39,15 @@ class ReadLock(Lock):
 
 
 class WriteLock(Lock):
-    """A lock that one writer of `key` holds alone: no reader and no other writer does.
+    """A lock that one writer of `key` holds alone, without readers and other writers.
 
-    It is `microlock.WriteLock` for the tasks of asyncio, as `Microlock` here is the other one.
+    It is `microlock.WriteLock` for asyncio tasks; see there, and `microlock.asyncio.Microlock`.
 
     Args:
         etcd, key, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
@@ -55,16 +55,16 @@ class WriteLock(Lock):
 
 
 class MultiLock(MultiFace, Lock):
-    """Locks of several keys, taken and given back in one: all of them or none.
+    """The locks of several keys, taken and given back together: all of them or none.
 
-    It is `microlock.MultiLock` for the tasks of asyncio, as `Microlock` here is the other one.
+    It is `microlock.MultiLock` for asyncio tasks; see there, and `microlock.asyncio.Microlock`.
 
     Args:
         etcd, node_id, ttl, auto_renew, max_hold, min_hold, timeout: as for `Microlock`.
-        keys: 1 to 42 different names of locks, each as for `Microlock`; repeated ones count once.
-            etcd takes no more in one transaction, unless it was told to (`--max-txn-ops`).
+        keys: the names of 1 to 42 locks, each as for `Microlock`; repeated names count once. More
+            do not fit into one etcd transaction by default (`--max-txn-ops`).
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """

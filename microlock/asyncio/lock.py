@@ -1,4 +1,4 @@
-"""The asyncio face of a lock, and of the mutex. What it does is decided in `core.lock`."""
+"""The asyncio face of a lock, and of the mutex. `core.lock` decides what the calls do."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ S = TypeVar("S", bound="Lock")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
-# Seconds at most that a call about a hold waits for the watch of a listener.
+# Seconds that a call about a hold waits at most for the watch of a listener.
 SOON = 1.0
 
 log = logging.getLogger("microlock")
 
 
 class Lock(AsyncContextDecorator, Face):
-    """A lock of any kind, for tasks: what `Microlock` is, whoever is admitted."""
+    """A lock of any kind, for tasks: the base of `Microlock` and of the other kinds."""
 
     _admission = MUTEX
 
@@ -64,7 +64,7 @@ class Lock(AsyncContextDecorator, Face):
         timeout: float | None = None,
     ) -> None:
         client = client_of(etcd)
-        self._etcd = etcd  # a lent client is ours only as long as somebody keeps it
+        self._etcd = etcd  # keeps a lent client alive: ours refers to it weakly
         self._runner: LoopRunner
         self._unheard = False  # a listener was added, and its watch may not run yet
         super().__init__(
@@ -93,9 +93,9 @@ class Lock(AsyncContextDecorator, Face):
 
     @property
     def lost(self) -> TaskLoss:
-        """The loss of the present hold, to wait for: `await foo.lost.wait(timeout)`.
+        """The loss of the current hold, as an event: `await foo.lost.wait(timeout)`.
 
-        Before the next `lock()` it is that of the last hold.
+        When the hold has ended, it stays the loss of that hold until the next `lock()`.
         """
         return TaskLoss(self._status, self._status.hold_of(self._owner()), self._clock)
 
@@ -118,7 +118,7 @@ class Lock(AsyncContextDecorator, Face):
         call, steps = self._taking(timeout, retries, interval, value)
         self._runner.bind()
         if self._unheard:
-            with suppress(StoreError):  # told by `error`
+            with suppress(StoreError):  # `error` reports it
                 await self._hear(timeout / 2 if timeout else inf, call)
         return await run(self._host, call, steps)
 
@@ -157,7 +157,9 @@ class Lock(AsyncContextDecorator, Face):
             await destroy(self._host, self._owner())
         except DestroyedError as error:
             if held:
-                raise DestroyedError(f"{self.key!r} is left to its ttl: {error}") from error
+                raise DestroyedError(
+                    f"{self.key!r} stays locked until its ttl ends: {error}"
+                ) from error
         except GeneratorExit:  # the task is gone: nothing can be waited for
             goes_on = False
             raise
@@ -183,13 +185,14 @@ class Lock(AsyncContextDecorator, Face):
         return await look(self._host.client, elsewhere.places(self._core.names))
 
     async def listening(self) -> None:
-        """Waits until the watch runs that the listeners of `locked` and `unlocked` need, so that
-        no change is missed from here on. Other calls wait for it too: `lock()` for the client's
-        timeout or half of its own, those about a hold for 1 s.
+        """Waits until the watch for `locked` and `unlocked` runs: no change is missed from then on.
+
+        Other calls wait for it too: `lock()` for the client's timeout or half of its own, calls
+        about a hold for 1 s.
 
         Raises:
             StorePermissionError, StoreAuthenticationError: etcd refuses to watch the lock.
-            DestroyedError, ForkedError: the object can't be used any more, or not here.
+            DestroyedError, ForkedError: the object can't be used any more, or not in this process.
         """
         self._check()
         self._runner.bind()
@@ -220,7 +223,7 @@ class Lock(AsyncContextDecorator, Face):
         except MicrolockError as failure:
             if error is None:
                 raise
-            log.warning("leaving `with` of %r: %s", self.key, failure)
+            log.warning("at the end of `async with` of the lock %r: %s", self.key, failure)
         except asyncio.CancelledError:  # the block is left, and so must be the lock
             await self._abandon(self._owner(), entered and entered[1])
             raise
@@ -229,13 +232,13 @@ class Lock(AsyncContextDecorator, Face):
                 self._entered.remove(entered)
 
     def _dropped(self) -> tuple[object, HoldState] | None:
-        """The block that is left with its task, which may be gone: then any task may run here, in
-        a garbage collection."""
+        """The block of a task that was dropped. If the task is gone already, a garbage collection
+        runs this, in any task."""
         gone = [each for each in self._entered if isinstance(each[0], ref) and each[0]() is None]
         return gone[-1] if gone else self._innermost()
 
     async def _abandon(self, owner: object, hold: HoldState | None) -> None:
-        """Gives back this hold, of a call that was cancelled before it could."""
+        """Gives back the hold of a call that was cancelled before it could do so."""
         if hold is None or hold.returned:
             return
         gone = hold
@@ -248,9 +251,9 @@ class Lock(AsyncContextDecorator, Face):
         await to_its_end(abandon)
 
     def bound(self: S) -> AbstractAsyncContextManager[S]:
-        """As `async with` of the object itself, but the block is cancelled when the lock is lost.
+        """As `async with` of the object itself, but a loss of the lock cancels the block.
 
-        Then leaving the block raises LockLostError. A block that catches its cancellation goes on,
+        Leaving the block then raises LockLostError. A block that catches its cancellation goes on,
         as any task does.
         """
         return self._bound()
@@ -263,25 +266,24 @@ class Lock(AsyncContextDecorator, Face):
     def __call__(self, func: F) -> F:
         if not inspect.iscoroutinefunction(func):
             raise InvalidArgumentError(
-                f"what this lock decorates must be a coroutine function, unlike {func!r}"
+                f"an asyncio lock can only decorate a coroutine function, not {func!r}"
             )
         return super().__call__(func)  # type: ignore[return-value]
 
-    # What they have in common.
+    # What the calls share.
 
     async def _ready(self, patience: float = inf) -> None:
-        """Has handlers run here, and waits until their watch runs, so that none misses a change.
-
-        Before the call begins, whose time is for etcd.
+        """Binds the handlers to this loop, and waits until their watch runs, so that they miss no
+        change. This comes before the call begins, so it takes none of the time of the call.
         """
         self._check()
         self._runner.bind()
         if self._unheard:
-            with suppress(StoreError):  # told by `error`
+            with suppress(StoreError):  # `error` reports it
                 await self._hear(patience)
 
     async def _hear(self, patience: float = inf, call: Call | None = None) -> None:
-        """`call`: that of a `lock()`, which may be ended early."""
+        """`call`: the call of a `lock()`, which `cancel()` may end early."""
         until = self._clock.now() + min(patience, self._host.client.timeout)
         for lock in self._core.names.locks:
             with self._host.listening(lock) as settled:
@@ -302,7 +304,7 @@ class Lock(AsyncContextDecorator, Face):
 
 
 class _Wakes:
-    """Has a call look again when an event is set."""
+    """Wakes a call when an event is set."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -314,47 +316,46 @@ class _Wakes:
 class Microlock(Lock):
     """A distributed lock: at most one object, on any machine, holds `key` at a time.
 
-    It is `microlock.Microlock` for the tasks of asyncio: the same arguments, results, errors and
-    events. No call blocks the loop, and none needs a thread. The hold is renewed and watched on the
-    client's own threads, so a loop that stands still for longer than the ttl does not lose it.
+    It is `microlock.Microlock` for asyncio tasks: the same arguments, results, errors and events.
+    No call blocks the loop, and no call needs a thread. The client's own threads renew and watch
+    the hold, so it is not lost when the loop stands still for longer than the ttl.
 
-    Tasks that share an object take turns on it, as threads do on the other one; the loops that they
-    run on may be different ones. A task that is cancelled in a call undoes what the call has begun
-    before it ends: for as long as the undoing may take, at most the client's timeout.
+    Tasks that share an object take turns on it, as threads do; they may run on different loops. A
+    task that is cancelled in a call first undoes what the call has begun. That takes at most the
+    client's timeout.
 
-    Handlers run on the loop that the object is first used on, one after the other, and may be
-    coroutine functions. `on("locked", ...)` returns at once: no change after the next awaited call
-    is missed.
+    Handlers run on the loop where the object is first used, one after the other, and may be
+    coroutine functions. `on("locked", ...)` returns at once; the handler misses no change after the
+    next awaited call.
 
-    `async with foo:` waits its turn, holds the lock in the block, and gives it back after it. If it
-    was lost meanwhile, leaving the block raises LockLostError, unless the block raises something.
-    `async with foo.bound():` cancels the block at the loss. As a decorator of a coroutine function,
-    `@foo`, it holds the lock for each call.
+    `async with foo:` waits its turn, holds the lock in the block, and gives it back at the end. If
+    the lock was lost meanwhile, leaving the block raises LockLostError, unless the block itself
+    raises. `async with foo.bound():` cancels the block when the lock is lost. As a decorator of a
+    coroutine function, `@foo`, it holds the lock during each call.
 
     Args:
-        etcd: what `microlock.connect()` returns, or a client of python-etcd3 or etcd-sdk-python.
-        key: the name of the lock: str, not empty, no NUL, at most 4 KiB of UTF-8.
-        node_id: who takes the lock, shown to the others; as `key`.
-        ttl: seconds after which a hold that is not renewed ends; 0 < ttl <= 9,000,000,000,
-            rounded up to whole seconds. etcd grants no less than 1.5 of its election timeouts,
-            2 s by default.
-        auto_renew: renew the hold in the background, at a third of the ttl, until it is given
-            back or lost, or this object or its process is gone.
-        max_hold: seconds after which a hold is not renewed in the background any more, so that it
-            ends within another ttl: for work that may hang. None: no such end.
-        min_hold: seconds that nobody else gets the lock after this object got it. Given back
-            earlier, the entry stays in etcd until then, under a lease of its own: for work that
-            must not run again on a machine whose clock is late. Rounded up as a ttl is.
-        timeout: seconds that `async with` waits for its turn. None: as long as it takes.
+        etcd: a client from `microlock.connect()`, or one of python-etcd3 or etcd-sdk-python.
+        key: the name of the lock: a non-empty str without NUL, at most 4 KiB in UTF-8.
+        node_id: the name of this node, which others see. The same rules as for `key`.
+        ttl: seconds until a hold ends unless it is renewed; 0 < ttl <= 9,000,000,000, rounded up to
+            whole seconds. etcd grants at least 1.5 of its election timeouts, 2 s by default.
+        auto_renew: renew the hold in the background, every third of the ttl, until it is given
+            back or lost, or until this object or its process is gone.
+        max_hold: seconds until the background renewal stops, so that the hold ends within another
+            ttl: for work that may hang. None: no limit.
+        min_hold: seconds for which nobody else gets the lock after this object got it. If it is
+            given back earlier, its entry stays in etcd until then, under its own lease: for work
+            that must not run again on a machine whose clock is late. Rounded up like `ttl`.
+        timeout: seconds that `async with` waits for its turn. None: no limit.
 
     Raises:
-        InvalidArgumentError: an argument is wrong. Its kinds: KeyRequiredError,
+        InvalidArgumentError: an argument is wrong. Its subclasses: KeyRequiredError,
             NodeIdRequiredError, InvalidTtlError, ClientRequiredError.
     """
 
 
 class _Cut:
-    """Cancels the task in a block when a hold is lost, and ends the cancellation with the block."""
+    """Cancels the task in a block when a hold is lost; the cancellation ends with the block."""
 
     def __init__(self, loss: TaskLoss) -> None:
         self._loss = loss
@@ -363,7 +364,7 @@ class _Cut:
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
         assert task
-        self._task = ref(task)  # what follows a hold must not keep a task that its loop has dropped
+        self._task = ref(task)  # weak: this must not keep a task alive that its loop has dropped
         self._before = _cancelling(task)
         self._following = asyncio.create_task(self._follow())
 
@@ -382,7 +383,7 @@ class _Cut:
             task.uncancel()
         if kind is not asyncio.CancelledError:
             return False
-        # Somebody else may have cancelled it too: before Python 3.11 nobody can tell.
+        # Other code may have cancelled it too; before Python 3.11 that can't be known.
         return not hasattr(task, "uncancel") or task.cancelling() <= self._before
 
     async def _follow(self) -> None:

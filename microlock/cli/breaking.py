@@ -44,10 +44,10 @@ def break_lock(client: Client, name: str, token: int | None, yes: bool) -> int:
     for holder in found:
         whose = f"{holder}, token {holder.token}"
         if call(client, break_place(name, NODE_ID, holder.token)):
-            say(f"{key!r} is broken for {whose}")
+            say(f"{key!r}: removed the entry of {whose}")
             broken += 1
         else:
-            say(f"{key!r} was given back just now by {whose}")
+            say(f"{key!r}: {whose}, has just given it back")
     return 0 if broken else FAILED
 
 

@@ -21,7 +21,7 @@ class RunsCommand(click.Command):
             if not hasattr(os, "fork"):
                 raise click.UsageError("needs Linux, macOS or another Unix", ctx)
             if not args[end + 1 :]:
-                raise click.UsageError("say what to run, after --", ctx)
+                raise click.UsageError("the command is missing: give it after --", ctx)
         ctx.params["command"] = args[end + 1 :]
         return left
 

@@ -24,7 +24,7 @@ def read(context: click.Context, parameter: click.Parameter, path: str | None) -
     command = context.command.name or ""
     commands = getattr(context.find_root().command, "commands", [command])
     if wrong := {*parser.sections()} - {GENERAL, *commands}:
-        raise click.UsageError(f"--config {path}: no section is [{min(wrong)}]", context)
+        raise click.UsageError(f"--config {path}: unknown section [{min(wrong)}]", context)
     options = {each.name: each for each in context.command.params if each.name}
     general = {name for name, each in options.items() if getattr(each, "of_etcd", False)}
     defaults: dict[str, Any] = {}

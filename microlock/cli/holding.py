@@ -95,7 +95,7 @@ def _run(
 
 
 def _suspended(event: LockEvent) -> None:
-    say(f"{event.key!r} could not be renewed, and stands until its ttl is over: {event.error}")
+    say(f"{event.key!r} could not be renewed, and stays held until its ttl ends: {event.error}")
 
 
 class _Running:
@@ -154,7 +154,7 @@ class _Running:
         reason = self._lock.lost_reason
         why = f", {reason.value}" if reason else ""
         self._end()
-        say(f"{self._lock.key!r} is lost{why}: the command is told to end")
+        say(f"{self._lock.key!r} is lost{why}: the command gets SIGTERM")
 
     def _look_at_process(self) -> None:
         while self.status is None and (change := self._child.change()):
@@ -193,4 +193,4 @@ def _quietly(lock: Lock, act: Callable[[], object]) -> None:
     except LockLostError:
         raise
     except MicrolockError as error:
-        say(f"{lock.key!r} is left to its ttl: {error}")
+        say(f"{lock.key!r} may stay locked until its ttl ends: {error}")

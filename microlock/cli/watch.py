@@ -42,7 +42,7 @@ def watch(
                 # It goes on by itself; but an etcd that never answered may be the wrong one.
                 if not (isinstance(event.error, StoreUnavailableError) and client.store.answered):
                     raise event.error
-                say(f"interrupted, and goes on: {event.error}")
+                say(f"interrupted, and will go on: {event.error}")
                 continue
             click.echo(_object(event) if as_json else _line(event))
 

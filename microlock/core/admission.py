@@ -1,7 +1,7 @@
-"""Who is admitted to a lock: what makes the kinds of locks different, as a value.
+"""Which entries of a queue hold the lock. This value is all that makes the kinds of locks differ.
 
-An entry is admitted, and holds the lock, when fewer than `limit` of its rivals are older. Nothing
-ever comes before an entry that is there, so one that is admitted stays so.
+An entry is admitted, and holds the lock, when fewer than `limit` of its rivals are older. New
+entries are always younger, so an admitted entry stays admitted.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# A waiter that has at most so many older rivals before the last that keeps it out watches the whole
-# lock, not to be late. One farther back watches only the entry so many before its own: in a long
-# queue it would hear of two changes for each holder.
+# A waiter is near its turn if at most so many rivals have to leave before it. It then watches the
+# whole lock, so that it is not late. A waiter farther back watches only the entry so many before
+# its own: in a long queue it would otherwise get two changes for each holder.
 NEAR = 2
 
 
@@ -24,12 +24,12 @@ class Admission:
     """How an entry is admitted.
 
     Attributes:
-        limit: so many older rivals keep it out.
-        part: its name goes on so, after the key and "/".
-        rivals: so do the names of its rivals; all that do are.
-        rule: how entries of the whole lock are admitted, as its name says.
-        speaks: its value is what its holder says, and may be another later.
-        role: what those are called whose names go on so, where there are several parts.
+        limit: the number of older rivals that keep it out.
+        part: what follows the key and "/" in its name, such as "read/".
+        rivals: the same for its rivals: all entries with this part.
+        rule: the rule of the whole lock, as it stands in the name of the lock.
+        speaks: the holder proclaims the value of its entry, and may change it.
+        role: the name of this part, such as "reader", if the lock has several.
     """
 
     limit: int = 1
@@ -45,13 +45,13 @@ class Admission:
 
     @property
     def near(self) -> int:
-        """So many of the last rivals before an entry say whether it is admitted, and what to watch
-        until it is."""
+        """How many rivals before an entry, counted from the last, decide whether it is admitted and
+        what it watches until then."""
         return self.limit - 1 + NEAR
 
     def behind(self, before: Sequence[T]) -> T | None:
-        """The rival that has to end before the entry can be admitted. None: that is near, or it
-        may be any of them."""
+        """The rival to watch: it has to leave before the entry is admitted. None: the entry is
+        near, or any rival may leave first."""
         # Where several are admitted, they end in any order.
         return before[-NEAR] if self.limit == 1 and len(before) > NEAR else None
 
@@ -68,8 +68,8 @@ def semaphore(limit: int) -> Admission:
     return Admission(limit, rule=b"%d" % limit) if limit > 1 else MUTEX
 
 
-# The name of a lock: the prefix of the names of its entries and, if it is not a mutex, NUL and the
-# rule, so that a mutex and a semaphore on one prefix are not taken for one another. No key has NUL.
+# The name of a lock is the prefix of its entries' names. If it is not a mutex, NUL and the rule
+# follow, so that a mutex and a semaphore on one prefix have different names. No key contains NUL.
 
 
 def lock_name(prefix: bytes, admission: Admission) -> bytes:
@@ -77,12 +77,12 @@ def lock_name(prefix: bytes, admission: Admission) -> bytes:
 
 
 def rivals_name(prefix: bytes, admission: Admission) -> bytes:
-    """The lock that an entry's rivals are all entries of."""
+    """The lock whose entries are the rivals."""
     return prefix + admission.rivals if admission.rivals else lock_name(prefix, admission)
 
 
 def split(lock: bytes) -> tuple[bytes, tuple[Admission, ...]]:
-    """The prefix, and how entries are admitted: those of each part."""
+    """The prefix, and the admission of each part."""
     prefix, _, rule = lock.partition(b"\0")
     return prefix, _admissions(rule)
 
@@ -96,8 +96,8 @@ _OF_RULES = {b"": (MUTEX,), _READERS_WRITERS: (READER, WRITER), _LEADER: (LEADER
 
 
 def lock_with(prefix: bytes) -> bytes:
-    """The lock that entries are of whose names begin so and go on with the id of a lease: that of
-    readers and writers, where the names say so."""
+    """The lock of the entries with this prefix, before the lease id: that of readers and writers if
+    the prefix ends like theirs, else the prefix itself."""
     for each in _OF_RULES[_READERS_WRITERS]:
         if prefix.endswith(b"/" + each.part) and len(prefix) > len(each.part) + 1:
             return lock_name(prefix.removesuffix(each.part), each)
@@ -105,14 +105,14 @@ def lock_with(prefix: bytes) -> bytes:
 
 
 def role_in(lock: bytes, entry: bytes) -> str | None:
-    """What the holder of an entry is called in this lock."""
+    """The role of an entry in this lock."""
     prefix, admissions = split(lock)
     start = len(prefix)
     return next((each.role for each in admissions if entry.startswith(each.part, start)), None)
 
 
 def admitted(lock: bytes, entries: Iterable[bytes]) -> Iterator[bytes]:
-    """Those of all entries of a lock, given oldest first, that hold it."""
+    """The entries that hold the lock, of all its entries, given oldest first."""
     prefix, admissions = split(lock)
     start, older = len(prefix), [0] * len(admissions)  # the rivals of each, so far
     for entry in entries:

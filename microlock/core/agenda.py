@@ -12,36 +12,36 @@ from microlock.core.lease import Lease
 
 T = TypeVar("T")
 
-# Seconds. What falls due within one tick is done together.
+# Seconds. Items that are due within one tick are done together.
 TICK = 0.05
-# The most that one request for renewals may take: others fall due meanwhile.
+# The longest request for renewals: others become due meanwhile.
 _PATIENCE = 2.0
-# What one renewal among many takes on a machine that is busy.
+# The time of one renewal among many on a busy machine.
 _EACH = 0.002
-# What an answer may take: `etcd grpc-proxy` passes renewals on every half a second.
+# The time of an answer: `etcd grpc-proxy` forwards renewals every half second.
 _ANSWER = 0.7
-# So many are looked after at a time, as long as etcd answers: what it can't do in time would be
-# asked for once more, and cost it twice.
+# The most renewals at a time while etcd answers. Those that it can't do in time would be sent
+# again, and cost it twice.
 BATCH = 500
 
 
 class Agenda(Generic[T]):
-    """A queue by time. What is put on it again is done at the earlier of both times."""
+    """A queue ordered by time. An item that is added again keeps the earlier of the two times."""
 
     def __init__(self) -> None:
-        self._entries: list[tuple[float, int, T]] = []  # a heap; some of an item's later times
+        self._entries: list[tuple[float, int, T]] = []  # a heap, with outdated times too
         self._times: dict[T, float] = {}  # when each is due
         self._numbers = count()
 
     @property
     def next(self) -> float:
-        """When something is due next."""
+        """When the next item is due."""
         while self._entries and not self._stands(self._entries[0]):
             heappop(self._entries)
         return self._entries[0][0] if self._entries else math.inf
 
     def has(self, item: T, at: float) -> bool:
-        """Whether it will be done by then."""
+        """Whether the item is due by then."""
         return self._times.get(item, math.inf) <= at
 
     def add(self, item: T, at: float) -> None:
@@ -49,7 +49,7 @@ class Agenda(Generic[T]):
         if not self.has(item, at):
             self._times[item] = at
             heappush(self._entries, (at, next(self._numbers), item))
-            if len(self._entries) > 2 * len(self._times) + 64:  # most were done at earlier times
+            if len(self._entries) > 2 * len(self._times) + 64:  # most times are outdated
                 self._entries = [each for each in self._entries if self._stands(each)]
                 heapify(self._entries)
 
@@ -74,8 +74,8 @@ class Agenda(Generic[T]):
 def patience(leases: Sequence[Lease], now: float, timeout: float) -> float:
     """Seconds that a request to renew these leases may take.
 
-    Half of what is left to the most urgent: there is to be time for another try, if an answer can
-    come by then. But one that is late must not have the others cut short, and asked for twice.
+    It is half of the time left to the most urgent, so that there is time for another try. But one
+    late lease must not cut the others short, which would then be sent twice.
     """
     left = min(lease.deadline for lease in leases) - now
     least = len(leases) * _EACH

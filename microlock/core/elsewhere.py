@@ -1,4 +1,4 @@
-"""What is done with locks from elsewhere: who holds what; ending or extending a hold by its token.
+"""Calls about any locks, not those of one object: list them, and end or extend a hold by its token.
 
 Each is a call, as those of `core.lock`.
 """
@@ -19,7 +19,7 @@ from microlock.errors import LockLostError, LockNotOwnedError, LossReason
 
 
 def places(names: Names) -> Steps[tuple[list[Holder], list[Holder]]]:
-    """Who holds the lock, and who waits for it, each in order."""
+    """The holders and the waiters of the lock, each in order."""
     holders: list[Holder] = []
     waiters: list[Holder] = []
     for lock in names.locks:
@@ -27,7 +27,7 @@ def places(names: Names) -> Steps[tuple[list[Holder], list[Holder]]]:
         held = holding(lock, found.keys)
         holders += [Holder.of(kv, lock) for kv in held]
         waiters += [Holder.of(kv, lock) for kv in found.keys if kv not in held]
-    # Who has entries in several queues is one, and waits if it waits in any of them.
+    # A node with entries in several queues counts once. It waits if it waits in any of them.
     waiters = _each_once(waiters)
     return [each for each in _each_once(holders) if each not in waiters], waiters
 
@@ -37,7 +37,7 @@ def _each_once(places: list[Holder]) -> list[Holder]:
 
 
 def locks(prefix: bytes) -> Steps[list[LockStatus]]:
-    """Who holds what and who waits for it, by the names after the prefix."""
+    """The status of all locks under the prefix; their names are without it."""
     found: Found = yield ReadAll(prefix)
     return statuses(replace(kv, name=kv.name[len(prefix) :]) for kv in found.keys)
 
@@ -48,11 +48,11 @@ def remaining(lease_id: int) -> Steps[float]:
     return max(0.0, float(left.ttl))
 
 
-# Where nobody knows of which kind a lock is, `kinds` are its names in all layouts.
+# `kinds`: the kind of a lock is unknown, so these are its names in all layouts.
 
 
 def holder(kinds: Sequence[Names]) -> Steps[Holder | None]:
-    """The first who holds the lock."""
+    """The first holder of the lock."""
     for names in kinds:
         holders, _ = yield from places(names)
         if holders:
@@ -70,10 +70,10 @@ def release(kinds: Sequence[Names], token: int) -> Steps[None]:
 def extend(
     kinds: Sequence[Names], token: int, ttl: int, *, lease_ids: Iterator[int]
 ) -> Steps[float]:
-    """Gives the hold with this token another ttl. Returns the seconds left."""
+    """Gives the hold with this token a new ttl. Returns the seconds left."""
     theirs, place = yield from _seek(kinds, token)
     alone = False
-    if theirs.value:  # a lease without a name may serve other locks too, as Go's sessions do
+    if theirs.value:  # without a node id it may be Go's, whose lease may serve other locks too
         place, alone = yield from _whole(theirs, place)
     left, error = yield from flows.extend(theirs, place, ttl, lease_ids=lease_ids)
     if error:
@@ -89,7 +89,7 @@ def extend(
 
 
 def break_lock(kinds: Sequence[Names]) -> Steps[Holder | None]:
-    """Ends the first hold, whosever it is. Returns whose it was."""
+    """Ends the first hold, of any node. Returns its holder."""
     for names in kinds:
         found: Found = yield Read(names.lock)
         for kv in found.keys[:1]:
@@ -109,7 +109,7 @@ def _seek(kinds: Sequence[Names], token: int) -> Steps[tuple[Names, Place]]:
 
 
 def _whole(names: Names, place: Place) -> Steps[tuple[Place, bool]]:
-    """The hold with what it has of other locks, and whether nothing else of a lock lives by its
+    """The hold with its entries in other locks, and whether no other entry of a lock is under its
     lease.
 
     Of a hold of several keys all is extended: what stayed behind would be renewed by the object
@@ -130,8 +130,8 @@ def _not_held(names: Names, token: int, by: Holder | None = None) -> LockNotOwne
 
 
 def break_place(key: str, node_id: str, token: int) -> Steps[Holder | None]:
-    """Ends the hold with this token, or removes the waiter, whosever it is. Returns whose it was;
-    None: there is none, or no more."""
+    """Ends the hold with this token, or removes the waiter, of any node. Returns its holder; None:
+    there is none (any more)."""
     for names in (Names.of(key, node_id), Names.of(key, node_id, READER)):
         found: Found = yield Read(names.lock)
         for kv in found.keys:

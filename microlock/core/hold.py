@@ -1,4 +1,4 @@
-"""One hold, from the moment it is taken to its end: until when it lasts, and how it ended.
+"""One hold: its deadline, its state, and how it ended.
 
 Also what a user sees of it: `Hold`, `State`, `Guard`.
 """
@@ -25,27 +25,27 @@ _NO_ANSWER = (StoreUnavailableError, StoreTlsError, WrongServerError)
 
 
 class State(enum.Enum):
-    """What an object knows of its hold, without asking etcd."""
+    """The state of an object's hold, as far as it knows without asking etcd."""
 
     RELEASED = "holds nothing: never locked, refused, or given back"
-    HELD = "holds the lock, until its deadline at least"
-    SUSPENDED = "holds the lock until its deadline, and etcd does not answer the renewals"
+    HELD = "holds the lock at least until its deadline"
+    SUSPENDED = "holds the lock until its deadline, but etcd does not renew it"
     LOST = "the hold ended without unlock(): see lost_reason"
 
 
 @dataclass(frozen=True)
 class Hold:
-    """A lock that was taken.
+    """What `lock()` returns: one hold of a lock.
 
     Attributes:
-        key: the lock.
-        node_id: who took it.
-        token: the fencing token. It rises from each holder to the next: whoever is written to
-            under the lock should refuse a token lower than one it has seen.
+        key: the name of the lock.
+        node_id: the node that took it.
+        token: the fencing token. It rises with each holder: a storage that is written to under the
+            lock should refuse a token lower than the highest that it has seen.
         lease_id: the etcd lease that the hold began with.
-        ttl: seconds as granted by etcd, which may be more than asked for.
-        attempts: tries it took; for one that waited, how often it joined the queue.
-        waited: seconds it took.
+        ttl: the ttl that etcd granted, in seconds; may be longer than requested.
+        attempts: the number of tries; after a wait: how often it joined the queue.
+        waited: seconds that `lock()` took.
     """
 
     key: str
@@ -59,14 +59,14 @@ class Hold:
 
 @dataclass(frozen=True)
 class Guard:
-    """What holds in a transaction of etcd for as long as a hold stands.
+    """A comparison for an etcd transaction. It is true as long as the hold stands.
 
     Attributes:
-        key: the key in etcd that has to exist,
-        revision: and the revision that it has to be created at: its create_revision.
-        lock: the lock that it is about.
-        node_id: who holds it.
-        others: further keys that have to exist so: those of a `MultiLock`.
+        key: the entry of the hold in etcd.
+        revision: the create_revision that the key must have.
+        lock: the name of the lock.
+        node_id: the node that holds it.
+        others: more keys that must have the same create_revision, for a `MultiLock`.
     """
 
     key: bytes
@@ -87,22 +87,22 @@ class Event(Protocol):
 
 
 class HoldState:
-    """A hold that lives, or how it ended.
+    """A hold: alive, or how it ended.
 
-    Methods that change it are called one at a time. `remaining()`, `reason()` and `state()` may be
-    called by any thread, at any moment.
+    Methods that change it are called one at a time. Any thread may call `remaining()`, `reason()`
+    and `state()` at any moment.
 
     Args:
         place: the entry and its leases.
         now: when it was taken.
         owner: the thread or task that took it.
-        ended: set when it was given back, or its loss was noticed.
-        hold: what the user got.
+        ended: set when the hold was given back, or its loss was noticed.
+        hold: the `Hold` that the user got.
 
     Attributes:
-        alive: whether it counts, if its deadline is ahead: not from when it is about to be given
-            back, unless that fails.
-        refusal: why it was not renewed the last time, if the store refuses that.
+        alive: whether it counts until its deadline. False from the moment when it is being given
+            back; True again if that fails.
+        refusal: why the store refused the last renewal, if it did.
     """
 
     __slots__ = (
@@ -129,7 +129,7 @@ class HoldState:
         self.alive = True  # False <= ended is set
         self.refusal: MicrolockError | None = None
         self._reason: LossReason | None = None  # not None  =>  it is not alive
-        self._expired = False  # somebody saw that the deadline has passed
+        self._expired = False  # the deadline has passed, and a caller has seen that
         self._suspended = False  # etcd does not answer the renewals
 
     @property
@@ -170,13 +170,13 @@ class HoldState:
         return State.SUSPENDED if self._suspended else State.HELD
 
     def _over(self, now: float) -> bool:
-        """Whether the deadline has passed. Whoever saw that may have acted on it: so it stays, even
-        if the reply to a renewal comes afterwards."""
+        """Whether the deadline has passed. The answer stays True, even if the reply to a renewal
+        comes later: a caller may have acted on it."""
         if now >= self.place.deadline:
             self._expired = True
         return self._expired
 
-    # What happens to it. Each returns whether that is news.
+    # Events. Each method returns whether something has changed.
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> bool:
         """A lease of this id was renewed."""
@@ -186,19 +186,19 @@ class HoldState:
         if self.place is before:
             return False
         self._suspended, self.refusal = False, None
-        return self.alive  # not while it is given back; it counts if that fails
+        return self.alive  # False while it is being given back; the renewal counts if that fails
 
     def moved(self, place: Place) -> None:
         """A call has renewed or extended it."""
         for lease in self.place.leases:
-            if lease.ttl:  # known; and maybe renewed in the background meanwhile
+            if lease.ttl:  # known, and maybe renewed in the background meanwhile
                 place = place.renewed(lease.id, Lifetime(lease.ttl, lease.sent, lease.sent))
         self.place = place
         self._suspended, self.refusal = False, None
 
     def suspend(self, error: MicrolockError) -> bool:
         """etcd did not renew it."""
-        if not self._expired:  # after that it is too late to be a reason
+        if not self._expired:  # after the deadline it is not the reason of the loss
             answer = isinstance(error, StoreError) and not isinstance(error, _NO_ANSWER)
             self.refusal = error if answer else None
         news = self.alive and not self._suspended
@@ -206,7 +206,7 @@ class HoldState:
         return news
 
     def lose(self, reason: LossReason) -> LossReason | None:
-        """It is lost. One that was lost or given back already stays so. Returns why, if that is
+        """Marks it as lost, unless it was lost or given back already. Returns the reason if that is
         news."""
         if not self.alive:
             return None
@@ -214,17 +214,17 @@ class HoldState:
         return self._reason
 
     def give_back(self) -> None:
-        """It does not count any more: the request to give it back is about to go."""
+        """It no longer counts: the request to give it back is about to be sent."""
         self.alive = False
 
     def stand(self) -> None:
-        """It was not given back after all."""
+        """Giving it back has failed: it counts again."""
         self.alive = not self.ended.is_set()
 
     def end(self, reason: LossReason | None = None) -> None:
-        """It was given back, or was found lost on the way."""
-        if reason and self._expired:  # somebody has seen that, and it stays so
+        """It was given back, or found lost meanwhile."""
+        if reason and self._expired:  # a caller has seen it expire, and that stays
             reason = self._late
-        self._reason = self._reason or reason  # first: who sees that it ended may ask why
+        self._reason = self._reason or reason  # before `ended`: a caller that sees that may ask why
         self.alive = False
         self.ended.set()

@@ -34,7 +34,7 @@ MAX_TTL = 9_000_000_000
 # Threads can't wait for much longer: threading.TIMEOUT_MAX.
 MAX_WAIT = 1_000_000_000
 
-# The abstract one is slow to ask for.
+# The abstract type comes last: it is slow to check.
 _NUMBERS = (int, float, numbers.Real)
 
 _LEASE_ID = re.compile(rb"[0-9a-fA-F]{1,16}")
@@ -47,7 +47,7 @@ def check_key(key: object) -> bytes:
 
 
 def check_prefix(prefix: object) -> str:
-    """Returns the beginning of keys, which may be empty, or raises InvalidArgumentError."""
+    """Returns the prefix of keys, which may be empty, or raises InvalidArgumentError."""
     return _name("prefix", prefix, InvalidArgumentError).decode() if prefix != "" else ""
 
 
@@ -59,12 +59,12 @@ def check_node_id(node_id: object) -> bytes:
 def check_keys(keys: object) -> tuple[str, ...]:
     """Returns the keys without repetition, or raises KeyRequiredError."""
     if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
-        raise KeyRequiredError(f"keys must be several str, not {_shown(keys)}")
+        raise KeyRequiredError(f"keys must be an iterable of str, not {_shown(keys)}")
     found = tuple(dict.fromkeys(check_key(key).decode() for key in keys))
     if not 1 <= len(found) <= MAX_KEYS:
         raise KeyRequiredError(
-            f"keys must be 1 to {MAX_KEYS} different ones, as many as etcd takes in one "
-            f"transaction, not {len(found)}"
+            f"keys must be 1 to {MAX_KEYS} different names, as many as fit into one transaction of "
+            f"etcd, not {len(found)}"
         )
     return found
 
@@ -170,7 +170,7 @@ def _shown(value: object) -> str:
 
 
 def entries_prefix(key: bytes) -> bytes:
-    """Where every entry of a lock begins."""
+    """The prefix of all entries of a lock."""
     return key + b"/"
 
 
@@ -180,14 +180,14 @@ def is_prefix(name: bytes) -> bool:
 
 
 def range_of(name: bytes) -> bytes:
-    """What the names of all entries of a lock begin with; an entry itself."""
+    """The prefix of the names of all entries of a lock; for an entry, its name."""
     return name.partition(b"\0")[0]
 
 
 def range_end(prefix: bytes) -> bytes:
     """The end of the range of all keys with this prefix, which is UTF-8."""
     if not prefix:
-        return b"\0"  # etcd's word for no end
+        return b"\0"  # for etcd: no end
     return prefix[:-1] + bytes([prefix[-1] + 1])  # UTF-8 has no byte 255
 
 
@@ -197,19 +197,19 @@ def range_start(prefix: bytes) -> bytes:
 
 
 def entry_name(prefix: bytes, lease_id: int) -> bytes:
-    """The name of the entry that is born with this lease."""
+    """The name of the entry that is first put under this lease."""
     return prefix + format(lease_id, "x").encode()
 
 
 def lock_of(name: bytes) -> bytes | None:
-    """The prefix of the lock that a key would be an entry of, if it could be one."""
+    """The prefix of the lock that this key belongs to, if its name is that of an entry."""
     key, slash, _ = name.rpartition(b"/")
     return key + slash if key and is_entry(key + slash, name) else None
 
 
 def is_entry(lock: bytes, name: bytes) -> bool:
     """Whether the name is an entry of this lock, and not of one nested in it."""
-    if b"\0" not in lock:  # there may be many to look at
+    if b"\0" not in lock:  # fast, since there may be many entries
         return _is_in(lock, name)
     prefix, admissions = split(lock)
     return any(_is_in(prefix + each.part, name) for each in admissions)
@@ -226,14 +226,14 @@ def _is_in(prefix: bytes, name: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a lock is called, by whom it is taken, and who keeps them out.
+    """The names for one lock object: of its lock, of its node, and of its rivals.
 
     Attributes:
-        prefix: what the names of their entries begin with.
-        value: that of their entries.
-        lock: all of the lock; see `core.admission`.
-        rivals: the lock that those are entries of who keep them out.
-        others: further locks, all mutexes, that are taken in one with it.
+        prefix: the prefix of the names of its entries.
+        value: the value of its entries.
+        lock: the name of the whole lock; see `core.admission`.
+        rivals: the lock whose entries are its rivals.
+        others: more locks, all mutexes, that are taken together with it.
     """
 
     key: str
@@ -262,7 +262,7 @@ class Names:
 
     @classmethod
     def of_all(cls, keys: object, node_id: object) -> Names:
-        """Of mutexes that are taken in one."""
+        """The names for several mutexes that are taken together."""
         first, *others = check_keys(keys)
         key = ", ".join((first, *others))
         prefixes = (entries_prefix(check_key(each)) for each in others)
@@ -278,6 +278,6 @@ class Names:
 
 
 def _plain(given: object, encoded: bytes) -> str:
-    # Not str(): that of an enum's member is its name. The same object where it is plain: there may
-    # be many locks of one node.
+    # Not str(): for the member of an enum that is its name. A plain str stays the same object,
+    # which saves memory for many locks of one node.
     return given if type(given) is str else encoded.decode()

@@ -1,4 +1,4 @@
-"""A lease as far as we know: what was granted, until when, when to renew it."""
+"""A lease, as far as we know: its ttl, its deadline, and when to renew it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Lease:
         asked: the ttl that we asked for, in seconds; None for a lease found in etcd, granted to
             another object of our node.
         ttl: the ttl that was granted; etcd may grant more.
-        sent: when the last grant or keep-alive that had an answer left, by the monotonic clock.
-        doubtful: a put under it may still be on its way.
-        deadline: when it may have ended.
+        sent: when the last answered grant or keep-alive was sent, by the monotonic clock.
+        doubtful: a put under this lease may still be on its way.
+        deadline: from then on the lease may have ended.
     """
 
     id: int
@@ -33,15 +33,14 @@ class Lease:
         object.__setattr__(self, "deadline", deadline)
 
     def fresh(self, now: float) -> bool:
-        """Whether a keep-alive can be spared."""
+        """Whether it needs no keep-alive now."""
         return now - self.sent <= self.ttl / 10
 
     def due(self, *, early: float, tried: float) -> float:
-        """When to renew it: a third of the ttl after the last time; soon after a failure.
+        """When to renew it: a third of the ttl after the last renewal; soon after a failure.
 
-        `early`: how much of that time to take, in 0 to 1, so that not all come at once; though
-        those that come within a thirtieth of the ttl come together. `tried`: when a renewal
-        failed last.
+        `early`: a factor in 0 to 1 for that time, so that renewals spread. Times within a thirtieth
+        of the ttl are rounded together. `tried`: when a renewal failed last.
         """
         due = self.sent + early * self.ttl / 3
         return max(due - due % (self.ttl / 30), tried + early * min(0.5, self.ttl / 20))

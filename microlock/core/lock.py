@@ -152,7 +152,7 @@ class LockCore:
         """Tells, once, what a call could not undo."""
         if why := call.unsettled:
             call.unsettled = None
-            self._env.warn("%r is left to its ttl: %s", self.names.key, why)
+            self._env.warn("%r may stay locked until its ttl ends: %s", self.names.key, why)
 
     def _undo(self, call: Call, *undoing: Steps[object]) -> Steps[None]:
         """Takes back what was done. Where that fails, it is left to its ttl."""
@@ -279,7 +279,7 @@ class LockCore:
         mine = entered.holder.node_id == self.names.node_id
         whose = "another object of this node" if mine else ""
         if entered.holder.token == self._left_token:
-            whose = "given back, and kept by its min_hold"
+            whose = "given back, but its min_hold is not over"
         raise AlreadyLockedError(self.names.key, entered.holder, whose=whose)
 
     def _say(self, value: bytes | None) -> Names:
@@ -403,7 +403,7 @@ class LockCore:
             if isinstance(found, Place):
                 return HoldState(found, now=now, owner=call.owner, ended=self._env.event())
             raise self.status.not_owned(found, "")
-        why = "this object holds nothing; holder() says whether another of its node does"
+        why = "this object does not hold it; holder() returns who does"
         raise self.status.not_owned(None, why)
 
     def detach(self) -> None:

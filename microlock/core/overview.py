@@ -1,6 +1,6 @@
-"""What one watch has told so far of all locks under a prefix: who is in which queue.
+"""The queues of all locks under a prefix, as far as one watch knows them.
 
-It stands where `core.view` does, for a name that `watch_name` makes.
+It takes the place of `core.view` for a name that `watch_name` makes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _ALL = b"\0*"
 
 
 def watch_name(prefix: bytes, number: int) -> bytes:
-    """What a watch of all locks is called whose keys begin with this and go on.
+    """The name for a watch of all locks whose keys begin with this prefix.
 
-    `number`: another one for each watch, so that each is told all from its beginning.
+    `number`: a new one for each watch, so that each gets the whole state at its start.
     """
     return b"%s%s%d" % (prefix, _ALL, number)
 
@@ -31,11 +31,11 @@ def is_overview(name: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """All entries of one lock as of a revision, in any order; none: the lock is free.
+    """All entries of one lock as of a revision, in any order. Without entries the lock is free.
 
     Attributes:
-        lock: its name, after the prefix; see `core.admission`.
-        entries: by their names after the prefix.
+        lock: the name of the lock without the prefix; see `core.admission`.
+        entries: their names are without the prefix.
     """
 
     lock: bytes
@@ -48,16 +48,16 @@ class Overview:
 
     __slots__ = ("_locks", "_prefix", "next_revision")
 
-    held = ()  # nobody asks this watch about one entry
+    held = ()  # this watch is never asked about one entry
 
     def __init__(self, name: bytes) -> None:
         self._prefix = name.partition(_ALL)[0]
-        # None <=> nothing is known, or not the changes since: as `View` has it.
+        # None <=> nothing is known, or changes are missing; as in `View`.
         self.next_revision: int | None = None
         self._locks: dict[bytes, dict[bytes, KeyValue]] = {}
 
     def rebase(self, found: Found) -> list[Queued]:
-        """Takes what was read. Returns what is another than before."""
+        """Takes the result of a read. Returns the queues that differ from before."""
         before, self._locks = self._locks, {}
         for kv in found.keys:
             self._take(kv.name, kv)
@@ -68,9 +68,9 @@ class Overview:
         return self._queues(changed, found.revision)
 
     def apply(self, events: Iterable[Event]) -> list[Queued]:
-        """Takes events in their order. What was read or told already is passed over."""
+        """Takes events in their order, and skips those that are known. Returns changed queues."""
         if self.next_revision is None:
-            return []  # the read that is on its way will know
+            return []  # the read that is on its way will include them
         news = [each for each in events if each.revision >= self.next_revision]
         if not news:
             return []
@@ -79,7 +79,7 @@ class Overview:
         return self._queues(dict.fromkeys(filter(None, locks)), news[-1].revision)
 
     def _take(self, name: bytes, kv: KeyValue | None) -> bytes | None:
-        """An entry is as it says, or gone. Returns the lock, if it is one's."""
+        """Notes an entry, or its deletion. Returns its lock; None if this is not an entry."""
         name = name[len(self._prefix) :]
         prefix = lock_of(name)
         if prefix is None:
@@ -98,7 +98,7 @@ class Overview:
         return [Queued(lock, revision, tuple(self._locks.get(lock, {}).values())) for lock in locks]
 
     def replay(self) -> None:
-        """Whatever is read first is told anyway."""
+        """Nothing to do: the first read is always reported."""
 
     def forget(self, *, outdated: bool = False) -> None:
         """The changes since `next_revision` are not available."""

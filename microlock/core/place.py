@@ -1,4 +1,4 @@
-"""What is ours in etcd: a place in the queue of a lock, and the leases it lives by."""
+"""Our entry in the queue of a lock, and the leases that keep it alive."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from microlock.errors import LossReason
 
 @dataclass(frozen=True)
 class Place:
-    """A place in the queue: the entry, its fencing token, and the lease it lives by. The first
-    place is a hold.
+    """A place in the queue: the entry, its fencing token and its lease. The first place is a hold.
 
-    `others` are entries of other locks that were put with it, and have its token and its leases.
+    `others` are entries of other locks, put together with it, with the same token and leases.
 
-    `next_lease` is the lease of an extension in doubt: the entry is under one of the two, so it
-    is sure to live as long as both do.
+    `next_lease` is the lease of an extension in doubt. The entry is under one of the two leases, so
+    it certainly lives as long as both do.
     """
 
     entry: bytes
@@ -41,11 +40,11 @@ class Place:
         return min(deadline, self.next_lease.deadline) if self.next_lease else deadline
 
     def under(self, lease: Lease) -> Place:
-        """With its lease as it is now."""
+        """The same place with this state of its lease."""
         return self if lease is self.lease else replace(self, lease=lease)
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> Place:
-        """With a lease of this id renewed; itself, if that changes nothing."""
+        """The place after a renewal of this lease; itself, if that changes nothing."""
         lease, next_lease = self.lease, self.next_lease
         if lease_id == lease.id:
             lease = lease.renewed(lifetime)
@@ -58,13 +57,13 @@ class Place:
 
 @dataclass(frozen=True)
 class AwaitTurn:
-    """What a flow asks of whoever drives it: wait until this place is the first, or is gone, or
-    the time is over; and renew its lease meanwhile. Reply: `TurnResult`.
+    """A flow's request to its driver: wait until this place is the first, is gone, or the time is
+    over; and renew its lease meanwhile. Reply: `TurnResult`.
 
     Attributes:
-        holder: who held the lock when the place was taken.
-        after: an older entry, and its token. While it is there the place can't be the first, so
-            that nothing else needs to be heard. None: the turn is near.
+        holder: the holder of the lock when the place was taken.
+        after: an older entry, and its token. While that entry exists, the place can't be the first,
+            so nothing else needs to be watched. None: the turn is near.
     """
 
     place: Place
@@ -74,13 +73,14 @@ class AwaitTurn:
 
 @dataclass(frozen=True)
 class TurnResult:
-    """How waiting ended.
+    """How a wait ended.
 
     Attributes:
-        standing: FIRST, GONE; WAITS if the time is over, UNKNOWN if the lease's is.
-        lease: as it was renewed meanwhile.
-        at: the moment, by the monotonic clock.
-        holder: who holds the lock, as far as known.
+        standing: FIRST or GONE; WAITS if the time is over; UNKNOWN if the lease's deadline has
+            passed.
+        lease: the lease after its renewals.
+        at: when, by the monotonic clock.
+        holder: the holder of the lock, as far as known.
     """
 
     standing: Standing
@@ -91,7 +91,7 @@ class TurnResult:
 
 @dataclass(frozen=True)
 class Contended:
-    """Somebody else holds the lock. `lease` is what is left for the next try."""
+    """Another object holds the lock. `lease` can be used for the next try."""
 
     holder: Holder
     lease: Lease | None
@@ -99,6 +99,6 @@ class Contended:
 
 @dataclass(frozen=True)
 class Lost:
-    """There is nothing of ours any more."""
+    """The hold is lost."""
 
     reason: LossReason

@@ -1,15 +1,15 @@
-"""The port to a store: what the lock asks, and what a store must guarantee.
+"""The port to a store: the requests of a lock, and what a store must guarantee.
 
-A **lock** is named by the prefix of its entries' names, and by who is admitted (`core.admission`);
-`core.keys.is_entry` says which names are its entries. An **entry** is a place in the queue of a
-lock: a name, a value, the lease it lives by, and the revision it was created at. The oldest entries
-hold the lock, one or as many as are admitted, the others wait in order. A store knows nothing of
-that: it is asked for older entries, and what follows is decided above it. etcd is the first store;
-the following is what any other store must keep, one on PostgreSQL for example.
+The name of a **lock** is the prefix of its entries' names, with the rule of its admission
+(`core.admission`); `core.keys.is_entry` decides which names are its entries. An **entry** is a
+place in the queue of a lock: a name, a value, a lease, and the revision at which it was created.
+The oldest entries hold the lock, as many as are admitted; the others wait in order. A store knows
+nothing of that: it returns older entries, and the decisions are made above it. etcd is the first
+store. Any other store, such as one on PostgreSQL, must guarantee the following.
 
-**Atomicity.** Each request is one step: no other change falls between what it checks, what it
-writes and what it returns. A reply reflects every change that was answered before the request was
-sent (linearizability): a lagging replica or an old snapshot must not answer.
+**Atomicity.** Each request is one step: no other change comes between its checks, its writes and
+its reply. A reply reflects every change that was answered before the request was sent
+(linearizability): a lagging replica or an old snapshot must not answer.
 
 **Revisions and tokens.** Each change has a revision, an integer that only rises; the changes of
 one transaction share one. The create revision of an entry is its **fencing token**: `Move` keeps
@@ -19,25 +19,25 @@ commit after one with a higher number. No revision is used twice, not even after
 to an older state should go on from a higher revision; if it cannot, old tokens are worth nothing
 afterwards.
 
-**Several at once.** Most requests take `others`, entries of other locks: what is asked is asked of
-all of them in the same step, and done to all or to none.
+**Several locks.** Most requests take `others`, entries of other locks. The request applies to all
+of them in the same step: to all or to none.
 
-**Leases.** The caller chooses the id of a lease, and never the same twice. A lease ends its ttl (in
+**Leases.** The caller chooses the id of a lease, and never uses it twice. A lease ends its ttl (in
 seconds) after its grant or its last keep-alive, by the clock of the store alone, which must not run
-faster than real time. It may end later (after an election etcd starts the whole ttl again), never
-earlier. When a lease ends or is revoked, its entries are deleted at once with it, and nothing can
-be put under it: `Enter`, `Join` and `Move` raise LeaseNotFoundError. A store that deletes expired
-leases in the background must treat them as ended before that, in every request. An entry that has
-lost its lease (somebody put it again without one) is not an entry: replies about the lock leave it
-out, and it keeps nobody out.
+faster than real time. It may end later (etcd starts the whole ttl again after an election), never
+earlier. When a lease ends or is revoked, its entries are deleted with it, and nothing can be put
+under it: `Enter`, `Join` and `Move` raise LeaseNotFoundError. A store that deletes expired leases
+in the background must treat them as ended before that, in every request. An entry without a lease
+(a client put it again without one) does not count: replies about the lock leave it out, and it
+blocks nobody.
 
-**Doubt.** Any request may raise a StoreError. Transient faults have been retried by then, so an
-error means that the caller's time is over or that another try is useless. `may_have_happened` is
+**Doubt.** Any request may raise a StoreError. Temporary faults were retried before that, so an
+error means that the caller's time is over, or that another try is useless. `may_have_happened` is
 False only if the change was not made and never will be. A request without an answer may be sent
 again while the caller has time; the reply is then `repeated`. `Grant` is never sent again. So a
 copy of a request may arrive at any later time, after its error or its reply, and after newer
-requests. `Revoke` settles this: once a lease has ended, a late copy can put nothing under it, and
-a late `Grant` only makes a lease that nobody uses. The other requests are safe to apply twice:
+requests. `Revoke` settles this: once a lease has ended, a late copy can put nothing under it, and a
+late `Grant` only makes a lease that nobody uses. The other requests are safe to apply twice:
 
 * `Enter` and `Join` put nothing if the entry is there, and return its token.
 * `Leave` deletes only the entry with this token.
@@ -46,10 +46,10 @@ a late `Grant` only makes a lease that nobody uses. The other requests are safe 
 **Watch.** A watch of a lock, or of one entry, starts at a revision and delivers every later change
 once (`Event`), ordered by revision, all changes of one revision together. It has no gaps: a read
 at revision 7 and a watch from 8 are the whole story. If the store has forgotten some of the
-changes (compaction), the watch fails rather than skip them; the client then starts one from now,
-and reads. A watch also ends when the **epoch** changes: a store that was restored to an older
-state, from a backup or because it lost its last writes, has to say so. The client then trusts
-nothing that the store said before, and reads everything again.
+changes (compaction), the watch fails and does not skip them; the client then starts a new watch and
+reads. A watch also ends when the **epoch** changes: a store that was restored to an older state,
+from a backup or because it lost its last writes, has to say so. The client then forgets everything
+that it knew, and reads again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
-    """An entry as it was read. With the `lease_id` 0 it has lost its lease, and is no entry."""
+    """An entry as it was read. With the `lease_id` 0 it has lost its lease, and does not count."""
 
     name: bytes
     value: bytes
@@ -70,10 +70,10 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Make a lease with an id of our choosing, so that it can be revoked if the reply is lost.
+    """Make a lease with an id that we choose, so that it can be revoked if the reply is lost.
 
-    Never sent again after that: a late copy would bring a revoked lease back. Reply: `Lifetime`,
-    of a ttl that may be longer than asked for.
+    It is never sent again: a late copy would bring a revoked lease back. Reply: `Lifetime`, with a
+    ttl that may be longer than the one asked for.
     """
 
     lease_id: int
@@ -82,7 +82,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Put the whole ttl of a lease back. Reply: `Lifetime`."""
+    """Renew a lease for its whole ttl. Reply: `Lifetime`."""
 
     lease_id: int
 
@@ -99,9 +99,10 @@ class KeepAlives:
 class Revoke:
     """End a lease and delete its entries: nothing can be put under it any more.
 
-    Reply: whether it was there, and no earlier copy has ended it.
+    Reply: whether the lease existed; False if an earlier copy of the request has ended it.
 
-    A lease that is not there is revoked. What undoes a doubt gets the last of the caller's time.
+    A lease that does not exist counts as revoked. This request settles doubts, so it may use the
+    time of the caller that is kept back.
     """
 
     lease_id: int
@@ -109,7 +110,7 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class TimeToLive:
-    """How long a lease lives yet, in whole seconds; if asked, what lives by it, too. Reply:
+    """Ask for the time left of a lease, in whole seconds, and with `names` for its keys. Reply:
     `Lifetime`."""
 
     lease_id: int
@@ -118,10 +119,11 @@ class TimeToLive:
 
 @dataclass(frozen=True, slots=True)
 class Enter:
-    """Put my entry if the lock has none that was created after the revision `since`; one try.
+    """Put my entry if the lock has no entry created after revision `since`; one try.
 
-    The entry may be that of another lock; it is not put if it is there. Reply: `Entered`, with the
-    `limit` oldest entries of the lock at least, if mine is not put.
+    `lock` is the lock of the rivals; my entry may belong to another one. An entry that exists is
+    not put again. Reply: `Entered`; if mine was not put, with at least the `limit` oldest of the
+    lock.
     """
 
     lock: bytes
@@ -135,10 +137,10 @@ class Enter:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Put my entry at the end of the queue, unless it is there already, under whichever lease.
+    """Put my entry at the end of the queue, unless it exists already, under any lease.
 
-    The lock is that of its rivals, as for `Enter`. Reply: `Joined`, with the oldest entry and the
-    last `near` before mine, at least.
+    `lock` is the lock of the rivals, as for `Enter`. Reply: `Joined`, with at least the oldest
+    entry and the last `near` before mine.
     """
 
     lock: bytes
@@ -160,7 +162,7 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Put the entry under the next lease, if it has this token and is under this lease.
+    """Put the entry under the next lease, if it has this token and this lease.
 
     It keeps its token and its value. Reply: `Moved`.
     """
@@ -177,7 +179,7 @@ class Move:
 class Read:
     """The entries of a lock, oldest first. Reply: `Found`.
 
-    `limit`: how many are enough; 0 is no limit. With a limit the reply may be empty though the lock
+    `limit`: how many are enough; 0: no limit. With a limit the reply may be empty though the lock
     has entries: on etcd many nested names may be older.
     """
 
@@ -187,7 +189,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """One entry, as it is. Reply: `Found`."""
+    """One entry, and `others`. Reply: `Found`."""
 
     entry: bytes
     others: tuple[bytes, ...] = ()
@@ -195,19 +197,18 @@ class Get:
 
 @dataclass(frozen=True, slots=True)
 class ReadAll:
-    """The entries of all locks whose key begins with this, and goes on. Reply: `Found`, in any
-    order."""
+    """The entries of all locks whose key begins with this prefix. Reply: `Found`, in any order."""
 
     prefix: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What a user changes while an entry stands that was created at this revision: keys beside the
-    locks, for a store that has such.
+    """Change a user's own keys, only if the entry with this create_revision exists; for a store
+    that has keys beside the locks.
 
-    Never sent again without a reply, as a copy would do it twice. Reply: the store's revision after
-    it; None if the entry does not stand.
+    It is never sent again without a reply: a copy would do it twice. Reply: the store's revision
+    after it; None if the entry does not exist.
     """
 
     once: ClassVar[bool] = True
@@ -237,9 +238,9 @@ Request = (
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """How long a lease lives: `ttl` seconds (0 or less: it is gone) from no earlier than `sent`,
-    when the request left; the reply came at `at`. Both by the monotonic clock. `names` live by it:
-    entries, and whatever else has been put under it."""
+    """How long a lease lives: `ttl` seconds after `sent`, at least; 0 or less: it is gone. The
+    request left at `sent` and the reply came at `at`, by the monotonic clock. `names`: the keys
+    under it, entries and others."""
 
     ttl: int
     sent: float
@@ -255,21 +256,21 @@ class Found:
     keys: tuple[KeyValue, ...]
 
 
-# Of the replies that follow, `at` is the moment by the monotonic clock, and `repeated` says that
-# an earlier copy of the request got no answer, and may be applied at any later time.
+# In the replies that follow, `at` is when the reply came, by the monotonic clock. `repeated`: an
+# earlier copy of the request got no answer, and may still be applied at any later time.
 
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """Whether my entry is there.
+    """Whether my entry exists.
 
     Attributes:
-        token: of my entry, whether this copy of the request has put it or an earlier one;
-            None <=> it is not there.
-        before: if mine is not there, the entries of the locks, oldest first: all, or `limit` of
-            each at least. Empty without a token: the store has put nothing and found no entry of
-            these locks (on etcd nested names are in the way); `Join` decides.
-        since: the revision as of which `before` is all; None: there may be more.
+        token: the token of my entry, whichever copy of the request has put it; None <=> there is no
+            such entry.
+        before: if mine does not exist, the entries of the locks, oldest first: all, or at least
+            `limit` of each. If this is empty too, the store has put nothing and found no entry of
+            these locks (on etcd because of nested names); `Join` decides.
+        since: `before` is complete as of this revision; None: there may be more.
     """
 
     token: int | None
@@ -281,13 +282,13 @@ class Entered:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Where my entry stands.
+    """The place of my entry.
 
     Attributes:
-        token: of my entry; None <=> it is not there: something without a lease has its name.
-        before: older entries, oldest first: all, or of each lock the oldest and the last ones
-            before mine.
-            None: the store did not see the oldest (on etcd behind a nested name); `Read` does.
+        token: the token of my entry; None <=> a key without a lease has its name.
+        before: older entries, oldest first: all, or for each lock the oldest and the last ones
+            before mine. None: the store did not see the oldest (on etcd because of nested names);
+            `Read` does.
     """
 
     token: int | None
@@ -307,8 +308,8 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Whether this copy of the request has moved the entry; if not, `there` is what has its name,
-    if anything has, and something has the names of all others."""
+    """Whether this copy of the request has moved the entry. If not, `there` is the key with its
+    name; None: there is none, or one of the others is missing."""
 
     done: bool
     there: KeyValue | None
@@ -325,12 +326,12 @@ class Event:
     kv: KeyValue | None
 
 
-# What a stream of watches tells. A watch has an id on its stream, from its creation on.
+# The replies of a watch stream. Each watch has an id on its stream.
 
 
 @dataclass(frozen=True, slots=True)
 class WatchCreated:
-    """A watch runs; etcd, or the member that tells it, has come to `revision`."""
+    """A watch runs; the member has reached `revision`."""
 
     watch_id: int
     revision: int
@@ -338,7 +339,7 @@ class WatchCreated:
 
 @dataclass(frozen=True, slots=True)
 class WatchEvents:
-    """Changes of what is watched, in their order."""
+    """Changes of the watched keys, in order."""
 
     watch_id: int
     events: tuple[Event, ...]
@@ -346,13 +347,13 @@ class WatchEvents:
 
 @dataclass(frozen=True, slots=True)
 class WatchCancelled:
-    """A watch has ended, or was never made.
+    """A watch has ended, or was never created.
 
     Attributes:
         created: this is the reply to its creation.
-        compacted: the revisions that it was to tell of are not kept any more.
-        refused: the login, or what this user may read, is the reason.
-        reason: in the store's words.
+        compacted: the store has forgotten the revisions that it needs.
+        refused: the login or the user's permissions are the reason.
+        reason: the store's text.
     """
 
     watch_id: int

@@ -1,7 +1,7 @@
-"""The entries of one lock: who holds it, who waits, what changed.
+"""The entries of one lock: its holders, its waiters, and what changed.
 
-The oldest entry, the one with the lowest create_revision, holds the lock; the rest wait, in
-order. That is all the protocol there is. Where more are admitted, the next ones hold it too.
+The oldest entry, the one with the lowest create_revision, holds the lock; the rest wait, in order.
+That is the whole protocol. Kinds of locks that admit more holders admit the next entries too.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ _MAX_SHOWN = 120
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A node's place in the queue of a lock: it holds the lock, or waits.
+    """One entry in the queue of a lock: a holder, or a waiter.
 
     Attributes:
-        node_id: who it is; None for a client that stores no name, as Go's and etcdctl do.
-        token: the fencing token: etcd's revision at which the place was taken. It rises from
-            each holder to the next.
-        lease_id: the etcd lease the place is bound to.
-        value: of its entry: the node id, or what a leader proclaims.
-        role: "reader" or "writer", where there are such.
+        node_id: the node; None for a client that stores no node id, as Go's and etcdctl.
+        token: the fencing token: etcd's revision when the entry was put. It rises with each holder.
+        lease_id: the etcd lease of the entry.
+        value: the value of the entry: the node id, or the value that a leader proclaims.
+        role: "reader" or "writer"; None for other kinds of locks.
     """
 
     node_id: str | None
@@ -38,7 +37,7 @@ class Holder:
 
     @classmethod
     def of(cls, kv: KeyValue, lock: bytes = b"") -> Holder:
-        """`lock`: what it is an entry of."""
+        """`lock`: the lock that the entry belongs to."""
         node_id = kv.value.decode(errors="backslashreplace") or None
         role = role_in(lock, kv.name) if b"\0" in lock else None
         return cls(node_id, kv.create_revision, kv.lease_id, kv.value, role)
@@ -51,15 +50,15 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class LockStatus:
-    """Who holds a lock and who waits for it, as etcd has it at one revision.
+    """The holders and waiters of a lock, as of one revision of etcd.
 
     Attributes:
-        name: the key, after the prefix of the manager.
-        kind: "readers/writers", or "queue" for all others: a mutex, a semaphore, an election, or
-            one key of several have the same entries.
-        holders: in order. Of a queue it is the first, whether it has other keys to wait for or not;
-            those that hold a semaphore beside it are the first of `waiters`: nobody but who takes
-            it knows how many.
+        name: the key without the prefix of the manager.
+        kind: "readers/writers", or "queue" for all other kinds: a mutex, a semaphore, an election
+            and one key of a `MultiLock` have the same entries.
+        holders: in order. A "queue" lists its first entry alone, since etcd does not store the
+            limit of a semaphore: its other holders come first in `waiters`. The first entry may be
+            of a `MultiLock` that still waits for other keys.
         waiters: in order.
     """
 
@@ -71,23 +70,23 @@ class LockStatus:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """Who leads, by what it proclaims.
+    """The leader of an election.
 
     Attributes:
-        value: what it proclaims: its node id, unless it says something else.
-        token: the fencing token of its hold; of each leader higher than of those before.
+        value: the value that it proclaims; by default its node id.
+        token: the fencing token of its hold; it rises with each leader.
     """
 
     value: bytes
     token: int
 
     def __str__(self) -> str:
-        """The value as text; what is no UTF-8 is escaped."""
+        """The value as text; bytes that are not UTF-8 are escaped."""
         return self.value.decode(errors="backslashreplace")
 
 
 def in_one_line(text: str) -> str:
-    """What others wrote, for messages and logs: no control characters, and not too long."""
+    """A text of other clients, for messages and logs: without control characters, not too long."""
     shown = text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown
@@ -96,24 +95,24 @@ def in_one_line(text: str) -> str:
 
 def entries(lock: bytes, keys: Iterable[KeyValue]) -> tuple[KeyValue, ...]:
     """The entries of the lock among these keys, oldest first."""
-    # Without a lease it is a user's own key.
+    # A key without a lease is a user's own.
     found = [kv for kv in keys if kv.lease_id and is_entry(lock, kv.name)]
     return tuple(sorted(found, key=lambda kv: (kv.create_revision, kv.name)))
 
 
 def places(lock: bytes, keys: Iterable[KeyValue]) -> list[tuple[bytes, Holder]]:
-    """As `entries`: their names, and whose they are."""
+    """As `entries`: the names of the entries, each with its `Holder`."""
     return [(kv.name, Holder.of(kv, lock)) for kv in entries(lock, keys)]
 
 
 def holding(lock: bytes, queue: Iterable[KeyValue]) -> list[KeyValue]:
-    """Those of all entries of the lock, given oldest first, that hold it."""
+    """The entries that hold the lock, of all its entries, given oldest first."""
     by_name = {kv.name: kv for kv in queue}
     return [by_name[name] for name in admitted(lock, by_name)]
 
 
 def statuses(keys: Iterable[KeyValue]) -> list[LockStatus]:
-    """Of all locks that these keys are entries of, by their names."""
+    """The status of each lock that has entries among these keys, ordered by name."""
     of_locks: dict[bytes, list[KeyValue]] = {}
     for kv in keys:
         prefix = lock_of(kv.name)
@@ -134,19 +133,19 @@ def _status(lock: bytes, keys: Iterable[KeyValue]) -> LockStatus:
 
 
 class Standing(enum.Enum):
-    """Where an entry stands in the queue of its lock."""
+    """The place of an entry in the queue of its lock."""
 
-    UNKNOWN = "nothing is known of the queue since the entry was put"
-    WAITS = "older entries keep it out"
+    UNKNOWN = "nothing is known about the queue since the entry was put"
+    WAITS = "older entries are before it"
     FIRST = "it is admitted, and holds the lock"
-    GONE = "it is not there any more"
+    GONE = "it does not exist any more"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The lock was taken (`locked`) or given back, by `holder`; None: it says something else.
+    """`holder` took the lock (`locked`), gave it back, or proclaims a new value (None).
 
-    `holder` is None for a lock that was found free, where nobody knows who had it.
+    `holder` is None if the lock was found free, and its last holder is unknown.
     """
 
     locked: bool | None
@@ -165,25 +164,26 @@ class Queue:
         self._fill(dict(places(lock, keys)))
 
     def _fill(self, entries: dict[bytes, Holder]) -> None:
-        # Both oldest first: what is put later is younger, and what is put again keeps its place.
-        # Who holds is older than who waits: an entry behind one that waits is not admitted.
+        # Both are ordered, oldest first: a later entry is younger, and one that is put again keeps
+        # its place. All holders are older than all waiters: an entry behind a waiter is not
+        # admitted.
         self._held: dict[bytes, Holder] = {}
         self._waiting = entries
-        self._older = [0] * len(self._admissions)  # of those that hold: the rivals of each kind
+        self._older = [0] * len(self._admissions)  # the number of holders that rival each kind
         self._admit()
 
     @property
     def holder(self) -> Holder | None:
-        """The first who holds it."""
+        """The first holder."""
         return next(iter(self._held.values()), None)
 
     @property
     def held(self) -> Mapping[bytes, Holder]:
-        """Who holds it, by their entries, in order."""
+        """The holders by their entries, in order."""
         return self._held
 
     def standing(self, entry: bytes, token: int) -> Standing:
-        """Where the entry stands that was created at revision `token`."""
+        """The standing of the entry that was created at revision `token`."""
         place = self._held.get(entry)
         holds = place is not None
         place = place or self._waiting.get(entry)
@@ -192,8 +192,8 @@ class Queue:
         return Standing.FIRST if holds else Standing.WAITS
 
     def apply(self, events: Sequence[Event]) -> list[Change]:
-        """What happened at one revision. Returns what that changes."""
-        if len(events) == 1:  # as a rule; there may be many who hold
+        """Takes the events of one revision. Returns the changes."""
+        if len(events) == 1:  # the usual case; below, all holders are compared
             return self._apply(events[0])
         before = list(self._held.values())
         for event in events:
@@ -204,7 +204,7 @@ class Queue:
         return self.delete(event.name) if event.kv is None else self.put(event.kv)
 
     def put(self, kv: KeyValue) -> list[Change]:
-        """An entry is put, or put again. Returns what that changes."""
+        """An entry is put, or put again. Returns the changes."""
         told: list[Change] = []
         known = self._held.get(kv.name) or self._waiting.get(kv.name)
         if known and (known.token != kv.create_revision or not kv.lease_id):
@@ -217,14 +217,14 @@ class Queue:
             if known or self._is_youngest(place):
                 self._waiting[name] = place
                 return told + self._admit()
-            # It had lost its lease for a while, and gets its place back.
+            # It had no lease for a while, and now gets its place back.
             before, there = list(self._held.values()), {**self._held, **self._waiting, name: place}
             self._fill(dict(sorted(there.items(), key=lambda place: place[1].token)))
             return told + changes(before, list(self._held.values()))
         return told
 
     def delete(self, name: bytes) -> list[Change]:
-        """An entry is gone. Returns what that changes."""
+        """An entry is deleted. Returns the changes."""
         gone = self._held.pop(name, None)
         if gone is None:
             if self._waiting.pop(name, None) is None:
@@ -239,7 +239,7 @@ class Queue:
         return youngest is None or youngest.token <= place.token
 
     def _admit(self) -> list[Change]:
-        """Lets in whoever is next, and admitted."""
+        """Moves the next waiters to the holders, as far as they are admitted."""
         taken: list[Change] = []
         while self._waiting:
             name = next(iter(self._waiting))
@@ -263,7 +263,8 @@ class Queue:
 
 
 def changes(before: Sequence[Holder], after: Sequence[Holder]) -> list[Change]:
-    """What a watcher is told: a hand-over is two changes, a renewal or an extension none."""
+    """The changes from one list of holders to the other: a hand-over is two, a renewal or an
+    extension none."""
     had, has = {each.token: each for each in before}, {each.token for each in after}
     freed = [Change(False, each) for each in before if each.token not in has]
     taken = [

@@ -1,8 +1,8 @@
-"""Which leases are renewed together: all that are due, as long as none of them is in the way.
+"""Which leases are renewed together: all that are due, unless one of them blocks the others.
 
-A store may refuse to renew one lease of many, whose user has lost a permission (etcd from 3.5.28
-on), and it says nothing then of those after it. Or one answer never comes. No other hold is to be
-late for that: such a lease is asked for alone, and after the others.
+A store may refuse to renew one lease among many because its user has lost a permission (etcd from
+3.5.28 on), and then does not answer for the leases after it. Or one answer never comes. This must
+not delay other holds, so such a lease is renewed alone, after the others.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from microlock.core.lease import Lease
 from microlock.core.port import Lifetime
 from microlock.errors import MicrolockError, StoreError, StorePermissionError
 
-# Seconds that a lease may keep the others waiting which had no answer when it was asked for alone.
+# Seconds for a lease that got no answer when it was last renewed alone: the others wait meanwhile.
 _BRIEF = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Renew these in one request, which may take so many seconds at the most.
+    """Renew these in one request, of at most `most` seconds.
 
-    Reply: the `Lifetime` of each that has an answer, by its id, and the error for the others.
+    Reply: the `Lifetime` of each lease with an answer, by id, and the error for the others.
     """
 
     leases: tuple[Lease, ...]
@@ -33,20 +33,20 @@ Answer = tuple[dict[int, Lifetime], MicrolockError]
 
 
 class Renewals:
-    """Knows which leases are to be asked for alone."""
+    """Knows which leases have to be renewed alone."""
 
     def __init__(self) -> None:
-        # By their ids; each with its deadline, after which it does not matter.
+        # Deadlines by lease id; after its deadline a lease no longer matters.
         self._apart: dict[int, float] = {}
-        self._silent: dict[int, float] = {}  # of these: without an answer even alone
+        self._silent: dict[int, float] = {}  # those of them without an answer even alone
 
     def renew(
         self, leases: Sequence[Lease], now: float
     ) -> Generator[Ask, Answer, dict[int, MicrolockError]]:
-        """Renews what is due, the most urgent first.
+        """Renews the due leases, the most urgent first.
 
-        Returns what is to be told to those that were not renewed, by their ids. For those that are
-        neither there nor have an answer was no time: they are the next.
+        Returns the errors of leases that were not renewed, by id. For a lease with neither an
+        answer nor an error there was no time: it comes next.
         """
         for of in (self._apart, self._silent):
             for lease_id in [each for each, until in of.items() if until <= now]:
@@ -67,13 +67,13 @@ class Renewals:
                 if len(batch) == 1:
                     self._set_apart(batch[0])
                     errors[batch[0].id] = error
-                else:  # one by one, then more and more: nobody knows which it was
+                else:  # the culprit is unknown: one by one, then in growing batches
                     together, size = missing + together, 1
             else:
-                if not answered:  # a silence, for all
+                if not answered:  # no answer for any of them
                     errors |= {each.id: error for each in (*missing, *together)}
                     self._apart.clear()
-                if len(batch) > 1:  # where one is in the way, it is the first
+                if len(batch) > 1:  # if one blocks the others, it is the first
                     self._set_apart(missing[0])
                 break
         for each in alone:
@@ -96,5 +96,5 @@ class Renewals:
 
 
 def is_refusal(error: MicrolockError) -> bool:
-    """Whether it is about one lease, and not about how the store can be reached or who calls."""
+    """Whether the error is about one lease, and not about the connection or the login."""
     return isinstance(error, StorePermissionError) or type(error) is StoreError

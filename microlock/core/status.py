@@ -201,8 +201,8 @@ class Status:
         if self.wait is None or self.wait.place is None:
             return None
         if kind is Kind.ACT:
-            return self.not_owned(None, "it waits for its turn")
+            return self.not_owned(None, "this object still waits in the queue")
         assert self.wait.holder  # known with its first place
         return AlreadyLockedError(
-            self.names.key, self.wait.holder, whose="this object waits for it"
+            self.names.key, self.wait.holder, whose="this object waits in the queue"
         )

@@ -1,6 +1,6 @@
-"""What befalls a lock between the steps of its calls: what time does, what the watches tell.
+"""What happens to a lock between the steps of its calls: deadlines, renewals, news of the watches.
 
-The threads of its client tell it. It says what is to be watched, and when it is to be asked.
+The threads of the client call it. It declares what should be watched, and when something is due.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from microlock.core.turns import Turns
 from microlock.core.wait import Wait, Watched
 from microlock.errors import LossReason, MicrolockError
 
-# Seconds after which the entry of a hold is watched, so that a deletion is noticed at once. A watch
-# for each of many short holds costs more than it is worth.
+# After so many seconds the entry of a hold is watched, so that a deletion is noticed at once. For
+# short holds a watch would cost too much.
 UNWATCHED = 0.1
 # Seconds until a watch that was refused is tried again.
 _REFUSED = 5.0
@@ -32,15 +32,15 @@ class Tracker:
     """Looks after the last hold of an object, and after its wait.
 
     Args:
-        status: what it looks after.
-        turns: of the calls, which go on when the hold is lost.
-        max_hold: seconds after which holds are not renewed any more; None: no such end.
+        status: the status of the object.
+        turns: the turns of its calls, which go on when the hold is lost.
+        max_hold: seconds after which holds are no longer renewed; None: no limit.
 
     Attributes:
-        views: what the watches have told, by what they watch; kept up by whoever drives it.
-        woken: set when a call that waits for what is told is to look again.
+        views: the views of the watches, by watched name; the host keeps them up to date.
+        woken: set when a call that waits for news should check again.
         early: see `Lease.due`.
-        key_watched: the whole lock is to be watched.
+        key_watched: whether the whole lock should be watched.
     """
 
     __slots__ = (
@@ -65,11 +65,11 @@ class Tracker:
         self._turns = turns
         self._max_hold = math.inf if max_hold is None else max_hold
         self._tried = 0.0  # when a renewal failed last
-        self._guarded: HoldState | None = None  # whose entry is watched
-        self._watch_again = 0.0  # not before
+        self._guarded: HoldState | None = None  # the hold whose entry is watched
+        self._watch_again = 0.0  # no watch before this time
 
     def begin(self, hold: HoldState) -> None:
-        """From here on it looks after this hold."""
+        """Looks after this hold from now on."""
         self._status.hold = hold
         self.look()
         self._status.changed = True
@@ -77,18 +77,18 @@ class Tracker:
     # Watching.
 
     def listen(self) -> None:
-        """Somebody listens to the events of the key."""
+        """There is a listener for events of the key."""
         self._status.check_alive()
         self.key_watched = self._status.changed = True
 
     @property
     def listened(self) -> bool:
-        """Whether somebody listens to the events of the key."""
+        """Whether the key's events have listeners."""
         return any(self._status.env.listened(name) for name in events.OF_THE_KEY)
 
     @property
     def watches(self) -> dict[bytes, Found | None]:
-        """What is to be watched, and what is known of it."""
+        """The names that should be watched, each with what is known already."""
         status = self._status
         if status.closed:
             return {}
@@ -97,7 +97,7 @@ class Tracker:
         watches: dict[bytes, Found | None] = {}
         hold, wait = self._guarded, status.wait
         if hold and hold is status.hold and hold.alive:
-            # From its put on: nothing has to be read.
+            # The watch starts at the put: nothing has to be read.
             place = hold.place
             for entry in place.entries:
                 kv = KeyValue(entry, status.names.value, place.token, place.lease.id)
@@ -108,7 +108,7 @@ class Tracker:
 
     @property
     def interest(self) -> Sequence[bytes] | None:
-        """The entries whose changes matter; None: those of all."""
+        """The entries whose changes matter; None: all entries."""
         wait, hold = self._status.wait, self._status.hold
         if self.listened:
             return None
@@ -117,12 +117,12 @@ class Tracker:
         return hold.place.entries if hold else ()
 
     def seen(self) -> None:
-        """There is another view: what it has told so far counts."""
+        """There is a new view, which may already know something."""
         self.look()
         self._stir()
 
     def look(self) -> None:
-        """What the watches have told of the entry of the hold."""
+        """Checks in the views whether the entry of the hold is gone."""
         hold = self._status.hold
         if not self.views or hold is None or not hold.alive:
             return
@@ -134,7 +134,7 @@ class Tracker:
                     self._status.lose(hold, LossReason.DELETED)
 
     def watched(self, name: bytes, changes: Sequence[Change], *, synthesised: bool) -> None:
-        """A watch has told of something."""
+        """A watch reports changes."""
         if self._status.closed:
             return
         self.look()
@@ -181,16 +181,16 @@ class Tracker:
         self._stir()
 
     def _stir(self) -> None:
-        """Has those look again that wait for something."""
+        """Wakes the call that waits for news, and passes the turn on."""
         self.woken.set()
         self._turns.pass_on()
 
     def stir_all(self) -> None:
-        """Has every call look again."""
+        """Wakes every call."""
         self.woken.set()
         self._turns.wake()
 
-    # Waiting for that.
+    # Waits.
 
     def await_turn(self, call: Call, wait: Wait, request: AwaitTurn) -> Flow[TurnResult]:
         """Waits until the place of this call is the first in the queue, or the wait has ended."""
@@ -199,14 +199,14 @@ class Tracker:
         if wait.begin(request, now):
             token = request.place.token
             status.env.tell(events.waiting, node_id=status.names.node_id, token=token)
-        # Among the waiters of one client one watch of the whole lock is the cheapest.
+        # For several waiters of one client, one watch of the whole lock is cheapest.
         far = not wait.near
         self.key_watched = not far or self.listened
         status.changed = True
-        self._turns.wake()  # those that do not wait while this one does
+        self._turns.wake()  # calls that must not wait behind this one
         try:
             if far:
-                yield Park(now, self.woken)  # has the watch of the lock ended, if nobody needs it
+                yield Park(now, self.woken)  # ends the watch of the lock, if it is not needed
             while (result := wait.result(self.views, now)) is None:
                 status.changed = True
                 yield Park(wait.wakes(), self.woken)
@@ -218,13 +218,13 @@ class Tracker:
             return result
         finally:
             wait.place = None
-            if far:  # of the lock it needed a moment; who began near its turn will again
+            if far:  # it needed the watch of the lock only at the end; near waiters keep it
                 self.key_watched &= self.listened
             status.changed = True
             call.parked(now)
 
     def hear_the_end(self, hold: HoldState, until: float) -> Steps[None]:
-        """Waits until the watch of the lock, if there is one, has told that the hold has ended."""
+        """Waits until the watch of the lock, if there is one, has seen the end of the hold."""
         for lock, entry in zip(self._status.names.locks, hold.place.entries, strict=True):
             view = self.views.get(lock)
             while (
@@ -235,11 +235,11 @@ class Tracker:
                 yield Park(until, self.woken)
                 self.woken.clear()
 
-    # What time does.
+    # Deadlines and renewals.
 
     @property
     def next_due(self) -> float:
-        """When there is something to do."""
+        """When the next thing is due."""
         at, hold, wait = math.inf, self._status.hold, self._status.wait
         if self._status.closed:
             return at
@@ -268,7 +268,7 @@ class Tracker:
     def _guard_at(self, hold: HoldState) -> float:
         """When to watch its entry."""
         if self.key_watched or self._guarded is hold:
-            return math.inf  # a deletion is noticed by now
+            return math.inf  # watched already
         return max(hold.since + UNWATCHED, self._watch_again)
 
     def _renewal(self, hold: HoldState) -> float:
@@ -291,13 +291,13 @@ class Tracker:
             if hold.renewed(lease_id, lifetime) and not status.noticed(now):
                 status.tell_of(events.renewed, hold)
         elif self._turns.current:
-            self._tried = now  # maybe it extends the hold just now: the next renewal will tell
+            self._tried = now  # a call may be extending the hold: the next renewal decides
         else:
             status.lose(hold, LossReason.LEASE_GONE)
         self._turns.pass_on()
 
     def silent(self, lease_id: int, error: MicrolockError, *, sent: float, now: float) -> None:
-        """etcd did not renew a lease, though it was asked to, not before `sent`."""
+        """etcd did not renew a lease, in a request that was sent at `sent` or later."""
         if self._status.wait:
             self._status.wait.silent(now)
         if hold := self._of(lease_id, sent):

@@ -1,7 +1,7 @@
-"""Turns of the calls on one object: one at a time, in the order of asking.
+"""The calls on one object take turns: one at a time, in the order of asking.
 
-A call that waits for the lock also waits until the object holds nothing, so threads and tasks
-that share an object take turns on it. Other calls do not stand behind those.
+A call that waits for the lock also waits until the object holds nothing, so threads and tasks that
+share an object take turns on it. Other calls pass such a call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from microlock.errors import LockCancelledError, MicrolockError, StoreTimeoutErr
 class Turns:
     """A mutex that is given in the order of asking.
 
-    Each line leaves what the next one needs: an interrupt may come in between.
+    An interrupt may come between any two lines, and the state is valid there.
 
     Attributes:
         calls: those that have a turn, wait for one or pause, in the order of asking.
@@ -32,16 +32,17 @@ class Turns:
         self._status = status
 
     def take(self, call: Call) -> Steps[None]:
-        """Waits for the turn of this call, which `give` ends. Raises why it can't have one."""
+        """Waits for the turn of this call, which `give` ends. Raises if it can't have one."""
         for each in self.calls:
-            # In a signal's handler, in the middle of a call: that one goes on only after this.
+            # This may be a signal handler in the middle of that call, which goes on only after
+            # this.
             waits = call.kind is Kind.WAIT and not each.paused
             if each.owner == call.owner and (each is self.current or waits):
                 raise self._busy()
         self.ask(call)
         call.now = yield NOW
         if self.current is not call:
-            # Before it looks: a signal's handler may wake it in the middle of that.
+            # Before the check: a signal handler may wake this call during the check.
             call.woken = call.woken or self._status.env.event()
         while self.current is not call:
             if error := self._refusal(call, call.now):
@@ -57,7 +58,7 @@ class Turns:
             self.pass_on()
 
     def _refusal(self, call: Call, now: float) -> MicrolockError | None:
-        """Why a call is not to wait for its turn any more."""
+        """The error that ends the wait for a turn, if any."""
         status, late = self._status, call.turn_until <= now
         if call.kind is not Kind.END:
             self.check(call)
@@ -71,23 +72,23 @@ class Turns:
 
     def _busy(self) -> MicrolockError:
         key = self._status.names.key
-        return StoreTimeoutError(f"another call on the lock {key!r} is not done yet")
+        return StoreTimeoutError(f"another call on the lock {key!r} of this object still runs")
 
     def check(self, call: Call) -> None:
-        """Raises what ends a call early, if anything has."""
+        """Raises the error that ends a call early, if any."""
         self._status.check_alive()
         if call.cancelled:
             raise LockCancelledError(self._status.names.key, self._status.names.node_id)
 
     def ask(self, call: Call) -> None:
-        """From here on it waits for a turn, which may come at once."""
+        """Queues a call for a turn, which it may get at once."""
         self.calls = (*self.calls, call)
         self.pass_on()
 
     def give(self, call: Call) -> None:
-        """Ends its turn, or its wait for one. Twice is fine."""
+        """Ends the turn of a call, or its wait for one. A second call does nothing."""
         if call is self.current:
-            self.current = None  # first: a signal's handler may ask, in the middle of this
+            self.current = None  # first: a signal handler may ask for a turn in the middle of this
         elif call not in self.calls:
             return
         self.calls = tuple([each for each in self.calls if each is not call])
@@ -97,8 +98,8 @@ class Turns:
     def pause(
         self, call: Call, until: float, ended: Callable[[], bool] = lambda: False
     ) -> Steps[None]:
-        """Waits between two turns, until it has ended at the most; whoever ends it wakes the call.
-        Raises what ends the call early."""
+        """Waits between two turns, until that time or until `ended()`; what ends it wakes the call.
+        Raises the error that ends the call early."""
         call.paused = True
         woken = call.woken = call.woken or self._status.env.event()
         woken.clear()
@@ -113,10 +114,10 @@ class Turns:
             self.give(call)
 
     def pass_on(self) -> None:
-        """Gives the turn to the first that can have it, if it is nobody's."""
+        """If no call has the turn, gives it to the first that can have it."""
         if self.current or not self.calls:
             return
-        # A signal's handler may call in the middle of a call that waits on the same thread.
+        # A signal handler may call in the middle of a call that waits on the same thread.
         innermost = {call.owner: call for call in self.calls}
         for call in self.calls:
             can = call.kind is not Kind.WAIT or self._status.free
@@ -126,7 +127,7 @@ class Turns:
                 return
 
     def wake(self) -> None:
-        """Has all look again."""
+        """Wakes all calls."""
         for call in self.calls:
             call.wake()
 

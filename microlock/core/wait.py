@@ -1,7 +1,8 @@
-"""One wait in the queue of a lock: when it ends, what is watched meanwhile, how its lease is kept.
+"""One wait in the queue of a lock: when it ends, what it watches, and when its lease is renewed.
 
-Far from its turn it watches one entry before its own, and nothing else. When that is gone it
-watches the lock, as every waiter does whose turn is near, or may come in any order.
+Far from its turn it watches one entry before its own, and nothing else. When that entry is gone, it
+watches the whole lock, as all waiters do that are near their turn, or whose turn may come in any
+order.
 """
 
 from __future__ import annotations
@@ -16,34 +17,34 @@ from microlock.core.port import Lifetime
 from microlock.core.queue import Holder, Standing
 from microlock.errors import MicrolockError
 
-# Seconds before the time is over: from then on a waiter watches who holds the lock, to say so.
+# This many seconds before its time is over, a waiter watches the lock, to name the holder.
 _LAST = 1.0
 _NEWS = {Standing.FIRST, Standing.GONE}
-# Of several queues: who is gone in one is gone, and it is the first when it is so in all.
+# In several queues: gone in one is gone; first means first in all.
 _DECIDES = [Standing.GONE, Standing.WAITS, Standing.UNKNOWN, Standing.FIRST]
 _NOTHING: tuple[Standing, Holder | None] = Standing.UNKNOWN, None
 
 
 class Watched(Protocol):
-    """What a watch has told so far."""
+    """What a watch knows."""
 
     def look(self, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
-        """Where an entry stands, and who holds the lock."""
+        """The standing of an entry, and the holder of the lock."""
 
 
 class Wait:
-    """The waits of one `lock()`, from the first place in the queue that it has to its last.
+    """The wait of one `lock()`. If its entry is lost it joins again, so it may have several places.
 
     Args:
-        locks: their names.
-        until: when to give up; None is never.
+        locks: the names of the locks.
+        until: when to give up; None: never.
         early: see `Lease.due`.
 
     Attributes:
-        tokens: of the places it has had.
-        place: where it waits; None between two of them.
-        holder: who holds the lock meanwhile, as far as known; None before the first place.
-        error: what ends it, if anything has.
+        tokens: the tokens of all its places.
+        place: the present place; None between two of them.
+        holder: the holder of the lock, as far as known; None before the first place.
+        error: the error that has ended the wait, if any.
     """
 
     def __init__(self, locks: tuple[bytes, ...], until: float | None, early: float) -> None:
@@ -56,10 +57,10 @@ class Wait:
         self._early = early
         self._tried = 0.0  # when a renewal failed last
         self._ended = False  # etcd has said that the lease has ended
-        self._after: tuple[bytes, int] | None = None  # what it waits behind, far from its turn
+        self._after: tuple[bytes, int] | None = None  # the entry that it watches, if far
 
     def begin(self, request: AwaitTurn, now: float) -> bool:
-        """Waits at this place. Returns whether it is another one."""
+        """Waits at this place. Returns whether the place is new."""
         news = request.place.token not in self.tokens
         self.tokens.add(request.place.token)
         self.place, self.holder, self._ended = request.place, request.holder, False
@@ -72,12 +73,12 @@ class Wait:
 
     @property
     def near(self) -> bool:
-        """Whether the whole lock is to be watched."""
+        """Whether it watches the whole lock."""
         return self._after is None
 
     @property
     def watches(self) -> tuple[bytes, ...]:
-        """The names of what is watched."""
+        """The names of the locks or of the entry that it watches."""
         return (self._after[0],) if self._after else self._locks
 
     @property
@@ -90,7 +91,7 @@ class Wait:
         return self._until is not None and self._until - _LAST <= now
 
     def result(self, views: Mapping[bytes, Watched], now: float) -> TurnResult | None:
-        """How the wait at this place has ended, if it has."""
+        """The result of the wait at this place, if it has ended."""
         place = self.place
         assert place
         standing = self._standing(views, place, now)
@@ -107,7 +108,7 @@ class Wait:
         return TurnResult(standing, place.lease, now, self.holder)
 
     def _standing(self, views: Mapping[bytes, Watched], place: Place, now: float) -> Standing:
-        if self._locks[0] in views:  # maybe since another object of this client watches it
+        if self._locks[0] in views:  # maybe because another object of this client watches the lock
             self._after = None
             found = [
                 views[lock].look(entry, place.token) if lock in views else _NOTHING
@@ -124,7 +125,7 @@ class Wait:
         return Standing.UNKNOWN
 
     def wakes(self) -> float:
-        """When to look again, if nothing happens before."""
+        """When to check again, if nothing happens before."""
         assert self.place
         deadline = self.place.lease.deadline
         if self._until is None:
@@ -144,7 +145,7 @@ class Wait:
         return self.place.leases if self.place else ()
 
     def renewed(self, lease_id: int, lifetime: Lifetime) -> bool:
-        """A lease of this id was renewed, or has ended. Returns whether it is that of the place."""
+        """This lease was renewed, or has ended. Returns whether it is the lease of the place."""
         if self.place is None or lease_id != self.place.lease.id:
             return False
         if lifetime.ttl > 0:

@@ -297,7 +297,7 @@ class WatchStream:
         news, self._told = kind is not self._told, kind
         commands: list[Command] = []
         if news:
-            commands.append(Log(f"watching is interrupted, and goes on when it can: {error}"))
+            commands.append(Log(f"the watches are interrupted, and will be resumed: {error}"))
         reopen = self.restart(error)
         for watch in list(self._watches.values()):
             if not watch.settled and not passing:  # it never worked and is not going to
@@ -430,7 +430,7 @@ class WatchStream:
         else:
             watch.odd += 1
             if reply.created or watch.odd > _PATIENCE:
-                return self._end(watch, StoreError(f"etcd ended the watch: {reply.reason}"))
+                return self._end(watch, StoreError(f"etcd cancelled the watch: {reply.reason}"))
         if self._ours:
             return self._want(watch)
         # `etcd grpc-proxy` has others follow one that has ended, as long as nobody cancels it.

@@ -1,4 +1,4 @@
-"""What a task of asyncio waits for, without blocking its loop."""
+"""Waits for asyncio tasks, which do not block the loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def runs() -> bool:
 
 
 class _Waker:
-    """One who waits for an event, as `ReentrantEvent` has them."""
+    """A `Waiter` for a `ReentrantEvent`."""
 
     __slots__ = ("_dropped", "_future", "_loop")
 
@@ -42,7 +42,7 @@ class _Waker:
 
     def put(self, item: None) -> None:
         try:
-            # On the loop's own thread too: the handler of a signal may come while it waits.
+            # Threadsafe on the loop's own thread too: this may be a signal handler.
             self._loop.call_soon_threadsafe(self.wake)
         except RuntimeError:  # the loop was closed
             self._dropped()
@@ -58,10 +58,10 @@ async def wait(
     clock: Clock = REAL,
     dropped: Callable[[], object] = lambda: None,
 ) -> None:
-    """Waits until it is set, or that time comes.
+    """Waits until the event is set, or until that time.
 
-    `dropped`: called, by whoever sets it, if the loop was closed in the middle of this. Takes no
-    lock.
+    `dropped`: called when the event is set, if the loop was closed during the wait. It may take no
+    mutex.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
@@ -71,7 +71,7 @@ async def wait(
     try:
         if until < inf:
             cancel = clock.alarm(until, waker.wake, loop)
-        if not event.is_set():  # whoever sets it after this look wakes us
+        if not event.is_set():  # if it is set after this check, that wakes us
             await future
     finally:
         event.waiting.remove(waker)
@@ -80,10 +80,10 @@ async def wait(
 
 
 async def to_its_end(act: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Does it, however often the task that waits for it is cancelled meanwhile.
+    """Runs `act` to its end, however often the task that waits for it is cancelled meanwhile.
 
-    `asyncio.run()` cancels all tasks when it ends, this one too: then it is begun anew. So it must
-    be harmless to do twice what is not known to be done, and to take an end by itself.
+    `asyncio.run()` cancels all tasks when it ends, this one too: then `act` is started again. So it
+    must be harmless to run twice, and must end by itself.
     """
     while True:
         task = asyncio.get_running_loop().create_task(act())
@@ -95,17 +95,17 @@ async def to_its_end(act: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 class Shared(Generic[T]):
-    """What one task does for all that wait for it, though some of them be cancelled.
+    """Work that one task does for all its waiters, even if some of them are cancelled.
 
     Attributes:
-        task: the last one.
+        task: the last task.
     """
 
     def __init__(self) -> None:
         self.task: asyncio.Task[T] | None = None
 
     async def done(self, act: Callable[[], Coroutine[Any, Any, T]], until: float) -> T:
-        """What it returns or raises; it is begun if it is not under way. Raises TimeoutError."""
+        """The result of `act`, which is started unless it runs already. Raises TimeoutError."""
         while True:
             if self.task is None or self.task.done():
                 self.task = asyncio.get_running_loop().create_task(act())
@@ -114,7 +114,7 @@ class Shared(Generic[T]):
             await asyncio.wait({task}, timeout=max(0.0, until - REAL.now()))
             if not task.done():
                 raise TimeoutError
-            if not task.cancelled():  # as `asyncio.run()` does to all tasks when it ends
+            if not task.cancelled():  # `asyncio.run()` cancels all tasks when it ends
                 break
         if error := task.exception():
             raise copy(error)
@@ -122,7 +122,7 @@ class Shared(Generic[T]):
 
 
 def heed(task: asyncio.Task[Any]) -> None:
-    """Has asyncio not log an error that nobody has waited for."""
+    """Keeps asyncio from logging an error that was never retrieved."""
     if not task.cancelled():
         task.exception()
 
@@ -133,13 +133,13 @@ async def aside(
     unwanted: Callable[[T], object] = lambda _: None,
     ended: Callable[[], object] = lambda: None,
 ) -> T:
-    """What it returns or raises, on a thread of its own: the executor of the loop is the user's.
+    """Runs `act` on a new thread, and returns its result: the loop's executor is the user's.
 
     Args:
-        name: of the thread.
-        act: it must come to an end by itself.
-        unwanted: gets what it returns if nobody waits for it any more.
-        ended: called on the loop when the thread has done it, whoever still waits.
+        name: the name of the thread.
+        act: must end by itself.
+        unwanted: gets the result if nobody waits for it any more.
+        ended: called on the loop when the thread has ended, whether or not somebody waits.
 
     Raises:
         RuntimeError: no thread can be started.

@@ -16,8 +16,7 @@ def warn_of_waiting() -> None:
     """Warns, once, if this thread runs a loop: a call that waits on it stops the whole loop."""
     if _running() and next(_first, False):
         log.warning(
-            "a lock() that waits was called on the thread of a running event loop, which stands "
-            "still meanwhile: microlock.asyncio waits without that"
+            "a waiting lock() blocks the event loop that runs on this thread: use microlock.asyncio"
         )
 
 

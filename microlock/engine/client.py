@@ -1,6 +1,6 @@
-"""A client of a store: what the locks of one process share, and their calls on the caller's thread.
+"""A client of a store: what the locks of a process share, and how they call the store on a thread.
 
-Which store it is, and how one request gets there, is the matter of a `Store`.
+A `Store` knows which store it is, and how to send one request.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ T = TypeVar("T")
 C = TypeVar("C", bound="Client")
 
 
-# Takes what a stream of watches tells.
+# Receives the replies of a watch stream.
 Sink = Callable[[WatchReply | MicrolockError], None]
 
 
 class Watching(Protocol):
-    """A stream of watches. Each call returns at once.
+    """A watch stream. Each call returns at once.
 
     Attributes:
-        member: the address that it comes from.
+        member: the address of the member that serves it.
     """
 
     @property
     def member(self) -> str: ...
 
     def create(self, watch_id: int, name: bytes, start: int | None) -> None:
-        """Makes a watch of a lock or an entry, from the revision `start` on; None is now."""
+        """Creates a watch of a lock or an entry, from revision `start` on; None: from now on."""
 
     def cancel(self, watch_id: int) -> None: ...
 
@@ -62,8 +62,8 @@ class Store(Protocol):
     """A store of locks, as one client sees it.
 
     Attributes:
-        members: the addresses that it can be asked at, no two the same.
-        answered: whether any of them ever gave an answer.
+        members: its addresses, without duplicates.
+        answered: whether any member has ever answered.
     """
 
     @property
@@ -78,16 +78,16 @@ class Store(Protocol):
         Args:
             member: the address to send it to.
             timeout: seconds.
-            repeated: an earlier attempt had no answer, and may be applied yet.
+            repeated: an earlier attempt had no answer, and may still be applied.
 
         Raises:
-            StoreError: there is no such reply; its text names the member.
+            StoreError: the request failed; the text names the member.
         """
 
     def open_watch(self, member: str, sink: Sink, *, timeout: float) -> Watching:
-        """A new stream of watches from a member, which is opened within `timeout` seconds.
+        """Opens a watch stream at a member, within `timeout` seconds.
 
-        `sink` gets what it tells, as it comes, and at last the error that it ended with.
+        `sink` gets each reply as it comes, and at the end the error that ended the stream.
         """
 
     def on_loop(self) -> AsyncStore:
@@ -102,25 +102,25 @@ class AsyncStore(Protocol):
     def attempt(
         self, member: str, request: Request, *, timeout: float, repeated: bool
     ) -> Awaitable[Any]:
-        """As `Store.attempt`. One that is cancelled may have happened."""
+        """As `Store.attempt`. A cancelled request may have happened."""
 
     def close(self) -> None: ...
 
 
 class Client:
-    """What locks call a store through, any number of them and from any thread of one process.
+    """A client of a store, for any number of locks, threads and event loops of one process.
 
     Use it as a context manager, `with` or `async with`, or call `close()` or `aclose()`. After
-    `os.fork()` the child needs its own.
+    `os.fork()` the child process needs its own client.
 
     Attributes:
         timeout: seconds that each call of a lock may take.
-        store: what it calls.
+        store: the store that it calls.
         closed: set by `close()`.
-        clock: what its locks go by.
-        observers: who is told of every event of its locks; None: nobody.
-        random, jitter: what spreads renewals (a number in [0, 1)), and the pauses between tries
-            (seconds after so many).
+        clock: the clock of its locks.
+        observers: get every event of its locks; None: there are none.
+        random, jitter: random numbers that spread renewals (in [0, 1)), and the pauses between
+            tries (in seconds, by the number of tries).
     """
 
     def __init__(self, store: Store, *, timeout: float, clock: Clock = REAL) -> None:
@@ -141,7 +141,7 @@ class Client:
         return f"<{type(self).__name__} {', '.join(self._members.addresses)}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self!r} can't be copied or pickled: connect() in each process")
+        raise TypeError(f"{self!r} can't be copied or pickled: call connect() in each process")
 
     def __enter__(self: C) -> C:
         return self
@@ -152,8 +152,8 @@ class Client:
     def close(self) -> None:
         """Ends the background threads and the connections; holds end with their ttl.
 
-        Twice is fine. Later calls raise DestroyedError. So do those under way, or, where it can't
-        be told any more what became of them, LockUncertainError.
+        A second call does nothing. Later calls of its locks raise DestroyedError. Running calls
+        raise it too, or LockUncertainError if their outcome is unknown.
         """
         if not self.forked and not self.closed.is_set():
             for each in list(self._shared.values()):
@@ -183,18 +183,18 @@ class Client:
 
     @property
     def forked(self) -> bool:
-        """Whether this is a child of the process that made it."""
+        """Whether this process is a fork of the one that made the client."""
         return os.getpid() != self._pid
 
     def check(self) -> None:
-        """Raises DestroyedError after `close()`, ForkedError in a child of its process."""
+        """Raises DestroyedError after `close()`, ForkedError in a child process."""
         if os.getpid() != self._pid:
-            raise ForkedError(f"{self!r} was made before os.fork(): connect() again in the child")
+            raise ForkedError(f"{self!r} was made before os.fork(): call connect() in the child")
         if self.closed.is_set():
             raise DestroyedError(f"{self!r} is closed")
 
     def one(self, kind: Callable[[Client], T]) -> T:
-        """The one `kind` of this client, such as its watcher; made when first asked for.
+        """This client's only object of `kind`, such as its reader; made at the first call.
 
         It is closed with the client.
         """
@@ -210,13 +210,13 @@ class Client:
             return made
 
     def perform(self, request: Any, budget: Budget, *, patience: float | None = None) -> Any:
-        """Does what is asked for: a request of the port, or of the store alone.
+        """Performs a request: one of `core.port`, or one that this store alone knows.
 
-        `patience`: seconds that one attempt has, if not the client's timeout.
+        `patience`: seconds for one attempt; None: the client's timeout.
 
         Raises:
-            StoreError: the time is over, or another try is of no use.
-            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            StoreError: the time is over, or another try would not help.
+            DestroyedError, ForkedError: the client can't be used any more, or not in this process.
         """
         patience = self.timeout if patience is None else patience
         return finished(self.persist, request, budget, self._attempt, self._pause, patience)
@@ -229,7 +229,7 @@ class Client:
         pause: Callable[[float], Awaitable[object]],
         patience: float,
     ) -> Any:
-        """As `perform`, by these: on a thread, or on a loop."""
+        """As `perform`, with the `attempt` and `pause` of a thread, or of a loop."""
         try:
             return await persist(
                 request,
@@ -261,21 +261,21 @@ class Client:
         put: Mapping[str, str | bytes] | Mapping[bytes, str | bytes] = MappingProxyType({}),
         delete: Iterable[str | bytes] = (),
     ) -> int:
-        """Changes keys of yours if the lock is still held: all of it, or nothing.
+        """Changes your own keys in one transaction, only if the lock is still held.
 
         Args:
             guard: what `Microlock.guard()` returned.
-            put: values by their keys.
-            delete: keys.
+            put: the values to put, by key.
+            delete: the keys to delete.
 
         Returns:
-            The store's revision after it.
+            The store's revision after the transaction.
 
         Raises:
             LockLostError: the hold of the guard has ended. Nothing was changed.
-            StoreError: the store refused or can't be reached. If `may_have_happened`, it was done,
-                or will be as long as the hold stands: it is sent once only.
-            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            StoreError: the store refused or can't be reached. With `may_have_happened`, the store
+                may have done it, or may still do it while the hold stands; it was sent only once.
+            DestroyedError, ForkedError: the client can't be used any more, or not in this process.
             InvalidArgumentError: an argument is wrong.
         """
         request = checked(guard, put, delete)
@@ -300,16 +300,16 @@ class Client:
         return committed(guard, await self.one(Loops).here().perform(request, budget))
 
     def open_watch(self, sink: Sink) -> Watching:
-        """A new stream of watches from a member that answers.
+        """Opens a watch stream at a member that answers.
 
         `sink`: as for `Store.open_watch`.
 
-        Raises what a call raises: a stream that fails tells little of why.
+        A read comes first, and raises as any call: a stream that fails says little about the cause.
         """
-        with suppress(StorePermissionError):  # as good an answer as any
+        with suppress(StorePermissionError):  # an answer, too
             self.perform(Get(b"health"), Budget.of(self.clock.now(), self.timeout))
         return self.store.open_watch(self._members.current, sink, timeout=self.timeout)
 
     def move_on(self, member: str) -> None:
-        """This member failed: the next call goes to the next one."""
+        """This member failed: the next call goes to another one."""
         self._members.move_on(member)

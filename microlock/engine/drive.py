@@ -61,7 +61,7 @@ def finished(act: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: 
     except StopIteration as done:
         result: T = done.value
         return result
-    raise RuntimeError(f"{act!r} has suspended, on a thread that blocks")
+    raise RuntimeError(f"{act!r} suspended on a thread; it must block instead")
 
 
 def bare(error: MicrolockError, before: BaseException | None) -> MicrolockError:

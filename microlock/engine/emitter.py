@@ -1,7 +1,7 @@
-"""pyee's emitter, whose handlers run apart from what reads from the store.
+"""pyee's emitter, with handlers that run apart from the threads that read from the store.
 
-Handlers are called with the `LockEvent` if they accept an argument, and with none if they don't.
-One that raises is logged and reported as `error`; it stops nothing.
+A handler gets the `LockEvent` if it accepts an argument, and nothing if it does not. If it raises,
+that is logged and emitted as `error`; it stops nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PYEES_OWN = "new_listener"
 
 log = logging.getLogger("microlock")
 
-# What happens to an object and its hold; of the key's events there may be very many.
+# The events of an object and its hold. The key's events are not logged: there may be very many.
 _LEVELS = {
     events.waiting: logging.DEBUG,
     events.acquired: logging.DEBUG,
@@ -39,13 +39,13 @@ class Runner(Protocol):
     """Runs the handlers of one lock, one after the other.
 
     Attributes:
-        awaits: they may be coroutine functions.
+        awaits: whether handlers may be coroutine functions.
     """
 
     awaits: bool
 
     def submit(self, job: Callable[[], Sequence[Coroutine[Any, Any, None]]]) -> None:
-        """Does it, and awaits what it returns, after the jobs before it. Never blocks.
+        """Runs the job after the earlier ones, and awaits what it returns. Never blocks.
 
         Raises:
             MicrolockError: the client is closed.
@@ -54,19 +54,19 @@ class Runner(Protocol):
 
 
 class LockEmitter(EventEmitter):
-    """What tells of a lock."""
+    """A pyee `EventEmitter` for the events of one lock."""
 
     _begun: list[tuple[LockEvent, Awaitable[object]]]  # by handlers, in `_deliver`
 
     def __init__(self, key: str, runner: Runner) -> None:
         super().__init__()
-        # pyee's own. A signal's handler may come in the middle, and add or remove another.
+        # Replaces pyee's. A signal handler may interrupt a call, and add or remove a handler.
         self._lock = threading.RLock()  # type: ignore[assignment]
         self._key = key
         self._runner = runner
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self!r} can't be copied or pickled: make one where it is needed")
+        raise TypeError(f"{self!r} can't be copied or pickled: make a new lock instead")
 
     def listeners(self, event: str) -> list[Callable[..., Any]]:
         """The handlers of an event."""
@@ -83,13 +83,13 @@ class LockEmitter(EventEmitter):
         return name in self._events
 
     def _listens(self, event: str) -> None:
-        """Called when a handler of this event was added; it is removed again if this raises."""
+        """Called after a handler of this event was added. If it raises, the handler is removed."""
 
     def _closed(self) -> None:
-        """The client is closed: nothing is told any more."""
+        """Called when the client is closed: no more events."""
 
     def _tell(self, name: str, **fields: Any) -> tuple[Any, ...] | None:
-        """Has the handlers called, after those of the events before. Returns what to log."""
+        """Emits an event: its handlers run after those of earlier events. Returns what to log."""
         level = _LEVELS.get(name, logging.NOTSET)
         logged = level and log.isEnabledFor(level)
         listened = name in self._events
@@ -100,9 +100,11 @@ class LockEmitter(EventEmitter):
             try:
                 self._runner.submit(partial(self._deliver, event))
             except MicrolockError:
-                pass  # the client is closed, and its threads with it
-            except RuntimeError:  # no thread can be started; what is told is done all the same
-                log.exception("nobody was told of %r of %r", name, self._key)
+                pass  # the client is closed, and so are its threads
+            except RuntimeError:  # no thread can be started; the event has happened all the same
+                log.exception(
+                    "no thread can be started: handlers of %r of lock %r miss it", name, self._key
+                )
         if not logged:
             return None
         why = event.reason.value if event.reason else event.error
@@ -110,13 +112,13 @@ class LockEmitter(EventEmitter):
         return level, "%s: lock %r, node %r, token %s%s", *about
 
     def _deliver(self, event: LockEvent) -> Sequence[Coroutine[Any, Any, None]]:
-        """Calls the handlers. Returns what those have begun that are coroutine functions."""
-        if not self.listeners(event.name):  # pyee raises an `error` that nobody listens to
+        """Calls the handlers. Returns the coroutines of handlers that are coroutine functions."""
+        if not self.listeners(event.name):  # pyee raises an `error` without a listener
             return ()
         begun = self._begun = []
         try:
             self.emit(event.name, event)
-        except BaseException:  # an interrupt: they are not awaited
+        except BaseException:  # an interrupt: the coroutines are not awaited
             for _, each in begun:
                 getattr(each, "close", bool)()
             raise
@@ -129,11 +131,13 @@ class LockEmitter(EventEmitter):
             self._failed(event, error)
 
     def _failed(self, event: LockEvent, error: BaseException) -> None:
-        log.error("a handler of %r of %r failed", event.name, event.key, exc_info=error)
+        log.error(
+            "a handler of the event %r of the lock %r failed", event.name, event.key, exc_info=error
+        )
         if event.name != events.error and isinstance(error, Exception):
             self._tell(events.error, error=error)
 
-    # pyee's two seams: how a handler is added, by any of its methods, and how it is run.
+    # These two methods of pyee add a handler (all others go through it), and run it.
 
     def _add_event_handler(self, event: str, k: Callable[..., Any], v: Callable[..., Any]) -> None:
         if event == _PYEES_OWN:
@@ -145,10 +149,10 @@ class LockEmitter(EventEmitter):
         if not callable(k):
             raise InvalidArgumentError(f"a handler of {event!r} must be callable, not {k!r}")
         if inspect.iscoroutinefunction(k) and not self._runner.awaits:
-            raise InvalidArgumentError(f"a handler of {event!r} must not be async: {k!r}")
+            raise InvalidArgumentError(f"a handler of {event!r} must not be async, but {k!r} is")
         if not _accepts(k, None) and not _accepts(k):
             raise InvalidArgumentError(
-                f"a handler of {event!r} must take the event or nothing: {k!r}"
+                f"a handler of {event!r} must accept the event or nothing, unlike {k!r}"
             )
         known = k in self.listeners(event)
         if v is not k:

@@ -1,7 +1,7 @@
-"""Running users' handlers: those of one lock in order, those of different locks apart.
+"""Runs users' handlers: those of one lock in order, those of different locks independently.
 
-They run on threads of their own, apart from all that reads from etcd, so a handler may take its
-time and may call any method of a lock. One that takes long delays no other lock's.
+They run on their own threads, not on those that read from etcd. So a handler may take long, and may
+call any method of a lock. A slow handler delays only those of its own lock.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 from microlock.engine.client import Client
 from microlock.errors import MicrolockError
 
-# Seconds that an object that ends waits for the handlers of the events before it.
+# When an object ends, it waits so many seconds for the handlers of earlier events.
 PATIENCE = 1.0
-# Seconds that a thread without work waits for some.
+# A thread without work ends after so many seconds.
 _IDLE = 2.0
-# So many threads at most: where more locks than that have slow handlers, others wait.
+# The most threads: if more locks than that have slow handlers, others wait.
 _LIMIT = 100
 
 log = logging.getLogger("microlock")
@@ -38,8 +38,8 @@ class Mailbox:
     __slots__ = ("jobs", "thread")
 
     def __init__(self) -> None:
-        self.jobs: deque[Callable[[], object]] | None = None  # until there is one
-        self.thread: int | None = None  # that does them
+        self.jobs: deque[Callable[[], object]] | None = None  # None: there are none
+        self.thread: int | None = None  # the thread that does them
 
     def add(self, job: Callable[[], object]) -> None:
         if self.jobs is None:
@@ -47,7 +47,7 @@ class Mailbox:
         self.jobs.append(job)
 
     def take(self) -> None:
-        """The last one back."""
+        """Takes the last job back."""
         assert self.jobs
         self.jobs.pop()
 
@@ -72,7 +72,7 @@ class ThreadRunner(Mailbox):
         self._client.one(Handlers).submit(self, job)
 
     def end(self, job: Callable[[], object], timeout: float) -> None:
-        """Does it after those before it, and waits for that, `timeout` seconds at most."""
+        """Does the job after the earlier ones, and waits for it, at most `timeout` seconds."""
         patience = max(0.0, min(timeout, PATIENCE))
         try:
             self._client.one(Handlers).end(self, job, timeout=patience)
@@ -85,7 +85,7 @@ class Handlers:
 
     def __init__(self, client: Client | None = None) -> None:
         self._clock = client.clock if client else REAL
-        self._wake = self._clock.inbox()  # an item for each thing to look at
+        self._wake = self._clock.inbox()  # one item for each wake-up
         self._lock = threading.RLock()
         # Under the lock:
         self._ready: list[Mailbox] = []  # with jobs, and no thread yet
@@ -94,7 +94,7 @@ class Handlers:
         self._closed = False
 
     def submit(self, mailbox: Mailbox, job: Callable[[], object]) -> None:
-        """Does it after those before it; never blocks.
+        """Does the job after the earlier ones of its mailbox; never blocks.
 
         Raises:
             RuntimeError: no thread can be started, and there is none.
@@ -121,14 +121,14 @@ class Handlers:
         try:
             self._clock.start(thread)
         except BaseException:
-            if not thread.ident:  # if it has one, it was interrupted, and runs
+            if not thread.ident:  # otherwise the start was interrupted, but the thread runs
                 self._threads -= 1
             raise
 
     def end(self, mailbox: Mailbox, job: Callable[[], object], *, timeout: float) -> None:
-        """Does it after those before it, and waits for that, `timeout` seconds at most.
+        """Does the job after the earlier ones, and waits for it, at most `timeout` seconds.
 
-        A handler that calls this does not wait: it is one of those before it.
+        If a handler calls this, it does not wait: it is itself one of the earlier jobs.
         """
         done = threading.Event()
         with self._lock:
@@ -143,7 +143,7 @@ class Handlers:
             done.wait(timeout)
 
     def close(self) -> None:
-        """Does what was submitted so far, and ends."""
+        """Does the jobs submitted so far, and ends."""
         with self._lock:
             self._closed = True
             for _ in range(self._threads):
@@ -154,9 +154,9 @@ class Handlers:
             while job := self._job(mailbox):
                 try:
                     job()
-                except Exception:  # a handler's own are caught where it is called
-                    log.exception("a job of the handlers' threads failed")
-                del job  # or the thread would keep its lock until the next one comes
+                except Exception:  # errors of a handler are caught where it is called
+                    log.exception("a thread of the handlers failed in a job")
+                del job  # or the thread would keep its lock alive until the next job
             del mailbox
 
     def _next(self) -> Mailbox | None:

@@ -1,4 +1,4 @@
-"""What the threads of a client do for one lock, and what its calls ask of them."""
+"""Runs one lock: drives its calls, and applies what its core wants watched and renewed."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ log = logging.getLogger("microlock")
 
 
 def _lease_id() -> int:
-    """A new one. Random, since a process that forks must not share them with its children."""
+    """A new lease id. Random, so that a process and its forks never use the same."""
     return secrets.randbits(63) or 1
 
 
-LEASE_IDS: Iterator[int] = iter(_lease_id, 0)  # any thread may ask
+LEASE_IDS: Iterator[int] = iter(_lease_id, 0)  # for any thread
 
 
 def look(client: Client, steps: Steps[T]) -> T:
-    """Makes a call that takes no turn, and that no other thread knows of."""
+    """Makes a call that needs no turn, since it does not concern an object."""
     clock = client.clock
     budget = Budget.of(clock.now(), client.timeout)
     return drive(steps, lambda request: client.perform(request, budget), threading.RLock(), clock)
 
 
 class Host:
-    """Runs the core of one lock: its steps one at a time, and what they ask for in between.
+    """Runs the core of one lock: its steps one at a time, and their requests in between.
 
-    It is told by the watches and the renewals of the client, on their threads, and holds its lock
-    weakly: see `Timer.adopt`.
+    The client's threads call it with news of watches and renewals. It holds its lock weakly: see
+    `Timer.adopt`.
 
     Args:
-        client: whose threads and connection it uses.
+        client: it uses the threads and the connection of this client.
         face: the lock.
         options: as for `LockCore`.
 
     Attributes:
-        clock: that of the client.
-        core: what the lock decides.
+        clock: the clock of the client.
+        core: the core of the lock.
         mutex: held while the core takes a step.
     """
 
@@ -79,7 +79,7 @@ class Host:
         "random",
     )
 
-    # What the core runs in: see `core.status.Environment`.
+    # The `core.status.Environment` of the core.
     event = ReentrantEvent
     lease_ids = LEASE_IDS
 
@@ -95,13 +95,13 @@ class Host:
         self._adopted = False
         self._timer: Timer | None = None
         self._refusal: MicrolockError | None = None  # why a watch has ended
-        self._said: tuple[Any, ...] = ()  # what is to be logged
+        self._said: tuple[Any, ...] = ()  # to be logged
         self.core = LockCore(names, ttl, env=self, **options)
 
     # Calls, on the thread of the caller.
 
     def call(self, owner: object, kind: Kind = Kind.ACT, *, wait: float | None = 0.0) -> Call:
-        """A call as of now. `owner`: who calls; None: a handler of this lock."""
+        """A call that begins now. `owner`: the thread or task; None: a handler of this lock."""
         self._adopt()
         return Call(kind, owner, self.clock.now(), self.client.timeout, wait=wait)
 
@@ -111,7 +111,7 @@ class Host:
             return drive(steps, partial(self._perform, call), self.mutex, self.clock)
         finally:
             self.step(self.core.over, call)
-            if self.core.ends_late:  # destroy() came after the call had looked for that
+            if self.core.ends_late:  # destroy() came after the call had checked for it
                 self._end_quietly(call.owner)
 
     def _perform(self, call: Call, request: Any) -> Any:
@@ -130,23 +130,22 @@ class Host:
 
     @property
     def timer(self) -> Timer:
-        """That of the client. Raises DestroyedError if that was closed before it was asked for."""
+        """The timer of the client. Raises DestroyedError if the client was closed before."""
         if self._timer is None:
             self._timer = self.client.one(Timer)
         return self._timer
 
     def step(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """One step of the core, and what follows from it."""
+        """Takes one step of the core, and applies what changed."""
         with self.mutex:
             result = act(*args, **kwargs)
         self.sync()
         return result
 
-    # What the core wants to be watched, and when it wants to be asked.
+    # Applying what the core declares.
 
     def sync(self) -> None:
-        """Watches what the core wants to be watched, plans to ask it when something is due, and
-        logs what it has told."""
+        """Watches what the core wants watched, schedules what is due, and logs its messages."""
         status = self.core.status
         if status.changed and not self.client.forked:
             with self.mutex:
@@ -157,24 +156,24 @@ class Host:
                         self.timer.schedule(self)
                     except DestroyedError:  # the client is closed
                         break
-                    except BaseException:  # an interrupt: it is not done
+                    except BaseException:  # an interrupt: not done yet
                         status.changed = True
                         raise
         if status.left:
             self._end_the_rest()
-        if self._said:  # not under the mutex: a handler of logging may take its time
+        if self._said:  # not under the mutex: a handler of logging may take long
             with self.mutex:
                 said, self._said = self._said, ()
             for each in said:
                 log.log(*each)
 
     def _end_the_rest(self) -> None:
-        """Ends what a lost hold has in etcd still, on another thread."""
+        """Revokes the leases that a lost hold still has, on another thread."""
         with self.mutex:
             leases, self.core.status.left = self.core.status.left, ()
         if leases and not self.client.forked:
             steps = flows.discard(self.core.names, *leases)
-            with suppress(DestroyedError):  # the client is closed: it is left to its ttl
+            with suppress(DestroyedError):  # the client is closed: they end with their ttl
                 self.timer.aside(partial(self._quietly, steps))
 
     def _quietly(self, steps: Steps[object]) -> None:
@@ -182,7 +181,7 @@ class Host:
             look(self.client, steps)
 
     def _watch(self) -> None:
-        # Until it is so: a signal's handler may come in the middle, and change it.
+        # In a loop: a signal handler may change it in between.
         while (wanted := self._wanted()) or self._watched:
             if wanted.keys() == (watched := set(self._watched)):
                 return
@@ -195,7 +194,7 @@ class Host:
                 try:
                     view = reader.watch(name, self, known=wanted[name])
                 except RuntimeError as error:  # no thread can be started
-                    self.warn("%r is not watched: %s", self.core.names.key, error)
+                    self.warn("the lock %r is not watched: %s", self.core.names.key, error)
                     return
                 self._watched = (*self._watched, name)
                 self.core.tracker.views[name] = view
@@ -206,14 +205,14 @@ class Host:
         wanted = self.core.tracker.watches
         if names.lock in wanted or all(wanted.values()):
             return wanted
-        # For a waiter far from its turn the watches that are there are the cheapest.
+        # For a waiter far from its turn, existing watches are the cheapest.
         reader = self.client.one(Reader)
         if not all(reader.watching(lock, besides=self) for lock in names.locks):
             return wanted
         return {name: kv for name, kv in wanted.items() if kv} | dict.fromkeys(names.locks)
 
     def listen(self) -> None:
-        """Has the lock watched, and waits until it is, or a first attempt has failed."""
+        """Watches the lock, and waits until the watch runs or its first attempt has failed."""
         self.begin_to_listen()
         end = self.clock.now() + self.client.timeout
         for lock in self.core.names.locks:
@@ -233,7 +232,7 @@ class Host:
         if self._refusal:
             raise self._refusal
 
-    # For the watches.
+    # Called by the watches.
 
     @property
     def interest(self) -> Sequence[bytes] | None:
@@ -249,7 +248,7 @@ class Host:
         failed = self.core.tracker.watch_failed
         self.step(failed, name, error, final=final, now=self.clock.now())
 
-    # For the renewals.
+    # Called by the renewals.
 
     def due(self, now: float) -> Sequence[Lease]:
         return self.step(self.core.tracker.due, now)
@@ -265,7 +264,7 @@ class Host:
         self.step(self.core.tracker.silent, lease_id, error, sent=sent, now=self.clock.now())
 
     def stir(self) -> None:
-        """The client is closed: every call that waits looks again."""
+        """The client is closed: wakes every waiting call."""
         with self.mutex:
             self.core.tracker.stir_all()
         if face := self._face():
@@ -275,7 +274,7 @@ class Host:
         with self.mutex:
             return self.core.release_at_exit(now)
 
-    # For the core.
+    # Called by the core.
 
     @property
     def forked(self) -> bool:
@@ -305,9 +304,11 @@ class Host:
             self._adopted = True
 
     def dropped(self) -> None:
-        """Gives back all that it has: its lock is garbage."""
+        """Its lock was garbage collected: gives back the hold and the leases."""
         if self.core.status.present(self.clock.now()):
-            log.warning("%r was dropped while it was held: it is given back", self.core.names.key)
+            log.warning(
+                "the held lock %r was garbage collected: it is given back", self.core.names.key
+            )
         self._end_quietly(self)
 
     def _end_quietly(self, owner: object) -> None:
@@ -316,16 +317,16 @@ class Host:
 
     @contextmanager
     def quietly(self) -> Iterator[None]:
-        """Logs why what was held could not be given back."""
+        """Logs the error if a hold could not be given back."""
         held = self.core.status.present(self.clock.now())
         try:
             yield
         except MicrolockError as error:
             if held:
-                log.warning("%r is left to its ttl: %s", self.core.names.key, error)
+                log.warning("%r may stay locked until its ttl ends: %s", self.core.names.key, error)
 
     def orphaned(self, call: Call, steps: Steps[object]) -> None:
-        """Undoes a call that nobody drives any more: its loop has ended."""
+        """Undoes a call that is not driven any more, because its loop has ended."""
         with self.mutex:
             steps.close()
         self.step(self.core.over, call)
@@ -334,12 +335,12 @@ class Host:
             self._end_quietly(call.owner)
 
     def abandon(self, owner: object, hold: HoldState) -> None:
-        """Gives back this hold, of a call that was interrupted between its steps."""
+        """Gives back the hold of a call that was interrupted between two steps."""
         call = self.call(owner)
         self.run(call, self.core.abandon(call, hold))
 
     def destroy(self, owner: object) -> None:
-        """Ends all; in the middle of a call of the same owner, when that is over."""
+        """Ends everything; in the middle of a call of the same owner, only when that is over."""
         call, goes_on = self.call(owner, Kind.END), True
         try:
             goes_on = self.step(self.core.begin_to_end, call.owner)

@@ -1,4 +1,4 @@
-"""A client on loops of asyncio: its calls, which block none of them."""
+"""A client on asyncio loops. Its calls do not block them."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class LoopClient:
     """A client on one loop, until that ends.
 
     Attributes:
-        calls: those of locks. Each is called, from any thread, if the loop was closed in the middle
-            of it.
+        calls: callbacks of the running calls of locks. If the loop was closed in the middle of a
+            call, its callback is called, on any thread.
     """
 
     def __init__(self, client: Client, forget: Callable[[], object]) -> None:
@@ -55,9 +55,9 @@ class LoopClient:
         self._forget = forget
         self._store: AsyncStore = client.store.on_loop()
         self.calls: dict[Callable[[], object], None] = {}  # a set in order
-        self._requests = 0  # under way
+        self._requests = 0  # the number of running requests
         self._ending: AsyncGenerator[None, None] | None = None
-        self._ends = False  # the loop does
+        self._ends = False  # the loop is ending
         self._last: set[asyncio.Task[None]] = set()
 
     async def perform(self, request: Any, budget: Budget) -> Any:
@@ -85,20 +85,21 @@ class LoopClient:
         return wait(self._client.closed, clock.now() + seconds, clock)
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
-        """What `asyncio.run()` closes before the loop: connections must not outlive it."""
+        """`asyncio.run()` closes this generator before the loop, which connections must not
+        outlive."""
         try:
             yield
         finally:
             self._ends = True
             for each in self._last:
                 each.cancel()
-            # Generators of the user's are closed beside this one, and may give locks back.
+            # The user's generators are closed at the same time, and may give locks back.
             await asyncio.sleep(0)
             self._disconnect()
             await asyncio.sleep(0)  # in which the transports are closed
 
     def start(self, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None] | None:
-        """A task that ends with the loop: of one that `asyncio.run()` has begun to end as well.
+        """Starts a task that ends with the loop, also after `asyncio.run()` has begun to end it.
         None: it is too late."""
         if self._ends:
             return None
@@ -108,7 +109,7 @@ class LoopClient:
         return task
 
     def _disconnect(self) -> None:
-        """Closes the connections; a request that comes yet makes its own."""
+        """Closes the connections; a later request makes a new one."""
         if not self._requests:
             with suppress(RuntimeError):  # the loop was closed in the middle of a request
                 self._store.close()
@@ -120,6 +121,6 @@ class LoopClient:
         self._store.close()
 
     def dropped(self) -> None:
-        """The loop was closed without a word."""
+        """The loop was closed without ending this first."""
         for each in list(self.calls):
             each()

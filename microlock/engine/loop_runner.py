@@ -1,4 +1,4 @@
-"""Running users' handlers on a loop of asyncio: those of one lock in order."""
+"""Runs users' handlers on an asyncio loop: those of one lock in order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Job = Callable[[], Sequence[Coroutine[Any, Any, None]]]
 class LoopRunner:
     """Runs the handlers of one lock; see `microlock.engine.emitter`.
 
-    They run on the first loop that the lock is used on, until that ends.
+    They run on the first loop where the lock is used, until that loop ends.
     """
 
     __slots__ = ("_client", "_jobs", "_loop", "_running", "_task")
@@ -40,7 +40,7 @@ class LoopRunner:
 
     @property
     def here(self) -> bool:
-        """Whether the task that asks runs a handler of this lock."""
+        """Whether the current task runs a handler of this lock."""
         if self._running is None:
             return False
         with suppress(RuntimeError):  # no loop runs here
@@ -48,7 +48,7 @@ class LoopRunner:
         return False
 
     def bind(self) -> None:
-        """Has them run on the running loop, if they have none."""
+        """Lets the handlers run on the running loop, if they have no loop yet."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop and (self._loop is None or not self._loop.is_running()):
             self._loop = loop
@@ -60,21 +60,21 @@ class LoopRunner:
         if self._loop is not None:
             try:
                 self._loop.call_soon_threadsafe(self._start)
-            except RuntimeError:  # it has ended, and so have those who wanted to know
+            except RuntimeError:  # the loop has ended, and its tasks with it
                 self._jobs.clear()
 
     def _start(self) -> None:
         if self._jobs and (self._task is None or self._task.done()):
             try:
                 self._task = self._client.one(Loops).here().start(self._run)
-            except DestroyedError:  # the client is closed: what it told before is told
+            except DestroyedError:  # the client is closed: earlier events are still delivered
                 self._task = asyncio.get_running_loop().create_task(self._run())
             if self._task:
                 self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        heed(task)  # of an interrupt, which `asyncio.run()` raises
-        self._start()  # before Python 3.11 a handler that is cancelled may end it early
+        heed(task)  # an interrupt: `asyncio.run()` raises it
+        self._start()  # before Python 3.11 a cancelled handler may end the task early
 
     async def _run(self) -> None:
         self._running = asyncio.current_task()
@@ -94,12 +94,13 @@ class LoopRunner:
         try:
             await begun
         except asyncio.CancelledError:
-            # A handler's own ends only that one. Before Python 3.11 no task can tell.
+            # If a handler cancels itself, only that handler ends. Before Python 3.11 a task can't
+            # tell that from its own cancellation.
             if self._running is None or getattr(self._running, "cancelling", lambda: True)():
                 raise
 
     async def end(self, job: Callable[[], object], timeout: float) -> None:
-        """Does it after those before it, and waits for that, `timeout` seconds at most."""
+        """Does the job after the earlier ones, and waits for it, at most `timeout` seconds."""
         done = ReentrantEvent()
 
         def last() -> tuple[()]:

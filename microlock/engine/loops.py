@@ -145,13 +145,13 @@ async def drive(
 
 
 class TaskLoss(Loss):
-    """In the manner of `asyncio.Event`."""
+    """The loss of a hold, as an `asyncio.Event` that is set at the loss."""
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Waits until the hold ends, `timeout` seconds at most.
+        """Waits until the hold ends, at most `timeout` seconds.
 
-        Returns whether it was lost: False also when it was given back. The deadline counts by
-        itself, also when nobody is there to notice it.
+        Returns True if the hold was lost, False if it was given back or the time is over. It
+        notices the deadline by itself, also without renewal.
         """
         end = None if timeout is None else self._clock.now() + timeout
         while ahead := self._ahead(end):

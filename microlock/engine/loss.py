@@ -1,4 +1,4 @@
-"""The end of a hold, to wait for."""
+"""`lost`: the loss of a hold, as an event."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from microlock.engine.reentrant_event import ReentrantEvent
 
 
 class Loss:
-    """What `Microlock.lost` is, but for waiting."""
+    """What both faces of `lost` share."""
 
-    # Seconds after which the clock is looked at. None: whoever renews notices the deadline too.
+    # Seconds after which a wait looks at the clock. None: the renewals notice the deadline too.
     _nap: float | None = None
 
     def __init__(self, status: Status, hold: HoldState | None, clock: Clock) -> None:
@@ -26,7 +26,7 @@ class Loss:
         return self._status.reason(self._hold, self._clock.now()) is not None
 
     def _ahead(self, end: float | None) -> tuple[ReentrantEvent, float] | None:
-        """What to wait for next, and until when; None: it has ended, or it is `end`."""
+        """The event to wait for next, and until when; None: the hold or the time is over."""
         hold, now = self._hold, self._clock.now()
         if hold is None or hold.ended.is_set() or self.is_set() or (end is not None and end <= now):
             return None
@@ -37,17 +37,16 @@ class Loss:
 
 
 class ThreadLoss(Loss):
-    """In the manner of `threading.Event`."""
+    """The loss of a hold, as a `threading.Event` that is set at the loss."""
 
-    # Not the whole time: a clock that waits stands still while the machine is suspended, and the
-    # deadline does not.
+    # Waits in pieces: a wait stands still while the machine is suspended, the deadline does not.
     _nap = 0.5
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until the hold ends, `timeout` seconds at most.
+        """Waits until the hold ends, at most `timeout` seconds.
 
-        Returns whether it was lost: False also when it was given back. The deadline counts by
-        itself, also when nobody is there to notice it.
+        Returns True if the hold was lost, False if it was given back or the time is over. It
+        notices the deadline by itself, also without renewal.
         """
         clock = self._clock
         end = None if timeout is None else clock.now() + timeout

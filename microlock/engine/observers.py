@@ -1,8 +1,8 @@
-"""Observers of a client: they learn of every event of its locks, apart from all handlers.
+"""Observers of a client: they get every event of its locks, independently of all handlers.
 
-A lock's own handlers run one after the other, where its user wants them; a slow one is in the way
-of the next. Observers have a thread of the handlers' to themselves, and each event comes with its
-time and in the context of what caused it.
+The handlers of a lock run one after the other, where its user wants them, and a slow one delays the
+next. Observers have their own mailbox, and so their own thread. Each event comes with its time, and
+in the context of the call that caused it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from microlock.events import OF_THE_KEY, LockEvent
 if TYPE_CHECKING:
     from microlock.engine.client import Client
 
-# So many events wait at most for an observer that hangs; later ones are not told.
+# The most events that wait for a hanging observer; later ones are dropped.
 _LIMIT = 10_000
 
 
 class Observer(Protocol):
-    """Is told what happens to locks."""
+    """Gets the events of locks."""
 
     def observe(self, lock: Any, event: LockEvent, at: float) -> bool:
-        """Something happened to a lock, at this time of the client's clock. Returns whether the
-        lock is the observer's: then no other one is told."""
+        """Takes an event of a lock, at this time of the client's clock. Returns whether the
+        observer covers the lock: then no other observer gets the event."""
 
 
 class Observers:
-    """Those of one client. They are told of all but the events of the key."""
+    """The observers of one client. They get all events but those of the key."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -40,7 +40,7 @@ class Observers:
         self.all: tuple[Observer, ...] = ()
 
     def add(self, observer: Observer) -> None:
-        """Tells it of what happens from now on."""
+        """It gets events from now on."""
         self.all = (*self.all, observer)
         self._client.observers = self
 
@@ -49,13 +49,13 @@ class Observers:
         self.flush()
 
     def flush(self) -> None:
-        """Waits a moment until they know of what has happened so far."""
-        with suppress(MicrolockError):  # the client is closed, and has told them
+        """Waits a moment until they have got the events so far."""
+        with suppress(MicrolockError):  # the client is closed, and has flushed already
             handlers = self._client.one(Handlers)
             handlers.end(self._mailbox, lambda: None, timeout=PATIENCE)
 
     def remove(self, observer: Observer) -> None:
-        """Tells it nothing more."""
+        """It gets no more events."""
         self.all = tuple(each for each in self.all if each is not observer)
         if not self.all:
             self._client.observers = None
@@ -74,5 +74,5 @@ class Observers:
         any(each.observe(lock, event, at) for each in self.all)
 
     def close(self) -> None:
-        """The client is closed: nothing happens any more."""
+        """The client is closed: there are no more events."""
         self._client.observers = None

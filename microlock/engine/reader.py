@@ -1,7 +1,7 @@
-"""Reading what etcd tells: one thread and one stream for all that a client watches.
+"""Reads the watch stream: one thread and one stream for all watches of a client.
 
-The thread starts with the first watch, and ends a little after the last one. It feeds
-`microlock.core.watchstream` and performs what that decides.
+The thread starts with the first watch, and ends a little after the last one. It passes what it
+reads to `microlock.core.watchstream`, and performs the commands that this returns.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from microlock.errors import (
     StoreUnavailableError,
 )
 
-# Seconds that the thread and its stream stay with nothing to watch: another wait may begin soon.
+# The thread and its stream stay so many seconds without a watch: another wait may begin soon.
 _LINGER = 2.0
-# Seconds at least that a member has to begin a watch.
+# The minimum time for a member to create a watch, in seconds.
 _PATIENCE = 4.0
 
 log = logging.getLogger("microlock")
@@ -51,19 +51,19 @@ log = logging.getLogger("microlock")
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What a watch has told so far; from any thread."""
+    """What a watch knows; for any thread."""
 
     reader: Reader
     name: bytes
 
     def look(self, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
-        """Where the entry stands that was put at revision `token`, and who holds the lock."""
+        """The standing of the entry that was put at revision `token`, and the lock's holder."""
         with self.reader._lock:
             return self.reader._machine.look(self.name, entry, token)
 
 
-# What the thread has to do: review a name, take what the stream of a mark tells, or look whether
-# it is to end.
+# Work for the thread: review a name, take a reply of the stream with this mark, or check whether to
+# end.
 _Item = bytes | tuple[object, WatchReply | MicrolockError] | None
 
 
@@ -74,32 +74,32 @@ class Reader:
         self._client = client
         self._clock = client.clock
         self._inbox = self._clock.inbox()  # of `_Item`
-        # Nothing blocks, and nobody is notified, while it is held: it may be taken in a signal's
-        # handler and in a garbage collection.
+        # While it is held, nothing blocks and no subscriber is called: a signal handler or a
+        # garbage collection may take it.
         self._lock = threading.RLock()
         # Under the lock:
         self._machine = WatchStream()
-        self._settling: list[tuple[bytes, ReentrantEvent]] = []  # those in `settle`
+        self._settling: list[tuple[bytes, ReentrantEvent]] = []  # those in `settling`
         self._thread: threading.Thread | None = None
         self._stream: Watching | None = None
-        self._mark: object = None  # of what it tells; None  <=>  there is no stream
+        self._mark: object = None  # marks its replies; None  <=>  there is no stream
         # Of the thread alone:
-        self._open_at = 0.0  # no stream is opened before
+        self._open_at = 0.0  # no stream is opened before this time
 
     # For any thread.
 
     def watch(self, name: bytes, subscriber: Subscriber, *, known: Found | None = None) -> Watched:
-        """Notifies `subscriber` of every change from when this returns, which is at once.
+        """Notifies `subscriber` of every change from now on, until `unwatch`. Returns at once.
 
-        Twice is as once. It is kept until `unwatch`.
+        A second call does nothing.
 
         Args:
             name: the prefix of a lock, for all its entries; one entry; or `overview.watch_name`.
-            known: what was there at some revision. If nobody watches it yet, what changed since
-                is told, and nothing is read.
+            known: the state at some revision. If there is no watch of this name yet, it starts
+                there, and nothing is read.
 
         Raises:
-            DestroyedError, ForkedError: the client can't be used any more, or not here.
+            DestroyedError, ForkedError: the client can't be used any more, or not in this process.
             RuntimeError: no thread can be started. Nothing is watched.
         """
         self._client.check()
@@ -114,8 +114,8 @@ class Reader:
         return Watched(self, name)
 
     def unwatch(self, name: bytes, subscriber: Subscriber) -> None:
-        """Notifies it no more, but of what is under way. Twice is fine; never blocks."""
-        if self._client.forked:  # the lock may be held for ever by a thread of the parent
+        """Ends the notifications, except running ones. Never blocks; a second call does nothing."""
+        if self._client.forked:  # a thread of the parent may hold the mutex for ever
             return
         with self._lock:
             known = self._machine.unsubscribe(name, subscriber)
@@ -123,29 +123,29 @@ class Reader:
             self._inbox.put(name)
 
     def watching(self, name: bytes, *, besides: Subscriber) -> bool:
-        """Whether anybody else of this client watches it."""
+        """Whether another subscriber of this client watches it."""
         with self._lock:
             return self._machine.watching(name, besides)
 
     def error(self, name: bytes) -> MicrolockError | None:
-        """Why its watch does not run just now; None: it runs, or has not begun."""
+        """Why its watch does not run now; None: it runs, or has not begun."""
         with self._lock:
             return self._machine.error(name)
 
     @property
     def names(self) -> list[bytes]:
-        """What is watched by anybody of this client."""
+        """The names that this client watches."""
         with self._lock:
             return self._machine.names
 
     @contextmanager
     def settling(self, name: bytes) -> Iterator[ReentrantEvent]:
-        """Its event is set when the watch runs or its first attempt has failed.
+        """Yields an event that is set when the watch runs, or when its first attempt has failed.
 
-        If it is left before that, its subscribers have been told so, and what is there when the
-        watch runs is told as a change.
+        If the block is left earlier, the subscribers are notified of a timeout, and get the state
+        as a change when the watch runs.
 
-        Raises when it is left:
+        Raises at the end of the block:
             StoreError: etcd refuses: no permission, no TLS, not etcd.
             DestroyedError: the client was closed.
         """
@@ -160,7 +160,7 @@ class Reader:
             yield settled
             if not settled.is_set():
                 late = StoreTimeoutError(
-                    f"{self._client!r} did not answer: watching begins when it does"
+                    f"{self._client!r} did not answer: the watch begins when it does"
                 )
                 self._feed(self._machine.late, name, late)
         finally:
@@ -173,7 +173,7 @@ class Reader:
             raise error
 
     def close(self) -> None:
-        """Ends the thread and the stream; all subscribers are told, on this thread."""
+        """Ends the thread and the stream, and notifies all subscribers, on this thread."""
         thread = self._thread
         self._end(DestroyedError(f"{self._client!r} was closed"))
         self._inbox.put(None)
@@ -182,7 +182,7 @@ class Reader:
 
     def _start(self) -> None:
         with self._lock:
-            if self._thread and self._thread.ident:  # if not, it was interrupted in its start
+            if self._thread and self._thread.ident:  # otherwise its start was interrupted
                 return
             thread = self._thread = Daemon("microlock-watch", self._run)
         # Without the lock: a new thread may collect garbage before it says that it runs.
@@ -202,8 +202,8 @@ class Reader:
         except MicrolockError as error:  # the client was closed, here or by its owner
             self._fail(error)
         except BaseException as error:
-            log.exception("watching with %r ended", self._client)
-            self._fail(MicrolockError(f"watching ended: {error!r}"))
+            log.exception("the watches of %r ended", self._client)
+            self._fail(MicrolockError(f"the watch ended: {error!r}"))
 
     def _fail(self, error: MicrolockError) -> None:
         with self._lock:
@@ -212,7 +212,7 @@ class Reader:
             self._end(error)
 
     def _follow(self) -> None:
-        """Reads until there is nothing to watch. Raises why nothing can be watched any more."""
+        """Reads until there is nothing to watch. Raises if nothing can be watched any more."""
         self._open_at, asked, patience = 0.0, None, 0.0
         while True:
             now, before = self._clock.now(), asked
@@ -221,7 +221,7 @@ class Reader:
                     return
                 idle, asked = self._machine.idle, self._machine.asked
             if asked != before:
-                # Whoever is in `settle` is told before.
+                # Longer than `settling` waits, which comes first.
                 patience = now + max(2 * self._client.timeout, _PATIENCE)
             wait = None
             if idle:
@@ -239,8 +239,8 @@ class Reader:
                 if idle:
                     self._rest()
                 elif asked is not None:
-                    # A ping is answered all the same, by a proxy or by a server that hangs.
-                    slow = StoreTimeoutError(f"{self._client!r} did not begin to watch in time")
+                    # Pings do not show this: a proxy, or a hanging server, still answers them.
+                    slow = StoreTimeoutError(f"{self._client!r} did not create the watch in time")
                     self._feed(self._machine.broke, slow)
                 continue
             self._client.check()
@@ -264,7 +264,8 @@ class Reader:
         self._perform(commands)
 
     def _detach(self) -> Watching | None:
-        """Under the lock: what the stream tells counts no more. Returns what is to be closed."""
+        """From now on the stream's replies are ignored. Returns it, to be closed. Call it under the
+        lock."""
         stream, self._stream, self._mark = self._stream, None, None
         return stream
 
@@ -290,13 +291,13 @@ class Reader:
             case (mark, told) if mark is self._mark:
                 if isinstance(told, StoreError):
                     self._feed(self._machine.broke, told)
-                elif isinstance(told, MicrolockError):  # closed by somebody else
+                elif isinstance(told, MicrolockError):  # another part of the program closed it
                     self._feed(self._machine.restart)
                 else:
                     self._feed(self._machine.received, told)
 
     def _feed(self, act: Callable[..., Iterable[Command]], *args: Any) -> None:
-        """Tells the machine something, and performs what it wants."""
+        """Passes something to the machine, and performs its commands."""
         self._perform(self._fed(act, *args))
 
     def _fed(self, act: Callable[..., Iterable[Command]], *args: Any) -> Iterable[Command]:
@@ -304,7 +305,8 @@ class Reader:
             return act(*args)
 
     def _perform(self, commands: Iterable[Command]) -> None:
-        """In their order. Then wakes those in `settle`, whose subscribers are notified by now."""
+        """Performs the commands in order. Then wakes those in `settling`, whose subscribers have
+        been notified."""
         todo = deque(commands)
         while todo:
             match todo.popleft():
@@ -349,5 +351,5 @@ class Reader:
         for subscriber in tell.subscribers:
             try:
                 tell.deliver(subscriber)
-            except BaseException:  # nobody is to end the watches of others
-                log.exception("%r failed to take what was watched", subscriber)
+            except BaseException:  # one subscriber must not end the watches of others
+                log.exception("%r failed to handle a change", subscriber)

@@ -1,7 +1,7 @@
-"""An event that a signal's handler may set while its own thread is about to wait for it.
+"""An event that a signal handler may set, even while its own thread is about to wait for it.
 
-What a call of a user does may be interrupted by a handler that makes another call, on the same
-thread: so every lock that a call takes is reentrant, and here there is none.
+A signal handler may interrupt a call and make another call on the same thread. So every mutex that
+a call takes is reentrant, and this event has none.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from typing import Protocol
 
 from microlock.engine.clock import REAL, Clock
 
-# Python runs the handler of a signal that came to another thread, or just before the wait, when
-# the main thread is back from it.
+# Waits are short, because Python runs a signal handler only after the wait if the signal came just
+# before it, or to another thread.
 _NAP = 0.5
 _DAY = 86_400.0
 
 
 class Waiter(Protocol):
-    """Whoever waits for an event."""
+    """Waits for an event."""
 
     def put(self, item: None) -> None:
-        """Wakes it, or soon; from any thread, more than once too."""
+        """Wakes it, now or soon. Any thread may call this, also several times."""
 
 
 class ReentrantEvent:
-    """As `threading.Event`, whose lock is not reentrant: a handler that runs in the middle of
-    `wait()` and calls `set()`, on the same thread, would wait for itself for ever.
+    """A `threading.Event` without a mutex. With the mutex of `threading.Event`, a signal handler
+    that calls `set()` in the middle of `wait()`, on the same thread, would wait for itself for
+    ever.
 
     Attributes:
-        waiting: who is woken when it is set; whoever adds itself looks at `is_set()` then.
+        waiting: woken when the event is set. A waiter that adds itself has to check `is_set()`
+        then.
     """
 
     __slots__ = ("_set", "waiting")
@@ -53,7 +55,7 @@ class ReentrantEvent:
         self._set = False
 
     def wait(self, timeout: float | None = None, clock: Clock = REAL) -> bool:
-        """Waits until it is set, `timeout` seconds at most by the clock. Returns whether it is."""
+        """Waits until it is set, at most `timeout` seconds of the clock. Returns `is_set()`."""
         woken = clock.inbox()
         self.waiting.append(woken)
         end = inf if timeout is None else clock.now() + timeout

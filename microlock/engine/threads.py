@@ -1,14 +1,14 @@
 """The threads of a client.
 
-The system gives a signal to any thread that does not block it, and Python runs its handler on the
-main thread, when that comes back from what it waits for. Taken by one of our threads, a SIGTERM
-would not wake a main thread in `time.sleep()`. So they block all signals, and so do the threads
-that they start in turn, as grpcio's. The handlers' threads don't: they run users' code, whose
-child processes would block them too.
+The system gives a signal to any thread that does not block it. Python runs the handler on the main
+thread, after its current wait. If one of our threads took a SIGTERM, it would not wake a main
+thread in `time.sleep()`. So our threads block all signals, and so do the threads that they start,
+such as grpcio's. The threads of handlers don't: they run users' code, and its child processes would
+block signals too.
 
-Each thread blocks them for itself, before its `start()` returns: a signal that it takes before that
-is handled when the caller goes on. To block them in the caller meanwhile, and unblock them
-afterwards, would take a main thread that is interrupted in between its signals for ever.
+Each thread blocks signals for itself, before its `start()` returns; a signal that it takes earlier
+is handled when the caller goes on. The caller can't block them meanwhile: if it were interrupted in
+between, its main thread would block signals for ever.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from collections.abc import Callable
 from itertools import count
 from queue import SimpleQueue
 
-# What a thread brings upon itself must not be blocked (man 2 sigprocmask).
+# Signals that a thread causes itself must not be blocked (man 2 sigprocmask).
 _OWN = {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"}
 _BLOCKED = {each for each in signal.Signals if each.name not in _OWN}
 
 
 class Daemon(threading.Thread):
-    """A thread that blocks all signals, and that the interpreter does not wait for."""
+    """A daemon thread that blocks all signals."""
 
     def __init__(self, name: str, run: Callable[..., object], *args: object) -> None:
         super().__init__(target=run, args=args, name=name, daemon=True)
-        # An event that is waited for could be left locked by an interrupt.
+        # Not an Event: an interrupt during the wait could leave that locked.
         self._blocks: SimpleQueue[None] = SimpleQueue()
 
     def start(self) -> None:

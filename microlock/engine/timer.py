@@ -1,7 +1,8 @@
-"""Time: one thread for all the locks of a client. It renews leases, notices deadlines, and gives
-back what a lock had that was dropped.
+"""The timer of a client: one thread for all its locks.
 
-What is due at the same time is renewed in one request.
+It renews leases, notices deadlines, and gives back the holds of dropped locks.
+
+Renewals that are due at the same time go in one request.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from microlock.errors import DestroyedError, MicrolockError, StoreTimeoutError
 if TYPE_CHECKING:
     from microlock.engine.host import Host
 
-# The longest sleep while something is due: so deadlines are noticed that a suspended machine has
-# slept through, while the clock that the thread waits by stood still.
+# The longest sleep while something is due. A sleep stands still while the machine is suspended, and
+# deadlines don't; so they are noticed soon after.
 _NAP = 1.0
-# For all that is given back when the interpreter exits.
+# Seconds for giving everything back when the interpreter exits.
 _FAREWELL = 1.0
 
-# Of the locks that are left to their ttl, so many are named.
+# The most locks that a message names.
 _NAMED = 3
 
-# So many dropped locks are given back at the same time.
+# The most dropped locks that are given back at the same time.
 _AT_ONCE = 8
 
 log = logging.getLogger("microlock")
@@ -62,8 +63,8 @@ class Timer:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._clock = client.clock
-        # Filled from anywhere, also by a garbage collection: it takes no lock of ours.
-        self._inbox = self._clock.inbox()  # of locks that were dropped, jobs and None
+        # Any code may fill it, also a garbage collection: it takes no mutex of ours.
+        self._inbox = self._clock.inbox()  # dropped locks, jobs, and None
         self._cleaning = cycle([Mailbox() for _ in range(_AT_ONCE)])
         self._lock = threading.RLock()
         # Under the lock:
@@ -73,27 +74,27 @@ class Timer:
         self._sleeps_until = 0.0
         self._closed = False
         # Of the thread alone:
-        self._at_once: float = agenda.BATCH  # how many are looked after
+        self._at_once: float = agenda.BATCH  # the most renewals at a time
         self._renewals = Renewals()
         _timers.add(self)
 
     def adopt(self, face: object, host: Host) -> None:
-        """Gives back what this lock has when it is dropped, or when the interpreter exits."""
+        """From now on, gives back the hold of this lock when the lock is dropped, or at exit."""
         with self._lock:
             if not self._closed:
-                # No line of ours runs in a garbage collection: an interrupt there would be lost.
+                # The callback is C: an interrupt of our code in a garbage collection would be lost.
                 self._faces[host] = dropped = _Face(face, self._inbox.put)
                 dropped.host = host
         self._start()
 
     def post(self, job: Callable[[], object]) -> None:
-        """Has this done on a thread of the handlers. Takes no lock: see `adopt`."""
+        """Does this on a thread of the handlers. Takes no mutex: see `adopt`."""
         self._inbox.put(job)
 
     def schedule(self, host: Host) -> None:
-        """Looks after it when something is due."""
+        """Calls the host when something is due."""
         closed, at = host.core.status.closed, host.core.tracker.next_due
-        # If it is asked before, it is asked again then.
+        # If an earlier call is scheduled, that will schedule the next.
         asked = at == math.inf or (self._thread and self._agenda.has(host, at))
         if asked and not closed:
             return
@@ -110,7 +111,7 @@ class Timer:
         self._start()
 
     def _start(self) -> None:
-        """Starts the thread, if there is something to do for it."""
+        """Starts the thread, if it has something to do."""
         with self._lock:
             idle = not self._faces and self._agenda.next == math.inf
             if idle or (self._thread and self._thread.is_alive()):
@@ -123,11 +124,13 @@ class Timer:
             with self._lock:
                 if self._thread is thread:
                     self._thread = None
-            log.exception("nothing is renewed, and no loss is told of: no thread can be started")
+            log.exception(
+                "no thread can be started: holds are not renewed, and losses are not noticed"
+            )
 
     def finish(self, timeout: float) -> None:
-        """The client is about to close: waits until what dropped locks had is given back, but no
-        longer than `timeout` seconds."""
+        """The client is about to close: waits until the holds of dropped locks are given back, at
+        most `timeout` seconds."""
         end = self._clock.now() + timeout
         done = [threading.Event() for _ in range(_AT_ONCE)]  # one for each mailbox
         with self._lock:
@@ -139,7 +142,7 @@ class Timer:
             each.wait(max(0.0, end - self._clock.now()))
 
     def aside(self, job: Callable[[], object]) -> None:
-        """Has it done by another thread, soon; for a host that is adopted."""
+        """Does it on another thread, soon; for a host that is adopted."""
         self._inbox.put(job)
 
     def close(self) -> None:
@@ -155,16 +158,21 @@ class Timer:
         if held:
             more = f" and {len(held) - _NAMED} more" if len(held) > _NAMED else ""
             names = ", ".join(map(repr, held[:_NAMED]))
-            log.warning("%r is closed, and leaves to their ttl: %s%s", self._client, names, more)
+            log.warning(
+                "%r is closed; these locks stay until their ttl ends: %s%s",
+                self._client,
+                names,
+                more,
+            )
         for host in hosts:
             host.stir()
         if thread and thread.ident and thread is not threading.current_thread():
             thread.join(timeout=1)
 
     def release_at_exit(self, seconds: float) -> None:
-        """Gives back what is held and what waits, as far as this time allows."""
+        """Gives back holds and ends waits, as far as this time allows."""
         if self._client.forked or self._closed:
-            return  # it is the parent's; or left to its ttl, and said so
+            return  # they belong to the parent; or a warning was logged already
         now, client = self._clock.now(), self._client
         budget = Budget.of(now, seconds)
         ends = [each for host in list(self._faces) for each in host.release_at_exit(now)]
@@ -172,9 +180,13 @@ class Timer:
             try:
                 drive(end, lambda it: client.perform(it, budget), self._lock, self._clock)
             except DestroyedError:
-                break  # the client was closed, by whoever lent it: left to their ttl
+                break  # the owner of a lent client has closed it: they end with their ttl
             except MicrolockError as error:
-                log.warning("at exit left to their ttl: %d hold(s), %s", len(ends) - number, error)
+                log.warning(
+                    "at exit %d hold(s) are left, and end with their ttl: %s",
+                    len(ends) - number,
+                    error,
+                )
                 break
 
     # The thread.
@@ -193,7 +205,7 @@ class Timer:
     def _patience(self) -> float | None:
         """Seconds to sleep; None: there is nothing to do any more."""
         with self._lock:
-            if self._thread is not threading.current_thread():  # two were started: one is enough
+            if self._thread is not threading.current_thread():  # a second thread was started
                 return None
             at = self._sleeps_until = self._agenda.next
             if at == math.inf and not self._faces and self._inbox.empty():
@@ -208,7 +220,7 @@ class Timer:
         if item is None:
             return
         job = partial(self._give_back, item.host) if isinstance(item, _Face) else item
-        try:  # elsewhere: renewals must not wait for it
+        try:  # on another thread: renewals must not wait for it
             self._client.one(Handlers).submit(next(self._cleaning), job)
         except DestroyedError:
             pass  # the client is closed
@@ -235,7 +247,7 @@ class Timer:
         leases = [(host, lease) for host in due for lease in _do(host.due, now) or ()]
         unanswered = self._renew(leases, now) if leases else set()
         for host in due:
-            # Those that etcd had no time for are the next; their time is the oldest.
+            # Those that etcd had no time for come next: they get the earliest time.
             _do(self._schedule_again, host, 0.0 if host in unanswered else now + agenda.TICK)
 
     def _schedule_again(self, host: Host, earliest: float) -> None:
@@ -245,7 +257,7 @@ class Timer:
                 self._agenda.add(host, max(at, earliest))
 
     def _renew(self, leases: list[tuple[Host, Lease]], now: float) -> set[Host]:
-        """Returns those that etcd had no time for, though it had for others."""
+        """Renews leases. Returns the hosts that etcd had no time for, though it answered others."""
         leases.sort(key=lambda each: each[1].deadline)  # the most urgent first
         hosts = {lease.id: host for host, lease in leases}
         left, answered = dict(hosts), False
@@ -263,34 +275,36 @@ class Timer:
         for lease_id, error in failed.items():
             if host := left.pop(lease_id, None):
                 _do(partial(host.silent, sent=now), lease_id, error)
-        # One silence for all: nobody's loss is to be told late because others were asked first.
+        # If etcd is silent, handle all at once: no loss may be noticed late because of the others.
         heard = answered or left or all(map(is_refusal, failed.values()))
         self._at_once = agenda.BATCH if heard else math.inf
         return set(left.values())
 
     def _ask(self, ask: Ask) -> Answer:
-        """What etcd answers; and the error that is to be told of where it does not."""
+        """The answers of etcd, and the error for leases without an answer."""
         now = self._clock.now()
         most = self._client.timeout if ask.most is None else min(ask.most, self._client.timeout)
         end = now + agenda.patience(ask.leases, now, most)
         try:
             request = KeepAlives(tuple(lease.id for lease in ask.leases))
-            return self._client.perform(request, Budget(end, end)), StoreTimeoutError("no answer")
+            return self._client.perform(request, Budget(end, end)), StoreTimeoutError(
+                "no answer to the renewal"
+            )
         except MicrolockError as failure:
             return {}, failure
         except Exception as failure:
-            log.exception("a renewal with %r failed", self._client)
+            log.exception("a renewal by %r failed", self._client)
             return {}, MicrolockError(f"the renewal failed: {failure!r}")
 
 
 def _do(act: Callable[..., Any], *args: Any) -> Any:
-    """What goes wrong with one does not stop the others from being looked after."""
+    """Calls it, and logs an error, which must not stop the work for other locks."""
     try:
         return act(*args)
     except DestroyedError:
         return None  # the client is closed
     except Exception:
-        log.exception("a lock is not looked after as it should be")
+        log.exception("the renewal thread failed for a lock")
         return None
 
 

@@ -1,4 +1,4 @@
-"""What a user writes in a transaction of the store, checked."""
+"""Checks the arguments and the reply of `Client.transaction`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from microlock.errors import InvalidArgumentError, LockLostError, LossReason
 def checked(guard: object, put: object, delete: object) -> Transaction:
     """The transaction for the arguments of `Client.transaction`.
 
-    Raises InvalidArgumentError, which tells nothing of the data.
+    Raises InvalidArgumentError, whose text contains none of the data.
     """
     if not isinstance(guard, Guard):
         raise InvalidArgumentError(f"guard must be what guard() returns, not {guard!r}")
     if not isinstance(put, Mapping):
-        raise InvalidArgumentError(f"put must be values by their keys, not {_kind(put)}")
+        raise InvalidArgumentError(f"put must map keys to values, but is {_kind(put)}")
     if isinstance(delete, str | bytes) or not isinstance(delete, Iterable):
-        raise InvalidArgumentError(f"delete must be a list of keys, not {_kind(delete)}")
+        raise InvalidArgumentError(f"delete must be a list of keys, but is {_kind(delete)}")
     puts = tuple((_key(key), _bytes("put", value)) for key, value in put.items())
     deletes = tuple(_key(key) for key in delete)
     return Transaction(guard.key, guard.revision, puts, deletes, guard.others)
@@ -40,7 +40,7 @@ def _key(key: object) -> bytes:
 
 
 def _kind(value: object) -> str:
-    """All that an error tells of data."""
+    """All that an error may say about the data."""
     return f"of type {type(value).__name__}"
 
 
@@ -52,4 +52,4 @@ def _bytes(what: str, value: object) -> bytes:
             raise InvalidArgumentError(f"{what} cannot be encoded as UTF-8") from error
     if isinstance(value, bytes):
         return value
-    raise InvalidArgumentError(f"{what} must be str or bytes, not {_kind(value)}")
+    raise InvalidArgumentError(f"{what} must be str or bytes, but is {_kind(value)}")

@@ -15,8 +15,7 @@ from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.several_reads import read
 from microlock.etcd.wire import HAS_LEADER, M, Metadata, Wire
 
-# Seconds that each answer after the first is waited for: one that never comes is not to make the
-# others late.
+# Seconds for each answer after the first: a missing one must not delay the others.
 _SILENCE = 0.7
 
 
@@ -39,10 +38,10 @@ async def attempt(
     """Sends the request once; the reply is as `microlock.core.port` says.
 
     Args:
-        call: that of a `LoopWire`; or one that blocks, and does not suspend.
+        call: the `call` of a `LoopWire`, or one that blocks and does not suspend.
         timeout: seconds.
-        metadata: who calls.
-        repeated: an earlier attempt had no answer, and may be applied yet.
+        metadata: identifies the caller.
+        repeated: an earlier attempt had no answer, and may still be applied.
     """
     sent = clock.now()
     asked = messages.encode(request)
@@ -65,10 +64,9 @@ async def attempt(
 def keep_alives(
     lease_ids: tuple[int, ...], wire: Wire, *, timeout: float, metadata: Metadata
 ) -> dict[int, Lifetime]:
-    """As `attempt` of `KeepAlives`, for more than one, on a thread that blocks: all on one stream.
+    """As `attempt` of `KeepAlives`, for several leases on one stream. It blocks.
 
-    It ends after the last reply: a proxy cancels what it still has to answer of a stream that has
-    ended.
+    The stream ends after the last reply: a proxy drops the open answers of a stream that has ended.
     """
     replies: SimpleQueue[pb.LeaseKeepAliveResponse | MicrolockError] = SimpleQueue()
     sent = clock.now()

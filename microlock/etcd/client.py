@@ -1,4 +1,4 @@
-"""etcd's client, for any number of locks and threads of one process."""
+"""The client of etcd."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from microlock.etcd.wire import Wire
 
 
 class EtcdClient(Client):
-    """What `connect()` returns for an etcd: for any number of locks and threads of one process.
+    """A client of etcd, for any number of locks, threads and event loops of one process.
 
-    Use it as a context manager, `with` or `async with`, or call `close()` or `aclose()`. After
-    `os.fork()` the child needs its own.
+    `connect()` makes it. Use it as a context manager, `with` or `async with`, or call `close()` or
+    `aclose()`. After `os.fork()` the child process needs its own client.
 
     Attributes:
         timeout: seconds that each call of a lock may take.
-        clock: what its locks go by.
+        clock: the clock of its locks.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""`connect()`: what its arguments mean."""
+"""`connect()`: checks its arguments, and makes the client."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def connect(
     server_name: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Client:
-    """A client of etcd for locks. Nothing is sent before the first call of a lock.
+    """Makes a client of etcd for locks. Nothing is sent before the first call of a lock.
 
     Args:
-        endpoints: the members of one cluster, as `host:port`, `host` (port 2379), a URL with
-            http or https, or `unix:path` and `unix-abstract:name`; one of them, several separated
-            by commas, or an iterable. A name is looked up whenever a connection is made.
-            `memory://` is a store of its own in this process, and `memory://name` one for all who
-            connect to that name; of the other arguments they take `timeout`.
-        ca_cert: file with the CA certificates to trust, PEM. TLS is on if this or `cert_cert` is
-            given, or an endpoint is https; without it the CAs that the system trusts are trusted.
-            The files are read again for each connection, so that they can be replaced.
-        cert_key: file with the key of the client's certificate, PEM; for mutual TLS.
-        cert_cert: file with the client's certificate, PEM; for mutual TLS.
-        user: user of etcd; needs `password`. Works without TLS too, where the password can be
-            read on the way. Where authentication is off it does no harm.
-        password: its password.
-        server_name: the name that the members' certificates are for, if not that of the endpoint.
-        timeout: seconds > 0 that each call of a lock may take, trying again included.
+        endpoints: the members of one cluster: one endpoint, several separated by commas, or an
+            iterable. Each is `host:port`, `host` (port 2379), an http or https URL, `unix:path` or
+            `unix-abstract:name`. A host name is looked up for each new connection.
+            Or a store in this process: `memory://` for a new one, `memory://name` to share it by
+            name. It takes no other argument but `timeout`.
+        ca_cert: PEM file with the CA certificates to trust; None: the CAs of the system. TLS is on
+            if `ca_cert` or `cert_cert` is given, or if an endpoint is https. All files are read
+            again for each connection, so you can replace them.
+        cert_key: PEM file with the key of the client's certificate, for mutual TLS.
+        cert_cert: PEM file with the client's certificate, for mutual TLS.
+        user: the etcd user; needs `password`. It works without TLS too, but then the password is
+            readable on the network. It does no harm if etcd's authentication is off.
+        password: the password of `user`.
+        server_name: the name in the members' certificates, if it is not the host of the endpoint.
+        timeout: seconds > 0 that each call of a lock may take, with all its tries.
 
     Raises:
         InvalidArgumentError: an argument is wrong, or a file can't be read.
@@ -61,7 +61,7 @@ def connect(
     if not isinstance(endpoints, str) and isinstance(endpoints, Iterable):
         endpoints = list(endpoints)
     if address := _in_memory(endpoints):
-        from microlock.memory import connect as memory  # who uses etcd has no need of it
+        from microlock.memory import connect as memory  # not needed with etcd
 
         given = {"ca_cert": ca_cert, "cert_key": cert_key, "cert_cert": cert_cert}
         given |= {"user": user, "password": password, "server_name": server_name}
@@ -83,7 +83,7 @@ def connect(
     if server_name is not None:
         server_name = _text("server_name", server_name)
         if not with_tls:
-            raise InvalidArgumentError("server_name is of use with TLS only: ca_cert or https")
+            raise InvalidArgumentError("server_name needs TLS: give ca_cert, or an https endpoint")
     security = None
     if with_tls:
         security = Security(
@@ -100,7 +100,7 @@ def connect(
 
 
 def _in_memory(endpoints: object) -> str | None:
-    """The address of a store in this process, if it is one."""
+    """The `memory://` address, if that is what is given."""
     only = endpoints[0] if isinstance(endpoints, list) and len(endpoints) == 1 else endpoints
     return only if isinstance(only, str) and only.startswith("memory://") else None
 
@@ -112,7 +112,7 @@ def _wire(
         with forks.kept_out:
             from microlock.etcd.wire.sockets import SocketWire
     except ImportError:  # no ngh2 for this Python, or this processor
-        log.info("%s is called through grpcio: ngh2 can't be imported", address.text)
+        log.info("grpcio is used for %s: ngh2 can't be imported", address.text)
         from microlock.etcd.wire.grpcio import dialled
 
         return dialled(address, security, server_name, answered)
@@ -120,12 +120,12 @@ def _wire(
 
 
 def _parse(endpoints: object) -> tuple[list[Address], set[str]]:
-    """The addresses, and the schemes that were named."""
+    """The addresses, and the schemes that were given."""
     if isinstance(endpoints, str):
         endpoints = endpoints.split(",")
     if not isinstance(endpoints, Iterable) or not (given := list(endpoints)):
         raise InvalidArgumentError(f"endpoints must be one or more host:port, not {endpoints!r}")
-    # A password with a comma in it is in two of these.
+    # The comma may be part of a password, which then is in two of these.
     secret = any("@" in unquote(normalize("NFKC", repr(each))) for each in given)
     parsed = [_parse_one(each, secret=secret) for each in given]
     addresses = list(dict.fromkeys(address for address, _ in parsed))
@@ -135,7 +135,7 @@ def _parse(endpoints: object) -> tuple[list[Address], set[str]]:
 def _parse_one(endpoint: object, *, secret: bool) -> tuple[Address, str]:
     named = repr(endpoint)
     if secret:
-        named = "what is given (a user and password are arguments of their own)"
+        named = "the given value (user and password are separate arguments)"
     wrong = InvalidArgumentError(
         f"endpoints: {named} is not host:port, a URL with http(s), unix:path or memory://name"
     )
@@ -150,7 +150,7 @@ def _parse_one(endpoint: object, *, secret: bool) -> tuple[Address, str]:
             raise wrong
         return Address(text, path="\0" + path if kind == "unix-abstract" else path), ""
     port = 0
-    with suppress(ValueError):  # which tells a part of what is given
+    with suppress(ValueError):  # its text would show part of what is given
         url = urlsplit(text if "://" in text else f"//{text}")
         port = DEFAULT_PORT if url.port is None else url.port
     if not port:
@@ -163,7 +163,7 @@ def _parse_one(endpoint: object, *, secret: bool) -> tuple[Address, str]:
 
 
 def _file(argument: str, path: object) -> str | None:
-    """The path, of a file that can be read."""
+    """The path of a file that can be read."""
     if path is None:
         return None
     if not isinstance(path, str | Path):
@@ -172,22 +172,22 @@ def _file(argument: str, path: object) -> str | None:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        # Its text has the path once more.
+        # `from None`: the text of OSError has the path again.
         raise InvalidArgumentError(f"{argument}: {shown(path)} can't be read: {why}") from None
     if not content:
         raise InvalidArgumentError(f"{argument}: {shown(path)} is empty")
     return str(path)
 
 
-# What is in a URL with a password, in PEM, in settings.
+# These are in a URL with a password, in a PEM file, in settings.
 _SECRET = re.compile(r"@|-----|\\n|passw", re.IGNORECASE)
 
 
 def shown(value: object) -> str:
-    """What an error may show of an argument: nothing that could be a password or a key."""
+    """An argument as an error may show it: without anything that could be a password or a key."""
     text = repr(value)
     if len(text) > 256 or _SECRET.search(text):
-        return f"what is given, a {type(value).__name__}"
+        return f"the given {type(value).__name__}"
     return text
 
 

@@ -1,5 +1,7 @@
-"""The `EtcdClient` of what a user has: ours, or one for the client of another library, which lends
-its channels, its metadata and its timeout."""
+"""The client for the `etcd` argument of a lock.
+
+It is ours, or one that borrows the channels, metadata and timeout of another library's client.
+"""
 
 from __future__ import annotations
 
@@ -24,36 +26,36 @@ _lent: WeakKeyDictionary[Any, EtcdClient] = WeakKeyDictionary()
 
 
 def client_of(etcd: object) -> Client:
-    """The client for what a user has: the same one for the same object.
+    """The client for the `etcd` argument of a lock: the same one for the same object.
 
     A client of python-etcd3 or etcd-sdk-python lends its channels, its metadata and its timeout.
 
     Raises:
-        ClientRequiredError: it is none of these.
+        ClientRequiredError: it is no client.
     """
     if isinstance(etcd, Client):
         return etcd
-    with suppress(TypeError):  # what can't be a key is no client, which is told below
+    with suppress(TypeError):  # not hashable, so no client: an error follows below
         if known := _lent.get(etcd):
             return known
-    # No lock: a signal's handler may come here on the same thread. Of two clients made at the same
-    # time the first is everybody's; the other one has started nothing.
+    # No mutex: a signal handler may come here on the same thread. Of two clients made at the same
+    # time the first one wins; the other has started nothing.
     return _lent.setdefault(etcd, _borrow(etcd, _lent_wires(etcd)))
 
 
 def _lent_wires(etcd: object) -> list[GrpcWire]:
-    # Told by what they have, so that neither library needs to be there.
+    # Recognised by their attributes: neither library needs to be installed.
     channels: dict[object, Any]
     members = getattr(etcd, "endpoints", None)
     if isinstance(members, Mapping):  # etcd-sdk-python: one channel for each endpoint
         channels = {name: getattr(member, "channel", None) for name, member in members.items()}
     else:  # python-etcd3
         channels = {getattr(etcd, "_url", "etcd"): getattr(etcd, "channel", None)}
-    grpc = sys.modules.get("grpc")  # who has a channel has imported it
+    grpc = sys.modules.get("grpc")  # imported already, if this is a channel
     if not (channels and grpc and all(isinstance(c, grpc.Channel) for c in channels.values())):
         raise ClientRequiredError(
-            "etcd must be what microlock.connect() returns, or a client of python-etcd3 or "
-            f"etcd-sdk-python (no asyncio, no HTTP gateway), not {shown(etcd)}"
+            "etcd must be a client from microlock.connect(), or a gRPC client of python-etcd3 or "
+            f"etcd-sdk-python, not {shown(etcd)}"
         )
     from microlock.etcd.wire.grpcio import GrpcWire
 
@@ -61,7 +63,7 @@ def _lent_wires(etcd: object) -> list[GrpcWire]:
 
 
 def _borrow(etcd: Any, wires: Sequence[GrpcWire]) -> EtcdClient:
-    owner = ref(etcd)  # a strong one would keep it, and this client with it, for ever
+    owner = ref(etcd)  # a strong reference would keep both for ever
 
     def metadata() -> Metadata:
         return tuple(getattr(owner(), "metadata", None) or ())

@@ -1,4 +1,4 @@
-"""What every call carries to say who calls."""
+"""The metadata that identifies the caller, and logins to get it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from microlock.etcd.off_main_thread import OffMainThread
 from microlock.etcd.translate import Refusal, refusal
 from microlock.etcd.wire import Metadata, Wire
 
-# Seconds that a login may take, whoever still waits for it: etcd compares passwords slowly, and
-# what it gives is of use to the next who asks.
+# Seconds for a login, even if nobody waits for it any more: etcd compares passwords slowly, and the
+# next caller can use the token.
 _PATIENCE = 10.0
 
 _NOBODY: Metadata = ()
@@ -31,18 +31,18 @@ _NOBODY: Metadata = ()
 
 class Identity(Protocol):
     def known(self) -> Metadata | None:
-        """What to send along; None: `log_in` tells. Never blocks."""
+        """The metadata to send; None: a login is needed. Never blocks."""
 
     def log_in(self, wire: Wire, timeout: float) -> Metadata:
-        """What to send along, as the member at `wire` says within `timeout` seconds. Who asks at
-        the same time shares one login. Raises a MicrolockError."""
+        """Logs in at a member within `timeout` seconds, and returns the metadata to send. Callers
+        at the same time share one login. Raises a MicrolockError."""
 
     def drop(self, metadata: Metadata) -> bool:
-        """etcd refused this. Returns whether a login may give another."""
+        """etcd refused this metadata. Returns whether a login may give another."""
 
 
 class Given:
-    """Metadata that somebody else answers for; none by default."""
+    """Metadata that comes from elsewhere; none by default."""
 
     def __init__(self, metadata: Callable[[], Metadata] = tuple) -> None:
         self._metadata = metadata
@@ -58,18 +58,19 @@ class Given:
 
 
 class Login:
-    """A user with a password. The token they give is renewed when etcd no longer takes it, and none
-    is sent where etcd does not ask who calls.
+    """A user with a password. It logs in again when etcd no longer accepts its token, and sends
+    none if etcd's authentication is off.
 
-    It travels as metadata, so it works without TLS too, where gRPC sends no call credentials.
+    The token is sent as metadata, so this works without TLS too, where gRPC sends no call
+    credentials.
     """
 
     def __init__(self, user: str, password: str) -> None:
         self._user = user
         self._password = password
         self._known: Metadata | None = None
-        # Of the logins under way, by the address of the member. An interrupt could leave it taken;
-        # on another thread than the main one none comes.
+        # Guards the running logins, by the address of the member. An interrupt could leave it
+        # locked, so the main thread, where interrupts come, never takes it.
         self._lock = threading.Lock()
         self._under_way: dict[str, _Outcome] = {}
         self._off_main_thread = OffMainThread()
@@ -87,12 +88,12 @@ class Login:
         return outcome.metadata
 
     def drop(self, metadata: Metadata) -> bool:
-        if metadata == self._known:  # or another thread has a new one already
+        if metadata == self._known:  # otherwise another thread has a new one already
             self._known = None
         return True
 
     def _begin(self, wire: Wire, timeout: float) -> _Outcome:
-        """The login that is under way at this member, or a new one, or what has come meanwhile."""
+        """The running login at this member, or a new one, or the metadata that came meanwhile."""
         outcome = _Outcome()
         with self._lock:
             if under_way := self._under_way.get(wire.address):
@@ -113,7 +114,7 @@ class Login:
             outcome.metadata = self._ask(wire, timeout)
         except MicrolockError as error:
             outcome.error = error
-        except Exception as error:  # noqa: BLE001  whoever waits learns of it
+        except Exception as error:  # noqa: BLE001  the waiters get it
             outcome.error = StoreUnavailableError(f"the login at {wire.address} failed: {error!r}")
         with self._lock:
             if outcome.metadata is not None:
@@ -128,14 +129,14 @@ class Login:
                 AUTHENTICATE, request, pb.AuthenticateResponse, timeout=timeout, metadata=()
             )
         except StoreAuthenticationError as error:
-            if refusal(error) is Refusal.OFF:  # as etcdctl, which does not say who calls then
+            if refusal(error) is Refusal.OFF:  # then send no token, as etcdctl
                 return _NOBODY
             raise
         return (("token", reply.token),)
 
 
 class _Outcome:
-    """Of a login: what to send along, or an error, once it is there."""
+    """The outcome of a login: metadata or an error, once `there` is set."""
 
     def __init__(self) -> None:
         self.there = ReentrantEvent()

@@ -1,4 +1,4 @@
-"""Requests as etcd's messages, and etcd's replies as ours."""
+"""Encodes requests as etcd's messages, and decodes etcd's replies."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TIME_TO_LIVE = "/etcdserverpb.Lease/LeaseTimeToLive"
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
 
-# Keys of the range of a lock that are read to find its oldest entry: enough, unless this many
+# So many keys of a lock's range are read to find its oldest entry. That is enough unless this many
 # nested names are older.
 OLDEST = 16
 # An int64: a semaphore may be of any limit.
@@ -56,9 +56,9 @@ Asked = tuple[str, Message, type[Any]]
 
 
 def encode(request: Request | Transaction) -> Asked | None:
-    """Of what is one call to etcd. None: it only reads, and takes several (`several_reads`)."""
+    """The call for a request. None: it needs several reads instead (`several_reads`)."""
     match request:
-        # These two are what a cycle of a lock is made of, and cases are looked at one by one.
+        # The two requests of a cycle come first, because cases are checked one by one.
         case Enter():
             return _enter(request)
         case Leave(entry, token, others):
@@ -68,8 +68,8 @@ def encode(request: Request | Transaction) -> Asked | None:
         case Grant(lease_id, ttl):
             return GRANT, pb.LeaseGrantRequest(ID=lease_id, TTL=ttl), pb.LeaseGrantResponse
         case KeepAlive(lease_id) | KeepAlives((lease_id,)):
-            # A stream in etcd's API. One request and one reply of it are on the wire as a call,
-            # whose request ends late, and a call can be interrupted safely.
+            # In etcd's API this is a stream. On the wire, one request and one reply look like a
+            # call whose request ends late, and a call can be interrupted safely.
             return KEEP_ALIVE, keep_alive(lease_id), pb.LeaseKeepAliveResponse
         case Revoke(lease_id):
             return REVOKE, pb.LeaseRevokeRequest(ID=lease_id), pb.LeaseRevokeResponse
@@ -107,7 +107,7 @@ def encode(request: Request | Transaction) -> Asked | None:
     raise AssertionError(f"{request!r} is more than one call")
 
 
-@lru_cache(maxsize=1024)  # an object asks for the same each time, as long as it has its lease
+@lru_cache(maxsize=1024)  # an object sends the same request as long as it has its lease
 def _enter(request: Enter) -> tuple[str, Message, type[Any]]:
     puts, guards, otherwise = [], [], []
     for lock, entry in _all(request):
@@ -120,7 +120,7 @@ def _enter(request: Enter) -> tuple[str, Message, type[Any]]:
 
 
 def _all(request: Enter | Join) -> Others:
-    """The locks that it is about, and my entries there."""
+    """The locks of a request, and my entries there."""
     return (request.lock, request.entry), *request.others
 
 
@@ -129,20 +129,20 @@ def _seen(request: Enter) -> int:
 
 
 def _reads(lock: bytes, entry: bytes, limit: int) -> list[Part]:
-    """Of the lock, oldest first, and of the entry, if that is not within its range."""
+    """Reads the lock, oldest first, and the entry if it is outside of the lock's range."""
     read: list[Part] = [{"request_range": _oldest(lock, limit)}]
     return [*read, get(entry)] if _beside(lock, entry) else read
 
 
 def _beside(lock: bytes, entry: bytes) -> bool:
-    """Whether the entry is not within the range of the lock."""
+    """Whether the entry is outside of the lock's range."""
     return not entry.startswith(range_of(lock))
 
 
 def decode(
     request: Request | Transaction, reply: Any, sent: float, at: float, *, repeated: bool
 ) -> Any:
-    """What etcd's reply says, which came at this moment, to what was sent at that one."""
+    """The reply to a request that was sent at `sent`; etcd's reply came at `at`."""
     match request:
         case Enter():
             return _entered(request, reply, at, repeated)
@@ -199,7 +199,7 @@ def _joined(request: Join, reply: pb.TxnResponse, at: float, repeated: bool) -> 
     else:
         for lock, entry, there, beside in _read_of(request, reply):
             mine = _named(entry, there, beside)
-            if mine is None or not mine.lease_id:  # a user's own key is there
+            if mine is None or not mine.lease_id:  # a user's own key has that name
                 return Joined(None, (), at, repeated)
             token = mine.create_revision
             before += entries(lock, there)
@@ -210,7 +210,7 @@ def _joined(request: Join, reply: pb.TxnResponse, at: float, repeated: bool) -> 
 def _read_of(
     request: Enter | Join, reply: pb.TxnResponse
 ) -> Iterator[tuple[bytes, bytes, tuple[KeyValue, ...], tuple[KeyValue, ...]]]:
-    """What `_reads` has found: of each lock, and of my entry if that is not in its range."""
+    """The results of `_reads`: for each lock, and for my entry if it is outside of the range."""
     found = iter(_ranges(reply))
     for lock, entry in _all(request):
         yield lock, entry, next(found), next(found) if _beside(lock, entry) else ()
@@ -225,7 +225,7 @@ def _named(name: bytes, *found: tuple[KeyValue, ...]) -> KeyValue | None:
 
 
 def _ranges(reply: pb.TxnResponse) -> list[tuple[KeyValue, ...]]:
-    """What each read of the transaction has found."""
+    """The result of each read in the transaction."""
     return [
         keys(each.response_range) for each in reply.responses if each.HasField("response_range")
     ]
@@ -243,7 +243,7 @@ def key_value(kv: pb.KeyValue) -> KeyValue:
     return KeyValue(kv.key, kv.value, kv.create_revision, kv.lease)
 
 
-# Parts of a transaction, as dicts: protobuf makes messages of them faster than Python does.
+# Parts of a transaction are dicts: protobuf makes messages of them faster than Python code.
 Part = dict[str, Any]
 
 
@@ -282,8 +282,8 @@ def _delete(name: bytes) -> Part:
 
 
 def _none_since(lock: bytes, revision: int) -> Part:
-    """No key of the range of the lock was created after this revision."""
-    # No key is as if created at revision 0; a range is compared key by key.
+    """True if no key in the lock's range was created after this revision."""
+    # A range is compared key by key; an empty one counts as created at revision 0.
     return all_of(range_of(lock)) | {
         "target": pb.Compare.CREATE,
         "result": pb.Compare.LESS,
@@ -292,7 +292,7 @@ def _none_since(lock: bytes, revision: int) -> Part:
 
 
 def _created(name: bytes, revision: int) -> Part:
-    """The key was created at this revision; at 0, if it does not exist."""
+    """True if the key was created at this revision; 0: if it does not exist."""
     return {"target": pb.Compare.CREATE, "key": name, "create_revision": revision}
 
 

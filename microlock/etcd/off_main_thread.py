@@ -1,7 +1,7 @@
-"""Calls of the main thread, made on another one.
+"""Makes the calls of the main thread on another thread.
 
-Signals arrive on the main thread alone. One whose handler raises, as Ctrl-C does, may leave a lock
-of grpcio's behind for ever: every other thread that uses the channel then hangs.
+Python handles signals on the main thread only. If a handler raises, as at Ctrl-C, a mutex of grpcio
+may stay locked for ever, and every other thread that uses the channel hangs.
 """
 
 from __future__ import annotations
@@ -28,25 +28,24 @@ class OffMainThread:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]] | None] = SimpleQueue()
         self._idle: SimpleQueue[None] = SimpleQueue()  # one item for each thread without a job
-        # Not before: somebody may still call, also of a wire that is closed, and while the
+        # Only when this is dropped: calls may still come on a closed wire, and while the
         # interpreter exits.
         finalize(self, self._jobs.put, None).atexit = False
 
     def run(self, call: Callable[[], T], *, patience: float = 60) -> T:
-        """What the call returns or raises; one of the main thread is made on another.
+        """Makes the call, for the main thread on another thread, and returns its result.
 
-        A call that is not back after `patience` seconds raises NotBackError.
+        A call that has not returned after `patience` seconds raises NotBackError.
         """
         if threading.get_ident() != threading.main_thread().ident:
             return call()
         return self.aside(call, patience=patience)
 
     def aside(self, call: Callable[[], T], *, patience: float = 60) -> T:
-        """As `run`, on another thread whoever calls. An interrupt ends the wait for it, and not the
-        call."""
+        """As `run`, on another thread for any caller. An interrupt ends the wait, not the call."""
         try:
             self._idle.get_nowait()
-        except Empty:  # none yet; or an interrupted call is still under way
+        except Empty:  # there is none yet, or an interrupted call still runs
             try:
                 Daemon("microlock-calls", _work, self._jobs, self._idle).start()
             except RuntimeError:  # too many threads, or the interpreter exits
@@ -62,7 +61,7 @@ class OffMainThread:
         try:
             raise error
         finally:
-            del error  # or it would keep itself, by its traceback
+            del error  # or it would keep itself alive, by its traceback
 
 
 def _work(jobs: SimpleQueue[Any], idle: SimpleQueue[None]) -> None:
@@ -70,9 +69,9 @@ def _work(jobs: SimpleQueue[Any], idle: SimpleQueue[None]) -> None:
         call, outcome = job
         try:
             answer: tuple[Any, BaseException | None] = (call(), None)
-        except BaseException as error:  # noqa: BLE001  it goes on to who waits
+        except BaseException as error:  # noqa: BLE001  the waiting thread gets it
             answer = None, error
         idle.put(None)
         outcome.put(answer)
-        del job, call, outcome, answer  # or the thread would keep them until the next one comes
+        del job, call, outcome, answer  # or the thread would keep them alive until the next job
     jobs.put(None)  # for the other threads

@@ -1,4 +1,4 @@
-"""The members of one etcd, for the tasks of one loop of asyncio."""
+"""The members of one etcd, for the tasks of one asyncio loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EtcdLoopStore:
     ) -> Coroutine[Any, Any, Any]:
         call = self._wires[member].call
 
-        # Of many leases only one is kept alive at a time: the threads do that.
+        # Keep-alives of many leases do not come here: the client's thread sends those.
         def send(metadata: Metadata, left: float) -> Coroutine[Any, Any, Any]:
             return attempt(request, call, timeout=left, metadata=metadata, repeated=repeated)
 

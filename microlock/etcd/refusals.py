@@ -1,5 +1,5 @@
-"""What follows when etcd refuses who calls: the same again, a new login, or an error. Decided once
-for the face that blocks and for the one that must not."""
+"""Decides what follows when etcd refuses the caller's identity: the same again, a new login, or an
+error. Both faces use it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from microlock.etcd.login import Identity
 from microlock.etcd.translate import Refusal, refusal
 from microlock.etcd.wire import Metadata
 
-# So many new tokens in a row that etcd does not know, and it is no accident any more.
+# After so many new tokens in a row that etcd does not know, another login would not help.
 _FRESH = 3
 
 
@@ -22,15 +22,15 @@ class Then(enum.Enum):
     """What follows a refusal."""
 
     AGAIN = "the same again"
-    ANEW = "again, with what a new login gives"
+    ANEW = "again, after a new login"
     FINAL = "the error"
 
 
 class Refusals:
-    """Those of one attempt at a request.
+    """The refusals of one attempt at a request.
 
     Attributes:
-        count: how many there were, for the pause before the next try: the first needs none.
+        count: their number, for the pause before the next try; after the first there is no pause.
     """
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ class Refusals:
         self._unknown = 0  # new tokens in a row that etcd did not know
 
     def then(self, error: StoreAuthenticationError, metadata: Metadata, *, fresh: bool) -> Then:
-        """What follows this one.
+        """What follows this refusal.
 
         Args:
-            metadata: what was sent.
-            fresh: it is the outcome of a login since the attempt began.
+            metadata: the metadata that was sent.
+            fresh: it comes from a login since the attempt began.
         """
         self.count += 1
-        if refusal(error) is Refusal.OLD:  # users or roles have changed: passing, however often
+        if refusal(error) is Refusal.OLD:  # users or roles have changed: always temporary
             self._unknown = 0
             return Then.ANEW if _has_revision(metadata) else Then.AGAIN
         self._unknown += fresh
@@ -60,15 +60,15 @@ async def attempt(
     log_in: Callable[[float], Awaitable[Metadata]],
     pause: Callable[[float], Awaitable[object]],
 ) -> Any:
-    """One attempt at a request, until there is a reply. Awaits nothing but what it is given.
+    """One attempt at a request, until there is a reply. It awaits only the functions given.
 
     Args:
         timeout: seconds.
-        send: sends it with this, and waits so many seconds for the reply.
-        log_in: logs in within so many seconds; returns what to send along.
+        send: sends the request with this metadata, and waits so many seconds for the reply.
+        log_in: logs in within so many seconds, and returns the metadata to send.
         pause: waits so many seconds.
 
-    Raises a StoreError: the refusal that is final, or that the time is over.
+    Raises a StoreError: the final refusal, or a timeout.
     """
     end = clock.now() + timeout
     refusals: Refusals | None = None  # until there is one
@@ -96,10 +96,10 @@ async def attempt(
 
 
 def too_late(error: StoreAuthenticationError) -> StoreError:
-    """In place of a refusal that is not final, when there is no time for another try."""
+    """The error for a refusal that is not final, when there is no time for another try."""
     return StoreUnavailableError(str(error))
 
 
 def _has_revision(metadata: Metadata) -> bool:
-    """A simple token is a name for what etcd knows; one of JWT says of which revision it is."""
+    """Whether the token is a JWT, which contains its revision. A simple token is only a name."""
     return any(name == "token" and value.count(".") == 2 for name, value in metadata)

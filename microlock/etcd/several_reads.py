@@ -1,7 +1,7 @@
-"""What takes several reads, all as of one revision.
+"""Requests that take several reads, all as of one revision.
 
-A transaction that only reads would do it in one request. But one whose caller goes away in the
-middle of it can end the member that reads, before etcd 3.4.23 and 3.5.7.
+One read-only transaction could do it. But before etcd 3.4.23 and 3.5.7 such a transaction can crash
+the member if its caller goes away in the middle.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.translate import compacted
 
-# So many names are read at a time.
+# The number of names in one read.
 PAGE = 10_000
-# So many entries at a time: 2 MB, if all node ids are as long as they may be.
+# The number of entries in one read: 2 MB, if all node ids have their maximum length.
 ENTRIES = 500
 
 # Takes a method, a message and the class of the reply.
@@ -43,7 +43,7 @@ async def read(request: Any, ask: Ask) -> Any:
                     return found.revision if len(standing) == 1 + len(others) else None
             raise AssertionError(f"{request!r} is one call, or changes something")
         except StoreError as error:
-            if not compacted(error):  # else that revision is forgotten by now
+            if not compacted(error):  # otherwise again: that revision was compacted meanwhile
                 raise
 
 

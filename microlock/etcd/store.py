@@ -1,4 +1,4 @@
-"""The members of one etcd: the wires to them, and who calls."""
+"""The members of one etcd: the wires to them, and the identity of the caller."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class EtcdStore:
-    """A `Store`, as `microlock.engine.client` has it."""
+    """The `microlock.engine.client.Store` for etcd."""
 
     def __init__(self, wires: Sequence[Wire], identity: Identity) -> None:
         self._wires = {wire.address: wire for wire in wires}

@@ -1,4 +1,4 @@
-"""What a failure of a call means, as an error of ours; the only place that knows etcd's texts.
+"""Turns the failure of a call into an error of ours. The only place that knows etcd's texts.
 
 The texts of etcd are those of api/v3rpc/rpctypes/error.go, the same in 3.4 to 3.6.
 """
@@ -34,16 +34,16 @@ _BY_TEXT: tuple[tuple[str, type[StoreError]], ...] = (
     ("too many requests", StoreUnavailableError),
     ("not supported for learner", StoreUnavailableError),  # another member does it
 )
-# What a member says, or a proxy, that stops in the middle of a call; by the status UNKNOWN.
+# The texts of a member or a proxy that stops in the middle of a call, with the status UNKNOWN.
 _STOPPING = ("context canceled", "raft: stopped", "raft proposal dropped")
 
 
 class Refusal(enum.Enum):
-    """Why etcd refuses who calls, where it matters for what follows."""
+    """Why etcd refuses the caller's identity, as far as that decides what follows."""
 
-    OFF = "it does not ask who calls"
+    OFF = "authentication is off"
     OLD = "users or roles have changed meanwhile"
-    OTHER = "no token, or one that it does not know"
+    OTHER = "no token, or one that etcd does not know"
 
 
 _REFUSALS = {
@@ -52,7 +52,7 @@ _REFUSALS = {
     "revision in header is old": Refusal.OLD,
 }
 
-# Characters of another's text in a message of ours, which is to be two lines at the most.
+# The most characters of the server's text in a message, so that it stays short.
 _ROOM = 140
 
 
@@ -64,16 +64,16 @@ def translate(
     answered: bool = False,
     may_have_happened: bool = True,
 ) -> StoreError:
-    """What the failure of a call means that was made on a connection.
+    """The error for a failed call on a connection.
 
     Args:
-        status: a name of gRPC's status codes.
-        details: the text beside it.
-        address: where it was sent, for the message.
-        answered: whether this address ever gave an answer. What stands in its place then, as the
-            page of a balancer whose members are down, will go again.
-        may_have_happened: False if the call was never sent, or surely not processed. True says
-            nothing: it goes by the status.
+        status: the name of gRPC's status code.
+        details: gRPC's message.
+        address: the address of the member, for the message.
+        answered: whether this address ever answered as etcd. If so, another server in its place is
+            temporary, such as the page of a balancer whose members are down.
+        may_have_happened: False: the call was never sent, or certainly not processed. True: the
+            status decides.
     """
     shown = f"{status}: {short(details)}"
     for text, kind in _BY_TEXT:
@@ -102,21 +102,20 @@ def translate(
 
 
 def not_connected(error: BaseException, address: str, *, answered: bool) -> StoreError:
-    """Why no connection was made; nothing was sent.
+    """The error for a connection that could not be made; nothing was sent.
 
     Args:
-        answered: whether this address ever gave an answer.
+        answered: whether this address ever answered as etcd.
     """
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-        # What Go says of files that are being replaced, and don't belong together.
+        # Go sends this while certificate and key are being replaced, and don't belong together.
         passing = answered and getattr(error, "reason", None) == "TLSV1_ALERT_INTERNAL_ERROR"
         kind = StoreUnavailableError if passing else StoreTlsError
         return kind(f"no TLS connection to {address} ({short(_of_tls(error))})")
     reason = short(getattr(error, "strerror", None) or str(error) or repr(error))
     if isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError) and not answered:
-        # What a server with TLS does to a client without, and the other way round; but so does a
-        # proxy with nothing behind it yet. Nobody knows which, so it is tried again for as long as
-        # there is time.
+        # This happens if only one side uses TLS, but also at a proxy whose etcd is not there yet.
+        # So it is tried again until the time is over.
         return closes_at_once(address, reason)
     if isinstance(error, TimeoutError):
         return StoreTimeoutError(f"no connection to {address} ({reason})")
@@ -126,51 +125,51 @@ def not_connected(error: BaseException, address: str, *, answered: bool) -> Stor
 
 
 def _of_tls(error: ssl.SSLError) -> str:
-    """What OpenSSL means: its text has names of its source around it."""
+    """The text of OpenSSL, without the names of its source files."""
     reason = getattr(error, "reason", None) or ""  # OpenSSL's own have one
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate: {error.verify_message}"
     if reason == "WRONG_VERSION_NUMBER":
-        return "what answers there speaks no TLS"
+        return "the server does not use TLS"
     text = re.sub(r"^\[.*?\] | \(_ssl\.c:\d+\)$", "", error.strerror or str(error))
     if "ALERT" not in reason:
         return text
-    # With TLS 1.3 "bad certificate" is what a server says that got none.
-    hint = "; does it want another cert_cert?" if re.search("CERTIFICATE|_CA$", reason) else ""
+    # With TLS 1.3 a server that got no certificate says "bad certificate".
+    hint = "; it may need another cert_cert" if re.search("CERTIFICATE|_CA$", reason) else ""
     return f"the server says: {text}{hint}"
 
 
 def not_http2(address: str, reason: str, *, answered: bool) -> StoreError:
     if answered:
         return StoreUnavailableError(f"{address} does not speak HTTP/2 now ({reason})")
-    return WrongServerError(f"{address} does not speak HTTP/2, so is not etcd ({reason})")
+    return WrongServerError(f"{address} is not etcd: it does not speak HTTP/2 ({reason})")
 
 
 def closes_at_once(address: str, reason: str) -> StoreError:
     return StoreTimeoutError(
-        f"{address} closes each connection at once; is it starting, or is TLS on at one side "
-        f"only? ({reason})"
+        f"{address} closes each connection at once: it is still starting, or only one side "
+        f"uses TLS ({reason})"
     )
 
 
 def short(details: str) -> str:
-    """What a message has room for: its text is whatever the other side sends."""
+    """A text of the other side, made short and printable."""
     shown = "".join(each if each.isprintable() else " " for each in details[: 2 * _ROOM])
     return shown if len(shown) <= _ROOM else shown[: _ROOM - 1] + "…"
 
 
 def refuses(reason: str) -> bool:
-    """Whether etcd ends a watch for what the user is, or may do."""
+    """Whether etcd ends a watch because of the login or the user's permissions."""
     refusals = (StoreAuthenticationError, StorePermissionError)
     return any(text in reason for text, kind in _BY_TEXT if kind in refusals)
 
 
 def compacted(error: StoreError) -> bool:
-    """Whether etcd has forgotten the revision that was asked for."""
+    """Whether the requested revision is compacted."""
     return "required revision has been compacted" in str(error)
 
 
 def refusal(error: StoreAuthenticationError) -> Refusal:
-    """Why etcd refused who calls."""
+    """Why etcd refused the caller's identity."""
     texts = (kind for text, kind in _REFUSALS.items() if text in str(error))
     return next(texts, Refusal.OTHER)

@@ -1,4 +1,4 @@
-"""etcd's stream of watches, and what it tells, in our words."""
+"""etcd's watch stream; decodes its replies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WATCH = "/etcdserverpb.Watch/Watch"
 
 
 class EtcdWatching:
-    """etcd's stream of watches; see `microlock.engine.client.Watching`."""
+    """The `microlock.engine.client.Watching` for etcd."""
 
     def __init__(self, stream: Stream, member: str) -> None:
         self.member = member

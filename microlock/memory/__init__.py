@@ -1,1 +1,1 @@
-"""An etcd in this process: for tests, for trying things, and for a service without one."""
+"""A simulated etcd in this process: for tests, for trying out, and for a service without etcd."""

@@ -1,4 +1,4 @@
-"""`connect("memory://name")`: which store that is."""
+"""`connect("memory://name")`: finds or makes the store with this name."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class Named(Store, Protocol):
     def clock(self) -> Clock: ...
 
 
-# What was made by `connect()` stays as long as the process, as a server does.
+# Stores that `connect()` has made stay as long as the process, like a server.
 _made: dict[str, Named] = {}
 _known: WeakValueDictionary[str, Named] = WeakValueDictionary()
 
-if hasattr(os, "register_at_fork"):  # a child has none of its parent's
+if hasattr(os, "register_at_fork"):  # a forked child does not share its parent's stores
     os.register_at_fork(after_in_child=_known.clear)
     os.register_at_fork(after_in_child=_made.clear)
 
 
 def connect(address: str, *, timeout: float) -> Client:
-    """A client of the store of this address, which is made if there is none.
+    """A client of the store at this address, which is made if there is none.
 
     Args:
-        address: `memory://` for one of its own, or `memory://name`.
+        address: `memory://` for a new store, or `memory://name`.
         timeout: seconds.
 
     Raises:
@@ -60,5 +60,5 @@ def connect(address: str, *, timeout: float) -> Client:
 
 
 def publish(address: str, store: Named) -> None:
-    """Has it found by this address as long as anybody keeps it."""
+    """Makes a store available at this address, as long as it is referenced elsewhere."""
     _known[address] = store

@@ -1,4 +1,4 @@
-"""The thread that ends leases while somebody watches: all others look for themselves."""
+"""The thread that ends leases in time for watches. Requests end due leases themselves."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from microlock.engine.threads import Daemon
 if TYPE_CHECKING:
     from microlock.memory.store import Memory
 
-# The longest sleep: the clock that it sleeps by stands still while the machine is suspended.
+# The longest sleep: a sleep stands still while the machine is suspended, and leases don't.
 _NAP = 5.0
 
 log = logging.getLogger("microlock")
 
 
 class Expiry:
-    """Ends the leases of a store in time, while there are any and anything is watched."""
+    """Ends the leases of a store in time, while there are leases and watches."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -31,7 +31,7 @@ class Expiry:
         self._sleeps_until = 0.0
 
     def plan(self) -> None:
-        """A lease may have come, or a watch. Not under the lock."""
+        """Call it after a lease or a watch may have been added, not under the lock."""
         at = self._memory.state.next_end
         if self._thread:
             if at < self._sleeps_until or not self._memory.watched:
@@ -49,14 +49,17 @@ class Expiry:
             self._clock.start(thread)
         except RuntimeError:  # too many threads, or the interpreter exits
             self._thread = None
-            log.exception("watches of %s learn late of leases that end", self._memory.address)
+            log.exception(
+                "no thread can be started: watches of %s see expired leases late",
+                self._memory.address,
+            )
 
     def _run(self) -> None:
         while (patience := self._patience()) is not None:
             try:
                 self._inbox.get(timeout=patience)
             except Empty:
-                self._memory.change(lambda _: None)  # which ends them
+                self._memory.change(lambda _: None)  # ends due leases
 
     def _patience(self) -> float | None:
         """Seconds to sleep; None: there is nothing to do any more."""

@@ -1,11 +1,10 @@
-"""What an etcd holds, and how it answers: no thread, no lock, no clock; time is told to it.
+"""The content of an etcd, and its answers. No thread, mutex or clock: the time is an argument.
 
-That it answers as etcd does is held by tests/integration/test_differential.py.
+tests/integration/test_differential.py checks that it answers as etcd does.
 
-A request may be interrupted on any line, by Ctrl-C or by the handler of a signal, which may ask
-something itself. So a request decides first what is to be changed, and changes nothing; then all of
-that happens in one call to C, where no interrupt comes. If something else was changed meanwhile, it
-decides again.
+Ctrl-C, or a signal handler that makes a request itself, may interrupt a request on any line. So a
+request first decides what to change, without changing anything. Then all changes happen in one call
+to C, where no interrupt comes. If something else has changed meanwhile, the request decides again.
 """
 
 from __future__ import annotations
@@ -46,22 +45,22 @@ from microlock.core.port import (
 from microlock.core.queue import entries
 from microlock.errors import LeaseNotFoundError, StoreError
 
-# As on etcd, so many keys of the range of a lock are looked at to find its oldest entry, where a
-# few are enough: what is hidden behind older nested names there is hidden here.
+# As on etcd, so many keys of a lock's range are read to find its oldest entry. So entries behind
+# older nested names are missed here too.
 OLDEST = 16
-# etcd's --max-txn-ops, where nobody has changed it.
+# etcd's default of --max-txn-ops.
 MAX_OPERATIONS = 128
-# So many changes are remembered, for watches that begin in the past.
+# The number of changes that are kept, for watches that begin in the past.
 REMEMBERED = 10_000
 
 Steps = list[partial[Any]]
-# A name, what is put there (None: it is deleted), and the lease.
+# A name, its new value (None: delete it), and the lease.
 Change = tuple[bytes, bytes | None, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A lease: when it ends if nothing renews it, and the keys that live by it."""
+    """A lease: when it ends unless it is renewed, and its keys."""
 
     ttl: int
     end: float
@@ -69,10 +68,10 @@ class Granted:
 
 
 class CompactedError(StoreError):
-    """What happened at that revision is forgotten.
+    """The requested revision is compacted.
 
     Attributes:
-        revision: what happened from there on is known.
+        revision: the first revision that is still known.
     """
 
     def __init__(self, revision: int) -> None:
@@ -81,13 +80,13 @@ class CompactedError(StoreError):
 
 
 class State:
-    """What an etcd holds.
+    """The content of an etcd.
 
     Attributes:
-        now: its clock, in seconds; it moves by `pass_time` and `go_to` alone.
+        now: its clock, in seconds; only `pass_time` and `go_to` move it.
         floor: the shortest ttl that it grants.
-        keys, leases: by their names and ids.
-        history: the last changes, those of one revision together, in order.
+        keys, leases: by name, and by id.
+        history: the last changes in order, those of one revision together.
     """
 
     def __init__(self, *, floor: int = 2, now: float = 1000.0) -> None:
@@ -96,38 +95,38 @@ class State:
         self.keys: dict[bytes, KeyValue] = {}
         self.leases: dict[int, Granted] = {}
         self.history: deque[tuple[Event, ...]] = deque(maxlen=REMEMBERED)
-        self._names: list[bytes] = []  # of the keys, sorted
+        self._names: list[bytes] = []  # the names of all keys, sorted
         self._numbers = {"revision": 1, "compacted": 0}
-        self._version = {0}  # one number, which every change removes
-        self._quiet_until = math.inf  # no lease ends before
+        self._version = {0}  # one number; every change replaces it
+        self._quiet_until = math.inf  # no lease ends before this time
 
     @property
     def revision(self) -> int:
-        """Of the last change."""
+        """The revision of the last change."""
         return self._numbers["revision"]
 
     @property
     def compacted(self) -> int:
-        """What happened before this revision is forgotten."""
+        """Changes before this revision are forgotten."""
         full = len(self.history) == REMEMBERED
         return max(self._numbers["compacted"], self.history[0][0].revision if full else 0)
 
     @property
     def next_end(self) -> float:
-        """When a lease may end, if nothing happens before; never too late."""
+        """When the next lease may end; maybe too early, never too late."""
         return self._quiet_until
 
     def copy(self) -> State:
-        """One that goes its own way."""
+        """An independent copy."""
         other = State(floor=self.floor, now=self.now)
         other.restore(self)
         other._quiet_until = self._quiet_until
         return other
 
     def restore(self, other: State) -> None:
-        """Holds what the other one does, at its revision: as from a backup.
+        """Takes the content and the revision of the other one, as from a backup.
 
-        A lease has the time that it had left then.
+        Each lease has the time left that it had there.
         """
         later = self.now - other.now
         self.leases = dict(other.leases)
@@ -146,8 +145,8 @@ class State:
         self.go_to(self.now + seconds)
 
     def go_to(self, now: float) -> None:
-        """Leases end on the way; those that etcd would end together it ends one after the other,
-        each at a revision of its own."""
+        """Ends the leases that are due by then, one after the other, each at its own revision, even
+        if etcd would end them together."""
         self.now = now
         while now >= self._quiet_until:
             version = max(self._version)
@@ -157,29 +156,29 @@ class State:
                 self.apply(Revoke(lease_id))
             if not ended:
                 self._quiet_until = ends[0][0] if ends else math.inf
-                if version not in self._version:  # a lease may have come that ends before
+                if version not in self._version:  # a lease that ends earlier may have been added
                     self._quiet_until = -math.inf
 
     # Requests.
 
     def apply(self, request: Request | Transaction) -> Any:
-        """What it answers, as `microlock.core.port` describes it; at once, so `sent` and `at` are
-        now. Raises as etcd does."""
+        """The reply to a request, as in `microlock.core.port`; `sent` and `at` are now. Raises as
+        etcd does."""
         return self._at_once(lambda: self._decide(request))
 
     def put(self, name: bytes, value: bytes, lease_id: int = 0) -> None:
-        """Somebody puts a key, whatever is there."""
+        """Puts a key, whether it exists or not."""
         self.change((name, value, lease_id))
 
     def delete(self, name: bytes) -> None:
         self.change((name, None, 0))
 
     def change(self, *changes: Change) -> None:
-        """Somebody changes keys, no two with the same name, all at the same revision."""
+        """Changes keys, all with different names, at one revision."""
         self._at_once(lambda: (None, self._changes(*changes)))
 
     def compact(self, revision: int) -> None:
-        """Forgets what happened before this revision. Raises as etcd does."""
+        """Forgets the changes before this revision. Raises as etcd does."""
         if revision <= self.compacted:
             raise CompactedError(self.compacted)
         if revision > self.revision:
@@ -189,9 +188,9 @@ class State:
         self.history = deque(kept, maxlen=REMEMBERED)
 
     def events(self, name: bytes, since: int) -> tuple[Event, ...]:
-        """What a watch of the keys that begin so has told by now, that started at a revision.
+        """The events of a watch of this prefix, from a revision until now.
 
-        Raises CompactedError, as etcd ends such a watch.
+        Raises CompactedError, where etcd would end such a watch.
         """
         if since < self.compacted:
             raise CompactedError(self.compacted)
@@ -199,7 +198,7 @@ class State:
         return tuple([event for event in told if event.name.startswith(name)])
 
     def since(self, revision: int) -> list[tuple[Event, ...]]:
-        """The changes from this revision on, as far as they are remembered."""
+        """The changes from this revision on, as far as they are kept."""
         found: list[tuple[Event, ...]] = []
         for each in reversed(self.history):
             if each[0].revision < revision:
@@ -213,7 +212,7 @@ class State:
             try:
                 reply, steps = decide()
                 if steps:
-                    # The first one fails if something else was changed meanwhile.
+                    # The first step fails if something else has changed meanwhile.
                     first = [partial(self._version.remove, version)]
                     _all_of([*first, partial(self._version.add, version + 1), *steps])
                     return reply
@@ -224,7 +223,7 @@ class State:
                     raise
 
     def _decide(self, request: Request | Transaction) -> tuple[Any, Steps]:
-        """The reply, and what is to be changed."""
+        """The reply, and the steps that make the change."""
         match request:
             case Enter():
                 return self._enter(request)
@@ -367,7 +366,7 @@ class State:
         steps = self._changes(*puts, *((name, None, 0) for name in dict.fromkeys(request.deletes)))
         return self.revision + bool(steps), steps
 
-    # What is changed, and how it is looked at.
+    # Changing and reading.
 
     def _changes(self, *changes: Change) -> Steps:
         """All at one revision."""
@@ -394,7 +393,7 @@ class State:
         steps.append(partial(self.history.append, tuple(events)))
         steps.append(partial(self._numbers.__setitem__, "revision", revision))
         if gone := [bisect_left(names, event.name) for event in events if event.kv is None]:
-            # The last one first, before any name comes: so the places of the others stay.
+            # The last one first, and before names are added, so that the other indexes stay valid.
             steps[:0] = [partial(names.pop, place) for place in sorted(gone, reverse=True)]
         return steps
 
@@ -413,7 +412,7 @@ class State:
 
 
 class _Leases:
-    """What becomes of the leases in one change."""
+    """The changes of leases in one change of keys."""
 
     def __init__(self, leases: dict[int, Granted]) -> None:
         self._leases = leases
@@ -452,5 +451,5 @@ def _age(kv: KeyValue) -> tuple[int, bytes]:
 
 
 def _all_of(steps: Steps) -> None:
-    """Each of them is C, and so is what calls them: nothing comes between."""
+    """Runs the steps. All of this is C code, so no interrupt comes in between."""
     deque(map(partial.__call__, steps), maxlen=0)

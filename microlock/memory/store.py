@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 
 class Memory:
-    """A `Store`, as `microlock.engine.client` has it, for any number of clients.
+    """A `microlock.engine.client.Store`, for any number of clients.
 
     Attributes:
-        address: its name, as `connect()` takes it.
-        clock: what its leases end by, and its clients go by.
-        state: what it holds; under `lock`.
-        lock: reentrant, for the handler of a signal may ask something in the middle of a request.
+        address: its address for `connect()`.
+        clock: the clock of its leases and of its clients.
+        state: its content; guarded by `lock`.
+        lock: reentrant, because a signal handler may make a request in the middle of another.
     """
 
     answered = True
@@ -45,7 +45,7 @@ class Memory:
 
     @property
     def watched(self) -> bool:
-        """Whether anybody watches."""
+        """Whether there is a watch stream."""
         return bool(self._watches.streams)
 
     def attempt(
@@ -55,7 +55,7 @@ class Memory:
         return of_another_copy(reply) if repeated else reply
 
     def change(self, act: Callable[[State], T]) -> T:
-        """Does this with what it holds now, and tells the watches of it."""
+        """Applies `act` to the state as of now, and passes the changes to the watches."""
         with self.lock:
             try:
                 self.state.go_to(self.clock.now())
@@ -69,12 +69,12 @@ class Memory:
         return MemoryWatching(self, self._watches, sink)
 
     def break_watches(self, error: StoreError) -> None:
-        """Ends all streams of watches."""
+        """Ends all watch streams."""
         with self.lock:
             self._watches.break_all(error)
 
     def restore(self, state: State) -> None:
-        """Holds again what it held then, as from a backup; all streams of watches end."""
+        """Takes the content of that state, as from a backup, and ends all watch streams."""
         with self.lock:
             self.state.restore(state)
             self._watches.restart(StoreUnavailableError(f"{self.address} was restored"))
@@ -84,11 +84,11 @@ class Memory:
         return MemoryOnLoop(self)
 
     def close(self) -> None:
-        """A client is closed; its watches are by now."""
+        """A client is closed; its watches are closed already."""
 
 
 class MemoryOnLoop:
-    """The same for a loop of asyncio: nothing takes so long that it would block it."""
+    """The same for an asyncio loop: no request takes long enough to block it."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -96,14 +96,14 @@ class MemoryOnLoop:
     async def attempt(
         self, member: str, request: Request | Transaction, *, timeout: float, repeated: bool
     ) -> Any:
-        await asyncio.sleep(0)  # or a task that locks and unlocks would leave no time to others
+        await asyncio.sleep(0)  # or a task that locks and unlocks would block the other tasks
         return self._memory.attempt(member, request, timeout=timeout, repeated=repeated)
 
     def close(self) -> None: ...
 
 
 def of_another_copy(reply: Any) -> Any:
-    """The reply, where an earlier copy of the request had none."""
+    """The reply, if an earlier copy of the request had none."""
     return replace(reply, repeated=True) if isinstance(reply, _COPIED) else reply
 
 
@@ -111,7 +111,7 @@ _COPIED = Entered | Joined | Left | Moved
 
 
 def timed(reply: Any, sent: float, at: float) -> Any:
-    """The reply with the times of the one who asked."""
+    """The reply with the times of the client."""
     match reply:
         case Lifetime():
             return replace(reply, sent=sent, at=at)

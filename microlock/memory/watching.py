@@ -1,4 +1,4 @@
-"""Watches of what is in memory."""
+"""Watches of a store in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class MemoryWatching:
-    """A stream of watches; see `microlock.engine.client.Watching`."""
+    """A `microlock.engine.client.Watching`: one watch stream."""
 
     def __init__(self, memory: Memory, watches: Watches, sink: Sink) -> None:
         self.member = memory.address
@@ -48,18 +48,18 @@ class MemoryWatching:
         self._memory.change(close)
 
 
-# A watch of a stream: its id, and the revision that it begins at.
+# A watch of a stream: its id, and its first revision.
 _Watch = tuple[MemoryWatching, int, int]
 
 
 class Watches:
-    """All watches, and how far they have been told. Its owner calls it under a lock.
+    """All watches, and the last revision that they have got. Its owner calls it under a lock.
 
-    What is told twice does no harm, which `core.view` passes over; so where an interrupt comes
-    between the telling and the note of it, it is told again.
+    An interrupt may come after events were delivered and before that is noted. Then they are
+    delivered again, which does no harm: `core.view` skips them.
 
     Attributes:
-        streams: those that are open.
+        streams: the open streams.
     """
 
     def __init__(self, state: State) -> None:
@@ -67,7 +67,7 @@ class Watches:
         self._state = state
         self._told = state.revision
         self._by_name: dict[bytes, list[_Watch]] = {}
-        self._overviews: set[bytes] = set()  # of those names; some may be gone by now
+        self._overviews: set[bytes] = set()  # those of these names; some may be gone already
 
     def add(self, stream: MemoryWatching, watch_id: int, name: bytes, start: int | None) -> None:
         state = self._state
@@ -99,7 +99,7 @@ class Watches:
                 del self._by_name[name]
 
     def restart(self, error: StoreError) -> None:
-        """What was told does not count any more."""
+        """The history has changed: ends all streams, and starts from now."""
         self.break_all(error)
         self._told = self._state.revision
 
@@ -110,7 +110,7 @@ class Watches:
             stream.sink(error)
 
     def tell(self) -> None:
-        """Tells all that has happened since the last time."""
+        """Delivers all events since the last time."""
         if self._told == self._state.revision:
             return
         if self._by_name:
@@ -119,7 +119,7 @@ class Watches:
         self._told = self._state.revision
 
     def _tell(self, together: tuple[Event, ...]) -> None:
-        """What happened at one revision."""
+        """Delivers the events of one revision."""
         concerned: dict[bytes, list[Event]] = {}
         for event in together:
             for name in (*_names(event), *self._overviews_of(event)):
@@ -136,7 +136,7 @@ class Watches:
 
 
 def _names(event: Event) -> Iterator[bytes]:
-    """What is watched by those whom this concerns: the entry, and all that its name is within."""
+    """The names whose watches this event concerns: the entry, and each prefix up to a slash."""
     yield event.name
     end = event.name.find(b"/") + 1
     while end:

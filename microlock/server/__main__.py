@@ -15,7 +15,7 @@ from microlock.server import EtcdServer, EtcdServerError
 def main(
     arguments: Sequence[str] | None = None, *, program: str = "python -m microlock.server"
 ) -> int:
-    """Runs an etcd until Ctrl-C or SIGTERM; the exit status."""
+    """Runs an etcd until Ctrl-C or SIGTERM. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog=program,
         description="Runs a real etcd on this machine, for demos, tests and development.",

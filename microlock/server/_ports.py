@@ -1,4 +1,4 @@
-"""Ports of one's own: no two processes that ask here are given the same ones."""
+"""Free ports: each process that uses this module gets different ones."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from collections.abc import Iterable
 from microlock.server._binary import EtcdServerError
 
 HOST = "127.0.0.1"
-# Below the ports that outgoing connections get: a client which dials etcd again and again while
-# it is down could otherwise be given etcd's own port.
+# Below the ports of outgoing connections: a client that dials etcd again and again while it is down
+# could otherwise get etcd's own port as its local port.
 _FIRST, _LAST = 20_000, 32_000
 _STRETCH = 24
 _MOST = 100  # stretches for one process
 
 _lock = threading.Lock()
-# Whoever has bound the first port of a stretch may give away the others, until its process ends.
+# The process that has bound the first port of a stretch may use the others until it ends.
 _bound: list[int] = []  # file descriptors
 _new: deque[int] = deque()
-# Given again only when there are no new ones: who has it may be about to bind it, or again.
+# Reused only when there are no new ones: a caller may be about to bind its port, or to bind it
+# again.
 _given: deque[int] = deque()
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody uses now, and no other process is given.
+    """Ports of 127.0.0.1 that are free now, and that no other process gets from here.
 
     Raises:
-        EtcdServerError: there are not so many.
+        EtcdServerError: there are not enough.
     """
     with _lock:
         free: list[int] = []
@@ -52,7 +53,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _stretch() -> Iterable[int]:
-    """The ports of another one; none when all are taken."""
+    """The ports of a new stretch; none if all are taken."""
     firsts = range(_FIRST, _LAST, _STRETCH)
     for first in random.SystemRandom().sample(firsts, len(firsts)):
         bound = _bind(first)
@@ -73,7 +74,7 @@ def _bind(port: int) -> socket.socket | None:
 
 
 def _forget() -> None:
-    """In the child of a fork: the stretches are its parent's."""
+    """After a fork, in the child: the stretches belong to the parent."""
     global _lock
     _lock = threading.Lock()
     _new.clear()

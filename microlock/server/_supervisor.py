@@ -1,7 +1,7 @@
-"""The process between us and an etcd: when we let go of it, or die, it ends that etcd.
+"""A process between us and an etcd. It ends that etcd when we close the pipe, or die.
 
-This file is both ends of the pipe. As a module it is our end, `Supervisor`. As a script, with
-nothing but the standard library, it is the other one:
+This file is both ends of the pipe. As a module it is our end, `Supervisor`. As a script, which
+imports the standard library only, it is the other end:
 
     argument      the data directory; "" for a temporary one, which is removed at the end
     first line    out: the data directory
@@ -28,7 +28,7 @@ from contextlib import suppress
 
 
 class Supervisor:
-    """One data directory, and one etcd at a time in it, none of which outlives this process."""
+    """One data directory, with one etcd at a time, which does not outlive this process."""
 
     def __init__(self, data_dir: str | None) -> None:
         self._temporary = data_dir is None
@@ -40,9 +40,9 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            # etcd also takes flags from variables; those around us are not meant for it.
+            # etcd also reads flags from ETCD_ variables; ours are not meant for it.
             env={k: v for k, v in os.environ.items() if not k.startswith("ETCD_")},
-            start_new_session=True,  # Ctrl-C in the terminal is for us alone
+            start_new_session=True,  # so Ctrl-C in the terminal does not reach etcd
         )
         assert self._process.stdin
         assert self._process.stdout
@@ -50,7 +50,7 @@ class Supervisor:
         self.directory = self._from.readline().removesuffix("\n")
 
     def launch(self, command: Sequence[str]) -> int | None:
-        """Starts etcd; its pid, or None when that failed: the log says why."""
+        """Starts etcd. Returns its pid, or None if that failed; then the log says why."""
         self._log_start = os.fstat(self._log.fileno()).st_size
         with suppress(BrokenPipeError):
             self._to.write(json.dumps(command) + "\n")
@@ -58,21 +58,21 @@ class Supervisor:
         return int(self._from.readline() or 0) or None
 
     def log(self) -> str:
-        """What etcd has logged, over all launches."""
+        """The log of etcd, over all launches."""
         return self._read(0)
 
     def last_words(self) -> str:
-        """What the etcd launched last has logged: the first lines and the last ones."""
+        """The first and the last lines of the log, since the last launch."""
         lines = self._read(self._log_start).splitlines()
         return "\n".join(lines if len(lines) <= 20 else [*lines[:3], "...", *lines[-15:]])
 
     def _read(self, start: int) -> str:
         size = os.fstat(self._log.fileno()).st_size - start
-        # pread: the position in the file is shared with etcd, which writes there.
+        # pread: etcd writes to the same file, and shares its position.
         return os.pread(self._log.fileno(), size, start).decode(errors="replace")
 
     def close(self) -> None:
-        """Ends etcd with SIGKILL, if it runs, and removes a temporary directory."""
+        """Kills etcd if it runs, and removes a temporary directory."""
         with suppress(BrokenPipeError):
             self._to.close()
         self._from.close()
@@ -83,7 +83,7 @@ class Supervisor:
 
 
 def main() -> None:
-    """The other end: runs etcd for as long as the parent wants it."""
+    """The other end: runs etcd until the parent ends it."""
     parent = os.getppid()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda *_: sys.exit())
@@ -92,14 +92,14 @@ def main() -> None:
     try:
         print(directory, flush=True)
         while os.getppid() == parent:
-            # The parent waits for each answer: no command hides in the buffer behind another.
+            # The parent waits for each answer, so stdin's buffer never has a second command.
             if not select.select([sys.stdin], [], [], 1)[0]:
                 continue
             command = sys.stdin.readline()
             if not command:
                 break
             etcd = subprocess.Popen(json.loads(command), stdin=subprocess.DEVNULL, stdout=2)
-            # Reaped at once: a zombie would look alive to the parent.
+            # Reap it at once: to the parent a zombie would look alive.
             threading.Thread(target=etcd.wait, name="reaper", daemon=True).start()
             print(etcd.pid, flush=True)
     finally:

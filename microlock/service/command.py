@@ -145,8 +145,8 @@ def serve(
     token = _token(auth_token, auth_token_file)
     if token is None and not _is_loopback(host):
         click.echo(
-            f"microlock serve: whoever reaches {host} can take and break locks: there is no auth "
-            "token",
+            f"microlock serve: there is no auth token: any client that reaches {host} can take and "
+            "break locks",
             err=True,
         )
     if (tls_cert is None) != (tls_key is None):

@@ -82,4 +82,4 @@ class Expiry:
         try:
             await self._end(lease_id)
         except MicrolockError as error:
-            log.warning("lease %x is left to its ttl: %s", lease_id, error)
+            log.warning("lease %x could not be revoked, and ends with its ttl: %s", lease_id, error)

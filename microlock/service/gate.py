@@ -71,7 +71,8 @@ class Gate:
         name = re.sub(r":\d*$", "", headers.get("host", "localhost")).lower()
         if name not in self._names and not _UNLIKE_A_SITE.fullmatch(name):
             raise RefusedError(
-                421, f"host: {name!r} could be another site's; if not, it belongs in allowed-hosts"
+                421,
+                f"host: {name!r} is unknown: if it names this service, add it to allowed-hosts",
             )
 
     def _check_token(self, headers: Headers) -> None:
@@ -141,7 +142,7 @@ class _Deadline:
         if self._late and kind is asyncio.CancelledError:
             if hasattr(self._task, "uncancel"):
                 self._task.uncancel()
-            raise RefusedError(408, f"body: it did not come within {self._seconds:g} s") from None
+            raise RefusedError(408, f"body: not received within {self._seconds:g} s") from None
 
 
 def _then(first: Message, receive: Receive) -> Receive:

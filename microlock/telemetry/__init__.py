@@ -1,10 +1,10 @@
-"""Metrics and traces of locks by OpenTelemetry, from their events and nothing else.
+"""OpenTelemetry metrics and traces of locks, made from their events alone.
 
     from microlock.telemetry import instrument
 
     instrument(etcd)
 
-It needs `pip install 'microlock[telemetry]'`, and nothing is spent on it where it is not called.
+It needs `pip install 'microlock[telemetry]'`. It costs nothing unless it is called.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     group: Callable[[str], str] | None = None,
 ) -> Instrumentation:
-    """Measures and traces locks from now on, of either face.
+    """Measures and traces locks of either face from now on.
 
-    What it records is in docs/telemetry.md. A lock is recorded once, by the first instrumentation
-    that it belongs to. If a meter or a tracer fails or hangs, locks go on.
+    docs/telemetry.md lists what it records. If several instrumentations cover a lock, only the
+    first records it. If a meter or a tracer fails or hangs, locks still work.
 
     Args:
-        what: a client, for all its locks, those that are made later too; a lock; or a manager, for
-            the locks of its node under its prefix.
+        what: a client, for all its locks, also those made later; a lock; or a manager, for the
+            locks of its node under its prefix.
         meter_provider, tracer_provider: None: the global ones.
-        group: gives the attribute `microlock.group` of metrics for a key; for few different ones,
-            such as `lambda key: key.split("/")[0]`. None: metrics don't tell keys apart.
+        group: a function that returns the metric attribute `microlock.group` for a key. It should
+            return few different values: `lambda key: key.split("/")[0]`. None: no such attribute.
 
     Returns:
-        What `end()` ends, or a `with` block.
+        The instrumentation, for `end()` or a `with` block.
 
     Raises:
         InvalidArgumentError: an argument is wrong, or `what` is instrumented already.
-        ClientRequiredError: `what` is none of these.
-        DestroyedError, ForkedError: the client can't be used any more, or not here.
+        ClientRequiredError: `what` is not a client, a lock or a manager.
+        DestroyedError, ForkedError: the client can't be used any more, or not in this process.
     """
     if group is not None and not callable(group):
         raise InvalidArgumentError(f"group must be a function of a key, not {group!r}")
@@ -67,7 +67,9 @@ def instrument(
     tracer = trace.get_tracer("microlock", version("microlock"), tracer_provider)
     with changing:
         if any(each.what is part for each in observers.all if isinstance(each, Instrumentation)):
-            raise InvalidArgumentError(f"{part!r} is instrumented already: end() that before")
+            raise InvalidArgumentError(
+                f"{part!r} is instrumented already: call end() of that first"
+            )
         made = Instrumentation(part, observers, instruments, tracer, group)
         observers.add(made)
         instruments.all.add(made)

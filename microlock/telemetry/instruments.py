@@ -13,7 +13,7 @@ from opentelemetry import metrics
 
 Said = tuple[tuple[str, str], ...]  # attributes, as a key
 
-# Seconds. A lock is waited for, and held, for a millisecond or for hours.
+# Seconds. Waits and holds take from a millisecond to hours.
 _BOUNDARIES = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400),
@@ -27,7 +27,7 @@ class Counts(Protocol):
         """How many holds there are."""
 
     def waits(self) -> Mapping[Said, int]:
-        """How many locks are in a queue."""
+        """The number of locks that wait in a queue."""
 
 
 class Instruments:
@@ -87,14 +87,14 @@ class Instruments:
         return [metrics.Observation(number, dict(said)) for said, number in found.items()]
 
 
-# What is instrumented, and by whom, changes under it.
+# Guards the lists of instrumentations and instruments.
 changing = threading.RLock()
 _made: WeakKeyDictionary[object, ref[Instruments]] = WeakKeyDictionary()
 
 
 def instruments_of(provider: metrics.MeterProvider | None) -> Instruments:
-    """Those of a provider, whose meter keeps them: it calls them."""
-    # The global one may be a stand-in for one that is set later.
+    """The instruments of a provider. Its meter keeps them alive, since it calls them."""
+    # The global provider may be a proxy for one that is set later.
     given = provider is not None and provider is not metrics.get_meter_provider()
     key = provider if given else metrics.get_meter_provider
     with changing:

@@ -14,7 +14,7 @@ from microlock.face import Face
 
 @dataclass
 class Held:
-    """A hold as its events have told of it: since when, if that is known."""
+    """A hold, as known from its events. `since` is None if its begin was not seen."""
 
     token: int | None
     since: float | None = None
@@ -31,7 +31,7 @@ class Present:
     """The holds and the waits of some locks. Any thread may ask."""
 
     def __init__(self) -> None:
-        # A garbage collection fills it, which may take no lock.
+        # Filled during garbage collection, where no mutex may be taken.
         self._dropped: list[ref[Face]] = []
         self._mutex = threading.RLock()
         # Under the mutex:
@@ -48,7 +48,7 @@ class Present:
         """A call did not get this lock. Returns whether the lock was in the queue."""
         with self._mutex:
             there = lock in self._waits
-            if not _queued(lock):  # it may be another thread that gave up
+            if not _queued(lock):  # otherwise it was another thread that gave up
                 self._waits.discard(lock)
         return there
 

@@ -23,7 +23,7 @@ from microlock.manager_face import ManagerFace
 from microlock.telemetry.instruments import Instruments, Said, changing
 from microlock.telemetry.present import Held, Present
 
-# By the classes of both faces, which are called the same.
+# By class name, which is the same in both faces.
 _KINDS = {
     "Microlock": "mutex",
     "Semaphore": "semaphore",
@@ -33,7 +33,7 @@ _KINDS = {
     "Election": "election",
 }
 
-# A child that has forked is told of nothing.
+# FORKED is left out: a forked child gets no events.
 _REASONS = [each.name.lower() for each in LossReason if each is not LossReason.FORKED]
 
 Manager: TypeAlias = ManagerFace[Any, Any, Any, Any, Any, Any]
@@ -50,10 +50,10 @@ def client_behind(part: Face | Manager | Client) -> Client:
 
 
 class Instrumentation:
-    """What `instrument()` has begun, until `end()` or the end of the client.
+    """What `instrument()` returns. It records until `end()`, or until the client is closed.
 
     Attributes:
-        what: the client, the lock or the manager; None if that is gone.
+        what: the client, the lock or the manager; None if that was garbage collected.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class Instrumentation:
         return self._what()
 
     def end(self) -> None:
-        """Records what has happened so far, and nothing more. Twice is fine.
+        """Records what has happened so far, and stops. A second call does nothing.
 
-        The spans of holds that go on end here.
+        Spans of holds that still stand end here.
         """
         self._observers.flush()
         with changing:
@@ -104,7 +104,7 @@ class Instrumentation:
             self._instruments.all.discard(self)
         self._present.end()
 
-    # For the observers, on one thread.
+    # Called by the observers, on one thread.
 
     def observe(self, lock: Face, event: LockEvent, at: float) -> bool:
         if not self._covers(lock):
@@ -113,10 +113,12 @@ class Instrumentation:
             self._present.end_dropped()
             if note := _NOTES.get(event.name):
                 note(self, lock, event, at)
-        except (Exception, SystemExit):  # of a meter, a tracer, or a group
-            if not self._failed:  # once: there may be an error for each event
+        except (Exception, SystemExit):  # raised by a meter, a tracer, or `group`
+            if not self._failed:  # log it once: each event may fail
                 self._failed = True
-                log.exception("%r fails to record %r of %r", self, event.name, event.key)
+                log.exception(
+                    "%r can't record the event %r of the lock %r", self, event.name, event.key
+                )
         return True
 
     def _covers(self, lock: Face) -> bool:
@@ -127,7 +129,7 @@ class Instrumentation:
             return mine and all(key.startswith(what._prefix) for key in keys)
         return what is lock or isinstance(what, Client)
 
-    # What each event says.
+    # One method for each event.
 
     def _waiting(self, lock: Face, event: LockEvent, at: float) -> None:
         self._present.joined(lock)
@@ -141,7 +143,7 @@ class Instrumentation:
         hold.span = self._span("microlock.hold", lock, event, now_ns)
 
     def _begin_at_zero(self, said: Attributes) -> None:
-        """Whoever looks for a rise has to see what it rises from."""
+        """Reports 0 first, so that a query for an increase sees the first one."""
         if (items := tuple(said.items())) in self._zero:
             return
         self._zero.add(items)
@@ -225,7 +227,7 @@ class Instrumentation:
         return self._tracer.start_span(name, attributes=said, start_time=start_ns)
 
     def _of(self, lock: Face) -> Attributes:
-        """The attributes of a lock's metrics. Its key is none: there may be any number of them."""
+        """The attributes of a lock's metrics. The key is not one: there may be too many keys."""
         said = {"microlock.kind": _kind(lock)}
         if self._group:
             said["microlock.group"] = self._group(lock.key)
@@ -234,7 +236,7 @@ class Instrumentation:
     def _wall_ns(self, at: float) -> int:
         return time.time_ns() - _ns(self._clock.now() - at)
 
-    # For the meter, on any thread.
+    # Called by the meter, on any thread.
 
     def holds(self) -> Mapping[Said, int]:
         return self._holds.now(

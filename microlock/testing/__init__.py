@@ -1,4 +1,4 @@
-"""To test an application with locks, in milliseconds and without a server.
+"""Tests of applications with locks, in milliseconds and without a server.
 
     from microlock import Microlock
     from microlock.testing import MemoryStore
@@ -9,7 +9,7 @@
         store.advance(5)
         assert not foo.held
 
-In pytest the fixture `microlock_store` is such a store; `microlock_etcd` is a real etcd.
+For pytest, the fixture `microlock_store` is such a store, and `microlock_etcd` is a real etcd.
 """
 
 from microlock.testing.clock import TurnedClock

@@ -1,9 +1,9 @@
-"""A clock that stands still until somebody turns it.
+"""A clock that stands still until a test turns it.
 
-It knows the threads that wait by it, and which of them have something to do: so it can be turned
-to the next thing that is due, and from there no further until all has been done that this brings
-about. They do it one after the other, in the order in which it came to them: so the same steps of a
-test have the same order of events.
+It knows the threads that wait by it, and which of them have work. So it goes from one alarm to the
+next, and each time waits until all threads have done their work. The threads work one after the
+other, in the order in which the work came to them. So the same test always has the same order of
+events.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from microlock.core.keys import check_seconds
 
 T = TypeVar("T")
 
-# Seconds, by the clock of the system, that one thread may take for what it has to do.
+# Seconds, by the clock of the system, that one thread may take for its work.
 _PATIENCE = 10.0
-# Seconds after which the others no longer wait for it: it may wait for one of them.
+# Seconds after which the other threads no longer wait for it: it may wait for one of them.
 _TURN = 1.0
-# The longest wait of the main thread, which runs the handlers of signals when it is back from one.
+# The longest wait of the main thread, which can run signal handlers only between waits.
 _NAP = 0.5
-# So many rounds of a loop are enough for what an alarm has woken.
+# So many rounds of an event loop are enough to finish what an alarm has woken.
 _ROUNDS = 10
 
 
@@ -49,10 +49,10 @@ class _Alarm:
 
 
 class TurnedClock:
-    """A clock that stands still: see `microlock.engine.clock.Clock`.
+    """A clock that stands still until `advance()` turns it.
 
-    The thread that makes it is the one that turns it, by `advance()`. Where that thread has to wait
-    in a call of a lock, it does so by turning the clock: the call takes no time.
+    The thread that makes the clock turns it. If that thread has to wait in a call of a lock, the
+    wait turns the clock too: the call takes no real time.
     """
 
     turned = True
@@ -66,7 +66,7 @@ class TurnedClock:
         # Under its lock:
         self._alarms: list[tuple[float, int, _Alarm]] = []
         self._numbers = count()
-        self._busy: list[threading.Thread] = []  # with something to do; the first one does it
+        self._busy: list[threading.Thread] = []  # threads with work; the first one works
         self._workers: WeakSet[threading.Thread] = WeakSet()
         self._loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
@@ -79,12 +79,12 @@ class TurnedClock:
     # Turning it.
 
     def advance(self, seconds: float) -> None:
-        """Turns it, and has all done on the way that falls due.
+        """Turns the clock, and does everything that falls due on the way.
 
         Raises:
             InvalidArgumentError: `seconds` is not a number of 0 or more.
-            TimeoutError: something takes longer than 10 s by the clock of the system, such as the
-                handler of an event that waits for what never comes.
+            TimeoutError: something takes longer than 10 s of real time, such as a handler that
+                waits for something that never comes.
         """
         end = self._now + check_seconds("seconds", seconds)
         with self._turning:
@@ -92,12 +92,12 @@ class TurnedClock:
                 self.settle()
 
     async def advance_async(self, seconds: float) -> None:
-        """As `advance()`, in a task: the other tasks of the loop do what falls due, too."""
+        """As `advance()`, in a task: the other tasks of its loop go on meanwhile."""
         for _ in self._turn(self._now + check_seconds("seconds", seconds)):
             await self._settle_async()
 
     async def until(self, awaitable: Awaitable[T]) -> T:
-        """Turns it from one thing that falls due to the next, until this is done."""
+        """Turns the clock from one alarm to the next until the awaitable is done."""
         done, last = asyncio.ensure_future(awaitable), monotonic() + _PATIENCE
         try:
             while True:
@@ -107,7 +107,7 @@ class TurnedClock:
                     return done.result()
                 if monotonic() > last:
                     raise TimeoutError(
-                        f"nothing that falls due ends it, at {self._now:g} s: {done!r}"
+                        f"nothing is due any more at {self._now:g} s to end {done!r}"
                     )
                 await asyncio.wait({done}, timeout=0.01)  # another thread may be at work for it
         finally:
@@ -122,19 +122,22 @@ class TurnedClock:
                 break
 
     def settle(self) -> None:
-        """Waits until all has been done that is to be done by now. Raises as `advance()`."""
+        """Waits until everything that is due now is done. Raises as `advance()`."""
         if not self.settled(_PATIENCE):
             first = self._busy[0]
             frame = sys._current_frames().get(first.ident or 0)
             where = "".join(traceback.format_stack(frame)[-3:]) if frame else ""
-            raise TimeoutError(f"{first.name} is still at work after {_PATIENCE:g} s:\n{where}")
+            raise TimeoutError(f"{first.name} still works after {_PATIENCE:g} s:\n{where}")
 
     def settled(self, patience: float) -> bool:
-        """Waits for that, but for no thread longer than these seconds. Returns whether it is so."""
+        """As `settle()`, but waits at most `patience` real seconds for each thread.
+
+        Returns whether everything is done.
+        """
         while True:
             with self._changed:
                 if threading.current_thread() in self._busy:
-                    return True  # it is one of those that others wait for
+                    return True  # this thread itself has work: others wait for it
                 while self._busy:
                     first, end = self._busy[0], monotonic() + patience
                     while self._busy and self._busy[0] is first:
@@ -147,8 +150,8 @@ class TurnedClock:
                 return True
 
     def _turn(self, end: float, over: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Goes on until this time, from one alarm to the next. After each yield all is to be done
-        that is due by then."""
+        """Goes from one alarm to the next until the time `end`. At each yield the caller does
+        everything that is due by then."""
         yield
         while not over():
             with self._changed:
@@ -163,7 +166,7 @@ class TurnedClock:
                 alarm.ring()
             yield
 
-    # For those that go by it.
+    # The `Clock` of the locks: see `microlock.engine.clock`.
 
     def inbox(self) -> _Inbox:
         return _Inbox(self)
@@ -212,16 +215,16 @@ class TurnedClock:
         return alarm.cancel
 
     def enter(self) -> None:
-        """This thread is in a call: what that has to do is waited for, until it `leave`s."""
+        """This thread is in a call: the clock waits for it until `leave()`."""
         me = threading.current_thread()
-        # A loop is waited for in another way; and who turns the clock waits for all others.
+        # Loops are waited for in another way, and the thread that turns the clock waits itself.
         if me is not self._turner and asyncio._get_running_loop() is None:
             with self._changed:
                 self._wake(me)
             self.take_turn()
 
     def take_turn(self) -> None:
-        """Waits while others have to do something that came to them before."""
+        """Waits while other threads do work that came to them earlier."""
         me, end = threading.current_thread(), monotonic() + _TURN
         with self._changed:
             while me in self._busy and self._busy[0] is not me:
@@ -230,23 +233,23 @@ class TurnedClock:
                 self._changed.wait(left)
 
     def _wake(self, thread: threading.Thread) -> None:
-        """Under the lock: it has something to do."""
+        """This thread has work now. Call it under the lock."""
         if thread not in self._busy:
             self._busy.append(thread)
         self._changed.notify_all()
 
     def _rest(self, thread: threading.Thread) -> None:
-        """It has nothing to do any more."""
+        """This thread has no more work."""
         with self._changed:
             if thread in self._busy:
                 self._busy.remove(thread)
                 self._changed.notify_all()
 
     def _wait_by_turning(self, end: float, over: Callable[[], bool]) -> bool:
-        """What the thread does that turns the clock. Returns whether it could."""
+        """The wait of the thread that turns the clock. False: it has to wait in another way."""
         if threading.current_thread() is not self._turner:
             return False
-        if not self._turning.acquire(blocking=False):  # somebody else turns it
+        if not self._turning.acquire(blocking=False):  # another thread turns it
             return False
         try:
             self._rest(self._turner)
@@ -254,8 +257,10 @@ class TurnedClock:
             for _ in self._turn(end, over):
                 self.settle()
                 if monotonic() - self._waits_since > _PATIENCE:
-                    self._waits_since = 0.0  # what cleans up has its own time
-                    raise TimeoutError(f"nothing that falls due ends this wait, at {self._now:g} s")
+                    self._waits_since = 0.0  # the clean-up that follows has its own time
+                    raise TimeoutError(
+                        f"nothing is due any more at {self._now:g} s to end this wait"
+                    )
         finally:
             self._turning.release()
         return over() or end < math.inf
@@ -297,7 +302,7 @@ class _Inbox:
                 self._sleep(end)
 
     def _sleep(self, end: float) -> None:
-        """Until there is something, or it is time."""
+        """Sleeps until an item comes, or until the time `end`."""
         me, clock = threading.current_thread(), self._clock
         longest = _NAP if me is threading.main_thread() else None
         with clock._changed:
@@ -311,7 +316,7 @@ class _Inbox:
                     clock._changed.wait(longest)
             finally:
                 cancel()
-                if me in self._sleepers:  # it was interrupted
+                if me in self._sleepers:  # the wait was interrupted
                     self._sleepers.remove(me)
 
     def _ring(self, thread: threading.Thread) -> None:
@@ -326,7 +331,7 @@ def _wake_in(loop: asyncio.AbstractEventLoop, wake: Callable[[], object]) -> Non
 
 
 def _run_through(loop: asyncio.AbstractEventLoop, patience: float) -> None:
-    """Waits until another thread's loop has done what it was woken for."""
+    """Waits until the event loop of another thread has done the work it was woken for."""
     if asyncio._get_running_loop() is loop or not loop.is_running():
         return
     done = threading.Event()

@@ -1,4 +1,4 @@
-"""What can go wrong between the clients of a store in memory and the store, when a test says so."""
+"""Faults on demand, between a store in memory and its clients."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from microlock.memory.store import Memory, timed
 from microlock.memory.watching import MemoryWatching
 from microlock.testing.clock import TurnedClock
 
-# What etcd refuses when its database is full.
+# The requests that etcd refuses when its database is full.
 _TAKES_SPACE = Enter | Join | Move | Grant
 
-# Seconds, by the clock of the system, that a request waits for what was to be done before it.
+# Seconds, by the clock of the system, that a request waits for earlier work to be done.
 _PATIENCE = 1.0
 
 
 @dataclass
 class Fault:
-    """Something that goes wrong until `end()`, or the end of a `with` block.
+    """A fault, until `end()` or the end of a `with` block.
 
     Attributes:
-        left: how many requests meet it yet.
+        left: the number of requests that it will still hit.
         seconds: how long each reply takes.
     """
 
@@ -41,7 +41,7 @@ class Fault:
     _ended: Callable[[Fault], None]
 
     def end(self) -> None:
-        """From here on it does not go wrong any more. Twice is fine."""
+        """Ends the fault. A second call does nothing."""
         self._ended(self)
 
     def __enter__(self) -> Fault:
@@ -57,9 +57,9 @@ class Fault:
 
 
 class Network:
-    """A `Store`, as `microlock.engine.client` has it: the one in memory, and the way there.
+    """A `microlock.engine.client.Store`: the one in memory, and the network to it.
 
-    When a request is answered all has been done that followed from it, and from those before.
+    When a request returns, all its consequences are done, and those of earlier requests.
     """
 
     answered = True
@@ -112,7 +112,7 @@ class Network:
     def _attempt(
         self, member: str, request: Request | Transaction, timeout: float, *, repeated: bool
     ) -> Generator[float, None, Any]:
-        """Yields the seconds to wait; returns the reply."""
+        """Yields seconds to wait, and returns the reply."""
         if self._meets("unavailable"):
             raise self._away()
         if self._meets("lost request"):
@@ -149,7 +149,7 @@ class Network:
 
 
 class NetworkOnLoop:
-    """The same for the tasks of a loop."""
+    """The same for the tasks of an event loop."""
 
     def __init__(self, network: Network) -> None:
         self._network = network

@@ -1,4 +1,4 @@
-"""A store in memory with a clock that one turns, and faults on demand."""
+"""A store in memory with a clock that a test turns, and faults on demand."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ _numbers = count(1)
 
 
 class MemoryStore:
-    """An etcd in this process, whose time passes when a test says so.
+    """A simulated etcd in this process. Its time passes only when a test says so.
 
-    Locks on it are real ones; only the store, and the clock of all that they do, is the test's.
-    What a test does comes to its end before the next line: when a call of a lock or of the store
-    returns, all events of it have been told.
+    The locks are the real ones; only their store and their clock are simulated. When a call of a
+    lock or of this store returns, all its consequences are done, and its handlers have run.
 
     Use it as a context manager, or call `close()`.
 
     Args:
-        clock: that of another store, for two stores of one test. None: one of its own.
+        clock: the clock of another store, if a test uses two. None: a new one.
 
     Attributes:
-        clock: what leases end by, and locks go by.
-        endpoint: for `microlock.connect()`, where the application under test calls that.
+        clock: the clock of the leases and of the locks.
+        endpoint: an address for `microlock.connect()`, for an application that calls that.
     """
 
     def __init__(self, *, clock: TurnedClock | None = None) -> None:
@@ -67,15 +66,15 @@ class MemoryStore:
         self.close()
 
     def close(self) -> None:
-        """Closes the clients that `connect()` of this object has made. Twice is fine."""
+        """Closes the clients that `connect()` of this object made. A second call does nothing."""
         for client in self._clients:
             client.close()
 
     def connect(self, *, timeout: float = 5.0) -> Client:
-        """A client, as `microlock.connect(store.endpoint)` makes it: one for each node under test.
+        """Makes a client, as `microlock.connect(store.endpoint)` does: one for each node of a test.
 
         Args:
-            timeout: seconds > 0, by the clock of the store, that each call of a lock may take.
+            timeout: seconds > 0 that each call of a lock may take, by the clock of the store.
         """
         client = connect(self.endpoint, timeout=check_duration("timeout", timeout))
         self._clients.append(client)
@@ -84,15 +83,16 @@ class MemoryStore:
     # Time.
 
     def advance(self, seconds: float) -> None:
-        """Lets time pass. All that falls due meanwhile is done when this returns, in its order:
-        leases end, deadlines pass, holds are renewed, handlers are called.
+        """Lets time pass, and does everything that falls due meanwhile, in order.
+
+        Leases end, deadlines pass, holds are renewed, handlers are called, before this returns.
 
         Args:
-            seconds: 0 or more; with 0 what is due now is done.
+            seconds: 0 or more; 0 does what is due now.
 
         Raises:
-            TimeoutError: something is not done after 10 s by the clock of the system, such as a
-                handler that waits for what never comes.
+            TimeoutError: something takes longer than 10 s of real time, such as a handler that
+                waits for something that never comes.
         """
         self.clock.advance(seconds)
 
@@ -101,88 +101,96 @@ class MemoryStore:
         await self.clock.advance_async(seconds)
 
     async def until(self, awaitable: Awaitable[T]) -> T:
-        """Lets time pass until this is done, and returns what it returns: for a call that waits by
-        the clock, which nobody turns while a task awaits it.
+        """Lets time pass until the awaitable is done, and returns its result.
+
+        Use it for a call that waits: nothing turns the clock while the task awaits the call.
 
         Raises:
-            TimeoutError: nothing that falls due ends it.
+            TimeoutError: nothing that falls due ends the wait.
         """
         return await self.clock.until(awaitable)
 
-    # What goes wrong.
+    # Faults.
 
     def unavailable(self) -> Fault:
-        """Nobody reaches the store, and what is watched breaks off, until the fault ends."""
+        """No client reaches the store, and watches break, until the fault ends."""
         fault = self._network.fail("unavailable")
         self.clock.settle()
         return fault
 
     def slow(self, seconds: float) -> Fault:
-        """Each reply takes so many seconds, until the fault ends. What takes longer than a client
-        has patience was done all the same, and the client does not know."""
+        """Each reply takes so many seconds, until the fault ends.
+
+        If a client's timeout is shorter, the store has done the request, and the client does not
+        know.
+        """
         return self._network.fail("slow", seconds=check_duration("seconds", seconds))
 
     def lose_reply(self, *, times: int | None = 1) -> Fault:
-        """The store does what is asked next, and the reply is lost.
+        """The store does the next request, but its reply is lost.
 
         Args:
-            times: how often; None: until the fault ends.
+            times: the number of requests; None: all until the fault ends.
         """
         return self._network.fail("lost reply", times=_times(times))
 
     def lose_request(self, *, times: int | None = 1) -> Fault:
-        """What is asked next does not reach the store, and the client does not know.
+        """The next request does not reach the store, and the client does not know.
 
         Args:
-            times: how often; None: until the fault ends.
+            times: the number of requests; None: all until the fault ends.
         """
         return self._network.fail("lost request", times=_times(times))
 
     def no_space(self) -> Fault:
-        """The store has no room: it refuses to write, and renews and deletes all the same."""
+        """The store is full: it refuses to write, but still renews and deletes."""
         return self._network.fail("no space")
 
     def compact(self) -> None:
-        """The store forgets what happened so far. A watch that runs misses nothing by that; one
-        that broke off before can't be resumed."""
+        """The store forgets the history until now, as etcd's compaction does.
+
+        A running watch misses nothing. A watch that is broken now can't be resumed.
+        """
         state = self._memory.state
         if state.revision > state.compacted:
             self._memory.change(lambda state: state.compact(state.revision))
 
     def revoke(self, what: object) -> None:
-        """Ends a lease before its time, as an operator may, and deletes its entry.
+        """Revokes a lease, as an operator may, which deletes its entry.
 
         Args:
-            what: a lock that is held, a `Hold`, or the id of a lease.
+            what: a lock that is held, a `Hold`, or a lease id.
 
         Raises:
-            InvalidArgumentError: it is none of these, or the lock is not held.
+            InvalidArgumentError: `what` is none of these, or the lock is not held.
         """
         hold = getattr(what, "hold", what)
         lease_id = hold.lease_id if isinstance(hold, Hold) else hold
         if isinstance(lease_id, bool) or not isinstance(lease_id, int):
-            raise InvalidArgumentError(f"nothing that has a lease: {what!r}")
+            raise InvalidArgumentError(
+                f"what must be a held lock, a Hold or a lease id, not {what!r}"
+            )
         self._memory.change(lambda state: state.apply(Revoke(lease_id)))
         self.clock.settle()
 
     def backup(self) -> State:
-        """What it holds now, for `restore()`."""
+        """The present content of the store, for `restore()`."""
         return self._memory.change(State.copy)
 
     def restore(self, backup: State) -> None:
-        """Goes back to what it held then, as an etcd that was restored: revisions too."""
+        """Goes back to an earlier content, with its revisions, as an etcd that was restored."""
         self._memory.restore(backup)
         self.clock.settle()
 
     # Keys beside the locks.
 
     def get(self, key: str) -> bytes | None:
-        """The value of a key, such as one that a guarded transaction has put; None: no such key."""
+        """The value of a key, such as one that a guarded transaction put; None: no such key."""
         kv = self._memory.change(lambda state: state.keys.get(key.encode()))
         return kv.value if kv else None
 
     def put(self, key: str, value: str | bytes) -> None:
-        """Somebody puts a key."""
+        """Puts a key, as another client would."""
         data = value.encode() if isinstance(value, str) else value
         self._memory.change(lambda state: state.put(key.encode(), data))
         self.clock.settle()

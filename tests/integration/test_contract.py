@@ -319,7 +319,7 @@ def test_unlock_raises_when_it_was_given_back_already(make: Make) -> None:
     one = make("one")
     one.lock()
     one.unlock()
-    with pytest.raises(LockNotOwnedError, match="this object holds nothing") as caught:
+    with pytest.raises(LockNotOwnedError, match="this object does not hold it") as caught:
         one.unlock()
     assert not isinstance(caught.value, LockLostError)
 

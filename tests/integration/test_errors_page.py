@@ -30,8 +30,8 @@ def scene(etcd_choice: etcds.Choice) -> Iterator[Scene]:
 def alike(text: str) -> str:
     """Without what depends on the OpenSSL of this Python, the Go of this etcd, and the moment."""
     text = re.sub(r"the server says: [^;]*;", "the server says: ...;", text)
-    text = re.sub(r"only\? \(.*\)", "only?", text)
-    text = re.sub(r"(suspended: .* token \d+|could not be revoked): .*", r"\1", text)
+    text = re.sub(r"uses TLS \(.*\)", "uses TLS", text)
+    text = re.sub(r"(suspended: .* token \d+|locked for up to a ttl): .*", r"\1", text)
     return text.replace("StoreTimeoutError", "StoreUnavailableError")  # its kind, by what was last
 
 

@@ -262,7 +262,7 @@ def test_the_group_of_a_lost_lock_is_told_to_end_and_the_status_is_76(
     assert status == 76
     assert sorted(out.split()) == ["inner", "outer"]
     ours = [line for line in err.splitlines() if line.startswith("microlock")]
-    why = "the entry is gone from etcd: the command is told to end"
+    why = "the entry is gone from etcd: the command gets SIGTERM"
     assert ours == [f"microlock: {foo.key!r} is lost, {why}"]
 
 
@@ -397,7 +397,7 @@ def test_a_leader_stands_again_when_etcd_is_back(own_etcd: Callable[..., Etcd]) 
         assert line_of(runner) == "led"
         etcd.kill()
         assert runner.stderr
-        while "told to end" not in runner.stderr.readline():
+        while "gets SIGTERM" not in runner.stderr.readline():
             pass
         etcd.start()
         assert line_of(runner) == "led"

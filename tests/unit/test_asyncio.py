@@ -208,7 +208,9 @@ def test_a_cancellation_whose_undoing_fails_is_logged(
             await task
 
     asyncio.run(main())
-    assert [each.message for each in caplog.records] == ["'foo' is left to its ttl: etcd is away"]
+    assert [each.message for each in caplog.records] == [
+        "'foo' may stay locked until its ttl ends: etcd is away"
+    ]
 
 
 async def gathered() -> None:

@@ -174,7 +174,7 @@ def test_break_ends_all_readers_or_the_one_with_the_token(call: Call, jobs: Lock
     status, _, err = said(call("break", "foo", "--yes"))
     assert status == 0
     assert [line.split(", ")[0] for line in err.splitlines()[2:]] == [
-        "microlock: 'foo' is broken for me"
+        "microlock: 'foo': removed the entry of me"
     ] * 2
     assert readers[1].holders() == []
 
@@ -323,7 +323,7 @@ def test_a_file_has_options_of_etcd_and_of_commands(
     [
         ("[microlock]\nttl = 3", "[microlock] has no option ttl"),
         ("[lock]\nettcd = x", "[lock] has no option ettcd"),
-        ("[lokc]", "no section is [lokc]"),
+        ("[lokc]", "unknown section [lokc]"),
         ("etcd = x", "File contains no section headers."),
     ],
 )
@@ -406,7 +406,7 @@ def test_the_page_names_all_variables() -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["run", "foo"], "say what to run, after --"),
+        (["run", "foo"], "the command is missing: give it after --"),
         (["run", "--", "true"], "Missing argument 'NAME...'"),
         (["run", "--now", "foo", "--", "true"], "No such option"),
         (["run", "foo", "--shared", "--limit", "2", "--", "true"], "--shared and --limit exclude"),
@@ -553,7 +553,7 @@ def test_watch_goes_on_after_an_interruption_and_ends_with_a_refusal(
     monkeypatch.setattr("microlock.cli.watch.chosen", lambda *_, **__: Watched())
     status, out, err = said(call("watch", "foo", "--json"))
     assert (status, json.loads(out)["event"]) == (69, "locked")
-    assert err == "microlock: interrupted, and goes on: slow\nmicrolock: no\n"
+    assert err == "microlock: interrupted, and will go on: slow\nmicrolock: no\n"
 
 
 def test_watch_of_an_etcd_that_never_answered_is_69(call: Call) -> None:

@@ -489,7 +489,7 @@ def test_who_does_not_begin_with_settings_breaks_the_connection(said: bytes) -> 
 def test_nothing_can_begin_on_a_connection_that_is_broken_and_nothing_was_sent() -> None:
     talk = Talk()
     talk.hear(b"")
-    with pytest.raises(Failure, match="it closed the connection") as refused:
+    with pytest.raises(Failure, match="the peer closed the connection") as refused:
         talk.call()
     assert not refused.value.may_have_happened
 

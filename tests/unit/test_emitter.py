@@ -365,7 +365,9 @@ def test_what_nobody_could_be_told_of_is_logged_and_harms_nothing(foo, monkeypat
     foo.on("locked", foo.note)
     foo.tell()
     (record,) = caplog.records
-    assert record.getMessage() == "nobody was told of 'locked' of 'foo'"
+    assert record.getMessage() == (
+        "no thread can be started: handlers of 'locked' of lock 'foo' miss it"
+    )
 
 
 # What is logged, by whoever tells.

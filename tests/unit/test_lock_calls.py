@@ -213,7 +213,7 @@ def test_any_thread_may_give_it_back(foo, hold):
 def test_what_is_not_held_is_not_given_back(foo):
     foo.lock().result()
     foo.unlock().result()
-    with pytest.raises(LockNotOwnedError, match=r"holder\(\) says"):
+    with pytest.raises(LockNotOwnedError, match=r"holder\(\) returns"):
         foo.unlock().result()
 
 
@@ -227,7 +227,7 @@ def test_what_was_lost_is_not_given_back_and_nothing_is_asked(foo, hold, store):
 
 
 @pytest.mark.parametrize(
-    ("auto_renew", "cure"), [(False, "auto_renew=True or a longer ttl"), (True, "stood still")]
+    ("auto_renew", "cure"), [(False, "use auto_renew=True"), (True, "was paused")]
 )
 def test_a_hold_that_expired_says_its_ttl_and_the_cure(store, auto_renew, cure):
     foo = Foo(store, auto_renew=auto_renew)
@@ -530,7 +530,7 @@ def test_what_is_abandoned_is_given_back(foo, hold):
 def test_what_cannot_be_given_back_when_it_is_abandoned_is_logged(foo, hold):
     foo.faults[Leave] = Refusal(StorePermissionError)
     foo.abandon(hold).result()
-    assert foo.warned == ["'foo' is left to its ttl: refused"]
+    assert foo.warned == ["'foo' may stay locked until its ttl ends: refused"]
 
 
 def test_what_is_abandoned_and_was_lost_is_not_left_to_its_ttl(foo, hold, store):

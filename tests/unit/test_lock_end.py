@@ -150,7 +150,7 @@ def test_what_a_late_end_cannot_give_back_is_logged(foo, hold):
     foo.faults[Leave] = Refusal(StorePermissionError)
     with pytest.raises(DestroyedError):
         going.result()
-    assert foo.warned == ["'foo' is left to its ttl: refused"]
+    assert foo.warned == ["'foo' may stay locked until its ttl ends: refused"]
     assert foo.status.closed
 
 
@@ -319,7 +319,7 @@ def test_what_has_had_its_time_is_given_back_at_exit(brief, store):
 
 def test_who_is_refused_by_what_it_has_left_is_told_so(brief):
     brief.unlock().result()
-    with pytest.raises(AlreadyLockedError, match="given back, and kept by its min_hold"):
+    with pytest.raises(AlreadyLockedError, match="given back, but its min_hold is not over"):
         brief.lock().result()
 
 

@@ -388,7 +388,7 @@ def test_who_waits_looks_again_when_the_client_is_closed(foo, beta):
 def test_one_that_does_not_wait_is_told_who_holds_the_lock(foo, beta, store):
     foo.lock(timeout=100).go()
     going = foo.lock(OTHER).go()
-    with pytest.raises(AlreadyLockedError, match="this object waits for it") as raised:
+    with pytest.raises(AlreadyLockedError, match="this object waits in the queue") as raised:
         going.result()
     assert raised.value.holder == Holder.of(store.keys[beta])
 
@@ -397,7 +397,7 @@ def test_one_that_does_not_wait_is_told_who_holds_the_lock(foo, beta, store):
 def test_there_is_nothing_to_keep_or_to_give_back_while_it_waits(foo, beta, call):
     foo.lock(timeout=100).go()
     going = getattr(foo, call)(OTHER).go()
-    with pytest.raises(LockNotOwnedError, match="it waits for its turn"):
+    with pytest.raises(LockNotOwnedError, match="this object still waits in the queue"):
         going.result()
 
 

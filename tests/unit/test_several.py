@@ -215,7 +215,7 @@ def test_keys_are_several_names(store: MemoryStore, keys: Any) -> None:
 def test_more_keys_than_a_transaction_takes_are_refused_before_anything_is_sent(
     several: Any,
 ) -> None:
-    with pytest.raises(KeyRequiredError, match=rf"1 to {MAX_KEYS} different ones"):
+    with pytest.raises(KeyRequiredError, match=rf"1 to {MAX_KEYS} different names"):
         several(*map(str, range(MAX_KEYS + 1)))
 
 

@@ -373,7 +373,7 @@ def test_a_meter_that_fails_harms_no_lock_and_is_logged_once(store, sdk, caplog)
             foo.unlock()
         store.advance(0)
     assert [each.getMessage() for each in caplog.records if each.name == "microlock"] == [
-        f"<Instrumentation of {client!r}> fails to record 'acquired' of 'foo'"
+        f"<Instrumentation of {client!r}> can't record the event 'acquired' of the lock 'foo'"
     ]
 
 

@@ -198,7 +198,7 @@ def test_a_wait_that_nothing_ends_is_told(
     foo = Microlock(store.connect(), "foo", "node-a", ttl=TTL, auto_renew=True)
     bar = Microlock(store.connect(), "foo", "node-b", ttl=TTL)
     foo.lock()
-    with pytest.raises(TimeoutError, match="nothing that falls due"):
+    with pytest.raises(TimeoutError, match="nothing is due any more"):
         bar.lock(timeout=None)
     assert foo.waiters() == []
 
@@ -263,7 +263,7 @@ def test_a_handler_that_does_not_end_is_told(
     foo, go = Microlock(store.connect(), "foo", "a", ttl=TTL), threading.Event()
     foo.on("acquired", lambda: go.wait(PATIENCE))
     foo.lock()
-    with pytest.raises(TimeoutError, match=r"microlock-handlers is still at work(?s:.*)go\.wait"):
+    with pytest.raises(TimeoutError, match=r"microlock-handlers still works(?s:.*)go\.wait"):
         store.advance(1)
     go.set()
 

@@ -604,7 +604,7 @@ def test_what_cannot_be_given_back_at_exit_is_logged_once(timer, client, caplog)
     client.error = StoreUnavailableError("down")
     farewell(timer)
     (record,) = caplog.records
-    assert record.getMessage() == "at exit left to their ttl: 3 hold(s), down"
+    assert record.getMessage() == "at exit 3 hold(s) are left, and end with their ttl: down"
     assert faces
 
 

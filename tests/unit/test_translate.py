@@ -191,14 +191,14 @@ def test_a_wrong_certificate_is_told_also_by_a_member_that_has_answered_before()
 @pytest.mark.parametrize(
     ("code", "details"),
     [
-        (StatusCode.UNIMPLEMENTED, "HTTP status 404, and no gRPC"),
+        (StatusCode.UNIMPLEMENTED, "HTTP status 404, not gRPC"),
         (StatusCode.UNAVAILABLE, NO_CONNECTION + "Failed parsing HTTP/2"),
     ],
 )
 def test_what_stands_in_the_place_of_a_member_that_has_answered_will_go_again(code, details):
     said = translate_rpc(Failure(code, details), "etcd0:2379", answered=True)
     assert type(said) is StoreUnavailableError
-    assert "so is not etcd" not in str(said)
+    assert "is not etcd:" not in str(said)
 
 
 # No connection
@@ -239,19 +239,19 @@ def of_a_certificate(text: str) -> ssl.SSLError:
         (
             of_tls("WRONG_VERSION_NUMBER", "wrong version number"),
             StoreTlsError,
-            "no TLS connection to etcd:1 (what answers there speaks no TLS)",
+            "no TLS connection to etcd:1 (the server does not use TLS)",
         ),
         (
             of_tls("SSLV3_ALERT_BAD_CERTIFICATE", "sslv3 alert bad certificate"),
             StoreTlsError,
-            "no TLS connection to etcd:1 (the server says: sslv3 alert bad certificate; does it "
-            "want another cert_cert?)",
+            "no TLS connection to etcd:1 (the server says: sslv3 alert bad certificate; it may "
+            "need another cert_cert)",
         ),
         (
             of_tls("TLSV1_ALERT_UNKNOWN_CA", "tlsv1 alert unknown ca"),
             StoreTlsError,
-            "no TLS connection to etcd:1 (the server says: tlsv1 alert unknown ca; does it want "
-            "another cert_cert?)",
+            "no TLS connection to etcd:1 (the server says: tlsv1 alert unknown ca; it may need "
+            "another cert_cert)",
         ),
         (
             of_tls("TLSV1_ALERT_INTERNAL_ERROR", "tlsv1 alert internal error"),
@@ -277,7 +277,7 @@ def of_a_certificate(text: str) -> ssl.SSLError:
         (
             BrokenFramesError("x" * 999),
             WrongServerError,
-            f"etcd:1 does not speak HTTP/2, so is not etcd ({'x' * 139}\u2026)",
+            f"etcd:1 is not etcd: it does not speak HTTP/2 ({'x' * 139}\u2026)",
         ),
     ],
 )
@@ -291,11 +291,11 @@ def test_why_there_is_no_connection_is_said_in_two_lines(
 @pytest.mark.parametrize("answered", [False, True])
 @pytest.mark.parametrize(
     "error",
-    [ConnectionResetError("it closed the connection"), BrokenPipeError(), ssl.SSLEOFError()],
+    [ConnectionResetError("the peer closed the connection"), BrokenPipeError(), ssl.SSLEOFError()],
 )
 def test_a_connection_that_is_closed_at_once_may_be_tls_on_one_side_if_none_ever_answered(
     error: Exception, answered: bool
 ) -> None:
     said = not_connected(error, "etcd:1", answered=answered)
-    assert ("is TLS on at one side only?" in str(said)) is not answered
+    assert ("only one side uses TLS" in str(said)) is not answered
     assert isinstance(said, StoreUnavailableError)

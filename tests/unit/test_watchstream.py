@@ -618,7 +618,7 @@ def test_a_watch_that_is_cancelled_again_and_again_ends_alone(machine):
         machine.received(WatchCreated(max(watch_id, 2) + 1, 9))
     told(machine.received(WatchCancelled(5, reason="odd")))
     ((name, error, final),) = one.failures
-    assert (name, str(error), final) == (LOCK, "etcd ended the watch: odd", True)
+    assert (name, str(error), final) == (LOCK, "etcd cancelled the watch: odd", True)
     assert two.failures == []
 
 

@@ -23,13 +23,13 @@ from microlock.errors import (
 def release(names: Names, place: Place, ttl: int) -> Flow[Lease | Lost | None]:
     """Gives the lock back. Returns the lease if it can serve the next hold of `ttl` seconds.
 
-    A StoreError leaves the hold as it was; after LockUncertainError or an interrupt it is not to
-    be counted on.
+    After a StoreError the hold stands as before. After LockUncertainError or an interrupt it counts
+    as lost.
     """
     try:
         left: Left = yield Leave(place.entry, place.token, place.others)
     except StoreError as error:
-        # Out of space, etcd 3.5.1 refuses the delete in a transaction, but no revocation.
+        # When its database is full, etcd 3.5.1 refuses a delete in a transaction, but not a revoke.
         if not error.may_have_happened and not isinstance(error, StoreNoSpaceError):
             raise
         yield from discard(names, *doubtful(place.leases), after=error)
@@ -41,13 +41,13 @@ def release(names: Names, place: Place, ttl: int) -> Flow[Lease | Lost | None]:
     if left.done and lease.asked == ttl and not lease.doubtful and not place.next_lease:
         return lease
     yield from discard(names, *place.leases)
-    # A repeated delete that finds nothing has most likely been done by its first copy.
+    # If a repeated delete finds nothing, most likely its first copy has done it.
     return None if left.done or left.repeated else Lost(LossReason.DELETED)
 
 
 def renew(names: Names, place: Place) -> Flow[Place | Lost]:
-    """Puts the whole ttl back, and looks whether the entry is still there: a keep-alive alone may
-    succeed for an entry that was deleted, or a lease that was revoked (etcd before 3.5.23)."""
+    """Renews the lease, and reads the entry: a keep-alive alone succeeds too if the entry was
+    deleted, or if the lease was revoked (etcd before 3.5.23)."""
     if place.next_lease:
         try:
             moved = yield from _move(names, place, place.next_lease)
@@ -79,11 +79,11 @@ def extend(
 ) -> Flow[tuple[Place | Lost, BaseException | None]]:
     """Puts the entry under a new lease. It keeps its place and its token.
 
-    `keep` learns, before the request is sent, how the place is from then on: it may be under either
-    lease, and lives as long as both do.
+    `keep` gets the new place before the request is sent: from then on the entry may be under either
+    lease, and certainly lives as long as both do.
 
-    Returns what there is now, and the error that leaves the extension in doubt, to be raised:
-    the hold then stands with `next_lease`, and the next renewal finishes what was begun.
+    Returns the place, and an error for the caller to raise if the extension is in doubt. The hold
+    then stands with `next_lease`, and the next renewal completes the extension.
     """
     if place.next_lease or not place.lease.ttl:  # in doubt, or found in etcd a moment ago
         renewed = yield from renew(names, place)
@@ -93,7 +93,7 @@ def extend(
     lease = yield from grant(names, ttl, lease_ids)
     between = replace(place, next_lease=lease)
     try:
-        keep(between)  # from the moment that it is moved, which is long before the reply
+        keep(between)  # before the request: the entry is moved long before the reply comes
         return (yield from _move(names, place, lease)), None
     except LockUncertainError:
         raise
@@ -106,9 +106,9 @@ def extend(
 
 
 def _move(names: Names, place: Place, lease: Lease) -> Flow[Place | Lost]:
-    """Puts the entry under another lease, once, however often it is repeated."""
-    # The request names the old lease: a copy that arrives after a later extension must not move
-    # the entry back.
+    """Puts the entry under another lease. Repeating it is harmless."""
+    # The request names the old lease, so that a copy that arrives after a later extension does not
+    # move the entry back.
     reply: Moved = yield Move(
         place.entry, names.value, place.token, place.lease.id, lease.id, place.others
     )
@@ -121,7 +121,7 @@ def _move(names: Names, place: Place, lease: Lease) -> Flow[Place | Lost]:
         try:
             yield Revoke(place.lease.id)
         except StoreError as error:
-            error.may_have_happened = True  # moved, but not done with the old lease
+            error.may_have_happened = True  # moved, but the old lease is not revoked
             raise
     else:
         yield from discard(names, place.lease)
@@ -129,7 +129,7 @@ def _move(names: Names, place: Place, lease: Lease) -> Flow[Place | Lost]:
 
 
 def _lost(place: Place, mine: KeyValue | None) -> Lost | None:
-    """What the entry, as it was read, says of the hold."""
+    """Whether the hold is lost, by its entry as it was read."""
     if mine is None or mine.create_revision != place.token:
         return Lost(LossReason.DELETED)
     if mine.lease_id != place.lease.id:
@@ -138,7 +138,7 @@ def _lost(place: Place, mine: KeyValue | None) -> Lost | None:
 
 
 def adopt(names: Names, *, now: float) -> Flow[Place | Holder | None]:
-    """The hold of our node, whichever object took it; else who holds the lock."""
+    """The hold of our node, whichever object took it; else the holder of the lock."""
     found: Found = yield Read(names.lock)
     held = holding(names.lock, found.keys)
     for kv in held:
@@ -148,7 +148,7 @@ def adopt(names: Names, *, now: float) -> Flow[Place | Holder | None]:
 
 
 def _with_others(names: Names, kv: KeyValue, now: float) -> Flow[Place | Holder | None]:
-    """The hold with this entry, if it holds the other locks too; else who holds one of them."""
+    """The hold with this entry, if it holds the other locks too; else the holder of one of them."""
     others = tuple([lock + kv.name[len(names.prefix) :] for lock in names.others])
     for lock, entry in zip(names.others, others, strict=True):
         found: Found = yield Read(lock)
@@ -159,7 +159,7 @@ def _with_others(names: Names, kv: KeyValue, now: float) -> Flow[Place | Holder 
 
 
 def seek(names: Names, token: int, *, now: float) -> Flow[tuple[Names, Place] | Holder | None]:
-    """The hold with this token, whoever has it; else who holds the lock."""
+    """The hold with this token, of any node; else the holder of the lock."""
     found: Found = yield Read(names.lock)
     held = holding(names.lock, found.keys)
     for kv in held:
@@ -170,13 +170,13 @@ def seek(names: Names, token: int, *, now: float) -> Flow[tuple[Names, Place] | 
 
 
 def _place(kv: KeyValue, now: float) -> Place:
-    """That of another object."""
+    """The place of another object."""
     lease = Lease(kv.lease_id, asked=None, ttl=0, sent=now)
     return Place(kv.name, kv.create_revision, lease)
 
 
 def remove(entry: bytes, token: int, others: tuple[bytes, ...] = ()) -> Flow[bool]:
-    """Deletes the entries of a hold, and leaves its lease alone. Returns whether it is this that
-    has ended the hold."""
+    """Deletes the entries of a hold, and leaves its lease alone. Returns whether this has ended the
+    hold."""
     left: Left = yield Leave(entry, token, others)
-    return left.done or left.repeated  # a copy without an answer may have been the one
+    return left.done or left.repeated  # an earlier copy may have done it

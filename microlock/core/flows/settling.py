@@ -1,4 +1,4 @@
-"""What flows share: leases, and settling what is in doubt."""
+"""What flows share: leases, and settling doubts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from microlock.errors import (
 )
 
 T = TypeVar("T")
-# Requests of a store; `AwaitTurn` where nothing is given that awaits it.
+# Yields requests to a store; `AwaitTurn` too, unless the caller gives a function for that.
 Flow = Generator[Any, Any, T]
 
 
 def grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:
-    """A new lease; after a lost reply one with another id, since a late copy of the first grant
-    would bring a revoked lease back."""
+    """A new lease. After a lost reply it tries another id: a late copy of the first grant would
+    bring a revoked lease back."""
     first: StoreError | None = None
     while True:
         lease = Lease(next(lease_ids), asked=ttl, ttl=ttl, sent=0.0)
@@ -36,8 +36,8 @@ def grant(names: Names, ttl: int, lease_ids: Iterator[int]) -> Flow[Lease]:
                 yield from discard(names, lease, after=error, granted=False)
             if not isinstance(error, StoreError):
                 raise
-            # Later ones tell that the time is over. Then nothing is sent any more, and so nothing
-            # may have happened: which ends this.
+            # Later errors only say that the time is over. Then nothing is sent any more, so the
+            # grant has certainly not happened, which ends the loop.
             first = first or error
             if refused:
                 raise first from None
@@ -55,20 +55,20 @@ def keep_alive(lease: Lease) -> Flow[Lifetime]:
 def discard(
     names: Names, *leases: Lease, after: BaseException | None = None, granted: bool = True
 ) -> Flow[None]:
-    """Revokes leases, and with them the entry that is there, or may yet come.
+    """Revokes leases, and so deletes their entries, also those that a late copy would put.
 
-    If they are not known to be `granted` the grant may be on its way still. Then a revocation that
-    finds nothing has overtaken it, most likely, and another one comes after it.
+    `granted` False: the grant may still be on its way. If the revocation finds no lease, it has
+    most likely overtaken the grant, so a second one follows.
 
-    A lease without a doubt that can't be revoked ends by itself. With one it raises
-    LockUncertainError, but never in place of the interrupt that it comes `after`.
+    If a lease can't be revoked, it ends by itself. If it is in doubt, this raises
+    LockUncertainError, but not in place of an interrupt (`after`).
     """
     if isinstance(after, GeneratorExit):
-        return  # the flow was dropped: there is nobody to ask
+        return  # the flow was dropped: no request can be made
     uncertain: LockUncertainError | None = None
     for lease in leases:
         if lease.asked is None and not lease.doubtful:
-            continue  # another object's, to end or to keep
+            continue  # the lease of another object, which keeps or ends it
         try:
             found: bool = yield Revoke(lease.id)
             if not (found or granted):

@@ -16,7 +16,7 @@ from microlock.errors import LeaseNotFoundError, LockUncertainError, StoreError
 
 Others = tuple[tuple[bytes, bytes], ...]
 
-# So often a try asks again because somebody else came before it. Then it puts its entry, and looks.
+# So often a try repeats because another entry came first. Then it puts its entry, and looks.
 _ATTEMPTS = 8
 
 
@@ -29,16 +29,16 @@ def try_lock(
     now: float,
     lease_ids: Iterator[int],
 ) -> Flow[Place | Contended]:
-    """One try: takes the lock if nobody holds it.
+    """One try: takes the lock if it is free.
 
-    `lease` is what an earlier cycle left, `lost` a hold of this object whose deadline has passed:
-    its entry may still be there. When this raises, no entry that it made is left in etcd; where
-    that can't be confirmed, it raises LockUncertainError. A lease that etcd could not be asked to
-    revoke has nothing under it, and ends by itself.
+    `lease` is left from an earlier cycle. `lost` is a hold of this object whose deadline has
+    passed: its entry may still exist. If this raises, it leaves no entry in etcd; if that can't be
+    confirmed, it raises LockUncertainError. A lease that could not be revoked has no entry, and
+    ends by itself.
     """
     granted = False
-    # A copy of its put may yet come, and bring back what was deleted. Or it is not among those that
-    # are read, where it would be in nobody's way but a later writer's.
+    # A late copy of the lost hold's put may bring its entry back. Or its entry is not among the
+    # rivals, so the reads below would not see it, and only a later writer would.
     if lost and (
         any(each.doubtful for each in lost.leases) or not is_entry(names.rivals, lost.entry)
     ):
@@ -46,7 +46,7 @@ def try_lock(
         lost = None
     while True:
         if lease is None or lease.deadline <= now:
-            # Look before the grant, so that a try on a held lock writes nothing.
+            # Read before the grant, so that a try on a held lock writes nothing.
             before = yield from _rivals(names)
             if lost and any(kv.create_revision == lost.token for kv in before):
                 yield from discard(names, *lost.leases)
@@ -59,8 +59,8 @@ def try_lock(
         try:
             entered = yield from _enter(names, lease, _put(names, lease, now))
         except LeaseNotFoundError:
-            # It ended early: revoked by an operator, shorter than etcd took to answer, or lost
-            # though it was renewed (etcd before 3.4.31 and 3.5.13).
+            # The lease ended early: an operator revoked it, etcd took longer than its ttl to
+            # answer, or lost it in spite of renewals (etcd before 3.4.31 and 3.5.13).
             lease = None
             continue
         if granted and isinstance(entered, Contended) and entered.lease:
@@ -70,7 +70,7 @@ def try_lock(
 
 
 def _rivals(names: Names) -> Flow[Sequence[KeyValue]]:
-    """Those who keep it out, or fewer."""
+    """The entries before ours, up to as many as decide that it is not admitted."""
     for lock in (names.rivals, *names.others):
         found: Found = yield Read(lock, limit=names.admission.limit)
         if not names.admission.admits(found.keys):
@@ -79,11 +79,11 @@ def _rivals(names: Names) -> Flow[Sequence[KeyValue]]:
 
 
 def _enter(names: Names, lease: Lease, putting: Flow[Place | Contended]) -> Flow[Place | Contended]:
-    """Runs what puts our entry under this lease; undoes what is in doubt."""
+    """Runs `putting`, which puts our entry under this lease, and undoes it after a doubt."""
     try:
         entered = yield from putting
     except (LeaseNotFoundError, LockUncertainError):
-        raise  # nothing is under it, and nothing can be any more; or nobody can be asked
+        raise  # the lease is gone, and can have no entry; or it can't be revoked
     except BaseException as error:  # KeyboardInterrupt leaves the same doubt as a lost reply
         doubtful = not isinstance(error, StoreError) or error.may_have_happened
         yield from discard(names, replace(lease, doubtful=doubtful), after=error)
@@ -108,10 +108,10 @@ def wait(
     lease_ids: Iterator[int],
     await_turn: Callable[[AwaitTurn], Flow[TurnResult]] = _ask,
 ) -> Flow[Place | Contended]:
-    """Joins the queue and waits for its turn; if the place is lost, joins again at the end.
+    """Joins the queue and waits for its turn. If the place is lost, it joins again at the end.
 
-    The arguments are those of `try_lock`, and so is what is left in etcd when this raises, or
-    returns Contended because the time was over. `await_turn` waits until the place is the first.
+    The arguments are those of `try_lock`. If this raises, or returns Contended because the time is
+    over, it leaves in etcd what `try_lock` does. `await_turn` waits until the place is the first.
     """
     if lost:  # its entry may still be there, before ours
         yield from discard(names, *lost.leases)
@@ -122,12 +122,12 @@ def wait(
             lease = yield from grant(names, ttl, lease_ids)
         try:
             return (yield from _enter(names, lease, _queue_up(names, lease, await_turn)))
-        except LeaseNotFoundError:  # and the place is gone
+        except LeaseNotFoundError:  # the place is gone with it
             lease = None
 
 
 def _put(names: Names, lease: Lease, now: float) -> Flow[Place | Contended]:
-    """Puts our entry if it is admitted at once."""
+    """Puts our entry, only if it is admitted at once."""
     entry, admission = entry_name(names.prefix, lease.id), names.admission
     others = _others(names, lease)
     if not lease.fresh(now):
@@ -145,22 +145,22 @@ def _put(names: Names, lease: Lease, now: float) -> Flow[Place | Contended]:
             return Contended(Holder.of(entered.before[0], names.lock), lease)
         if entered.since is None:
             break
-        since = entered.since  # nobody is to come between
+        since = entered.since  # no entry may come in between
     try:
         if entered.token is not None:
             lease = yield from _alive(lease, entered.at)
             return _place(entry, entered.token, lease, others)
         return (yield from _look(names, entry, lease))
     except StoreError as error:
-        error.may_have_happened = True  # whatever became of the last request, the entry may stand
+        error.may_have_happened = True  # the entry may exist, whatever the last request did
         raise
 
 
 def _look(names: Names, entry: bytes, lease: Lease) -> Flow[Place | Contended]:
-    """Nobody of this lock seems to be in the way: puts our entry, and looks who is older."""
+    """No entry of this lock was found: puts ours, and looks whether there is an older one."""
     place, wait, at = yield from _join(names, entry, lease)
     if wait:
-        # Our entry is there, to be undone.
+        # Our entry exists, and has to be undone.
         return Contended(wait.holder, replace(lease, doubtful=True))
     return place.under((yield from _alive(place.lease, at)))
 
@@ -168,7 +168,7 @@ def _look(names: Names, entry: bytes, lease: Lease) -> Flow[Place | Contended]:
 def _queue_up(
     names: Names, lease: Lease, await_turn: Callable[[AwaitTurn], Flow[TurnResult]]
 ) -> Flow[Place | Contended]:
-    """Puts our entry, and waits until no older one is there."""
+    """Puts our entry, and waits until no older one is left."""
     place, wait, at = yield from _join(names, entry_name(names.prefix, lease.id), lease)
     try:
         while wait:
@@ -180,19 +180,19 @@ def _queue_up(
                 return Contended(result.holder, replace(place.lease, doubtful=True))  # to be undone
             if result.standing is Standing.GONE:
                 yield from discard(names, place.lease)
-                raise LeaseNotFoundError(f"the place of {names.node_id!r} in the queue is gone")
-            # Nobody answered for a ttl. Maybe the lease has not ended all the same.
+                raise LeaseNotFoundError(f"the entry of {names.node_id!r} in the queue is gone")
+            # etcd did not answer for a ttl. The lease may have survived all the same.
             place = place.under((yield from _whole(place.lease, at)))
             wait = AwaitTurn(place, result.holder)
         return place.under((yield from _whole(place.lease, at)))
     except StoreError as error:
-        error.may_have_happened = True  # our entry may be there
+        error.may_have_happened = True  # our entry may exist
         raise
 
 
 def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Place, AwaitTurn | None, float]]:
-    """Puts our entry at the end of the queue. Returns our place, what to wait for if it is not
-    the first, and the moment."""
+    """Puts our entry at the end of the queue. Returns our place, what to wait for if it is not the
+    first, and the time."""
     admission = names.admission
     others = _others(names, lease)
     joined: Joined = yield Join(names.rivals, entry, names.value, lease.id, admission.near, others)
@@ -203,12 +203,12 @@ def _join(names: Names, entry: bytes, lease: Lease) -> Flow[tuple[Place, AwaitTu
         try:
             token, before = yield from _older(names, entry, others)
         except StoreError as error:
-            error.may_have_happened = True  # our entry is there
+            error.may_have_happened = True  # our entry exists
             raise
-        at = math.inf  # nobody knows how long that took: a keep-alive will tell
+        at = math.inf  # unknown, so a keep-alive follows
     if token is None:
         yield from discard(names, lease)
-        raise LeaseNotFoundError(f"the entry {entry!r} is gone, or a user's own key")
+        raise LeaseNotFoundError(f"the entry {entry!r} is gone, or another client put this key")
     place = _place(entry, token, lease, others)
     if admission.admits(before):
         return place, None, at
@@ -237,7 +237,7 @@ def _older(
 
 
 def _others(names: Names, lease: Lease) -> Others:
-    """The other locks that are taken with it, and our entries there."""
+    """The other locks that are taken together with it, and our entries there."""
     if not names.others:
         return ()
     return tuple([(lock, entry_name(lock, lease.id)) for lock in names.others])
@@ -258,7 +258,7 @@ def _whole(lease: Lease, at: float) -> Flow[Lease]:
 
 
 def _alive(lease: Lease, at: float) -> Flow[Lease]:
-    """The lease with its deadline ahead, also where etcd took longer to answer than the ttl."""
+    """The lease with its deadline ahead, even if etcd took longer than the ttl to answer."""
     while lease.deadline <= at:
         lifetime = yield from keep_alive(lease)
         lease, at = lease.renewed(lifetime), lifetime.at

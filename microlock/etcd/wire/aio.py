@@ -97,7 +97,7 @@ class AioWire:
             raise self._member.not_connected(error) from error
         except RuntimeError as error:  # too many threads, or the interpreter exits
             raise StoreUnavailableError(
-                f"no thread can connect to {self._member.address.text}"
+                f"no thread can be started to connect to {self._member.address.text}"
             ) from error
         return link
 
@@ -139,7 +139,7 @@ class _Link(asyncio.Protocol):
             self.close()
             raise
         if not self._connection.ready:
-            error = self._connection.broken or TimeoutError("it does not begin to speak HTTP/2")
+            error = self._connection.broken or TimeoutError("it did not begin HTTP/2 in time")
             self.close()
             raise error
 
@@ -191,7 +191,7 @@ class _Link(asyncio.Protocol):
         self._settle()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._connection.fail(error or ConnectionResetError("it closed the connection"))
+        self._connection.fail(error or ConnectionResetError("the peer closed the connection"))
         self._settle()
 
     def _flush(self) -> None:

@@ -40,7 +40,9 @@ class ThreadsWire:
             return await aside("microlock-calls", call, ended=self._turns.release)
         except RuntimeError as error:  # too many threads, or the interpreter exits
             self._turns.release()
-            raise StoreUnavailableError(f"no thread can call {self._wire.address}") from error
+            raise StoreUnavailableError(
+                f"no thread can be started to call {self._wire.address}"
+            ) from error
 
     def close(self) -> None:
         pass  # the channel is that of the threads

@@ -145,7 +145,7 @@ class Connection:
         """
         self.tend(now)
         if not self.usable:
-            why = "it is going away" if self.broken is None else _text(self.broken)
+            why = "the peer is shutting down" if self.broken is None else _text(self.broken)
             raise Failure("UNAVAILABLE", why, may_have_happened=False)
         rpc.open = ended and rpc.sink is None and not self._streams.isdisjoint(headers)
         try:
@@ -193,7 +193,7 @@ class Connection:
         self._received += len(data)
         try:
             if not data:
-                raise ConnectionResetError("it closed the connection")
+                raise ConnectionResetError("the peer closed the connection")
             if self._tls is not None:
                 data = self._tls.open(data)
             self._frames.receive(data, self)
@@ -207,7 +207,7 @@ class Connection:
         To be called now and then while something is under way.
         """
         if now - self._pinged > _PONG_WITHIN:
-            self.fail(TimeoutError("it answers no ping"))
+            self.fail(TimeoutError("the peer did not answer a ping"))
         elif self._rpcs and self._pinged == inf and now - self._unheard > _PING_AFTER:
             self._pinged = now
             self._frames.ping()
@@ -257,7 +257,7 @@ class Connection:
             refused = code == _REFUSED_STREAM and not rpc.leading
             failure = _not_grpc(rpc.leading) or Failure(
                 "UNAVAILABLE" if code else "INTERNAL",
-                f"the stream was reset ({code})" if code else "it ended without a status",
+                f"the stream was reset ({code})" if code else "the stream ended without a status",
                 may_have_happened=not refused,
             )
             self._end(rpc, failure)
@@ -267,7 +267,9 @@ class Connection:
         for stream in [each for each in self._rpcs if each > last]:
             rpc = self._rpcs.pop(stream)
             begun = bool(rpc.leading)  # whatever it says
-            self._end(rpc, Failure("UNAVAILABLE", "it is going away", may_have_happened=begun))
+            self._end(
+                rpc, Failure("UNAVAILABLE", "the peer is shutting down", may_have_happened=begun)
+            )
 
     def _status(self, rpc: Rpc, trailers: Headers) -> Failure | None:
         said = dict(trailers)
@@ -276,7 +278,9 @@ class Connection:
             self._fine = trailers
             return None
         if not code.isdigit():
-            return _not_grpc(rpc.leading) or Failure("INTERNAL", "it ended without a status")
+            return _not_grpc(rpc.leading) or Failure(
+                "INTERNAL", "the stream ended without a status"
+            )
         number = int(code[:3])
         status = STATUS[number] if 0 < number < len(STATUS) else "UNKNOWN"
         details = unquote(said.get(b"grpc-message", b"").decode("latin-1"), errors="replace")
@@ -320,7 +324,7 @@ class Connection:
 
     def _end(self, rpc: Rpc, failure: Failure | None) -> None:
         if failure is None and rpc.reply is None and rpc.sink is None:
-            failure = Failure("INTERNAL", "it ended without a reply")
+            failure = Failure("INTERNAL", "the stream ended without a reply")
         rpc.failure = failure
         rpc.ended = True
         if rpc.notify is not None:
@@ -344,5 +348,5 @@ def _not_grpc(leading: Headers) -> Failure | None:
         b"application/grpc"
     ):
         return None
-    details = f"HTTP status {http.decode('latin-1')}, and no gRPC"
+    details = f"HTTP status {http.decode('latin-1')}, not gRPC"
     return Failure(_OF_HTTP.get(http, "UNKNOWN"), details)

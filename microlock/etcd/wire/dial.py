@@ -55,7 +55,7 @@ class Dialler:
             try:
                 Daemon("microlock-names", look_up.run).start()
             except RuntimeError as error:  # too many threads, or the interpreter exits
-                raise OSError(f"no thread can look up {host}") from error
+                raise OSError(f"no thread can be started to look up {host}") from error
             self._looking_up = look_up  # now that it ends
         if not look_up.done.wait(max(0.0, deadline - clock.now())):
             raise TimeoutError(f"the look-up of {host} timed out")
@@ -91,7 +91,7 @@ def places(host: str, port: int, *, numeric: bool = False) -> Sequence[_Place]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except UnicodeError as error:
-        raise OSError(f"{host!r} is no name of a host") from error
+        raise OSError(f"{host!r} is not a valid host name") from error
     kinds: dict[int, list[_Place]] = {}
     for family, _, _, _, where in found:
         kinds.setdefault(family, []).append((family, where))

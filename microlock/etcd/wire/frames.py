@@ -115,7 +115,7 @@ class Frames:
             self._tell(events)
         # A violation is no exception: it wants to send a GOAWAY, and nothing else any more.
         if not (self._going or self._connection.can_send_request):
-            raise BrokenFramesError("it violates HTTP/2")
+            raise BrokenFramesError("HTTP/2 protocol error")
 
     def _tell(self, events: Events) -> None:
         event: Any

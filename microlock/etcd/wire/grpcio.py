@@ -134,7 +134,7 @@ class GrpcWire:
             raise self._translated(error) from error
         except NotBackError:
             raise StoreTimeoutError(
-                f"the call to etcd at {self.address} did not come back", may_have_happened=True
+                f"the call to etcd at {self.address} did not return", may_have_happened=True
             ) from None
         self._answered.set()
         return answer
@@ -163,7 +163,9 @@ class GrpcWire:
             Daemon("microlock-stream", _push, call, sink, self._translated).start()
         except RuntimeError as error:  # too many threads, or the interpreter exits
             stream.close()
-            raise StoreUnavailableError(f"no thread can read from {self.address}") from error
+            raise StoreUnavailableError(
+                f"no thread can be started to read from {self.address}"
+            ) from error
         return stream
 
     def on_loop(self) -> ThreadsWire:

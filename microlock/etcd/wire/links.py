@@ -65,7 +65,7 @@ class Link:
             if self.connection.broken:
                 raise self.connection.broken
             if now >= deadline:
-                raise TimeoutError("it does not begin to speak HTTP/2")
+                raise TimeoutError("it did not begin HTTP/2 in time")
             now = self.listen(now, deadline)
 
     def tick(self, seconds: float) -> None:
@@ -157,7 +157,7 @@ class Link:
                 return
             out = out[sent:]
             if clock.now() > deadline:
-                raise TimeoutError("it takes no more bytes")
+                raise TimeoutError("the peer takes no more data")
 
     def shut(self) -> None:
         """Ends it, from any thread: whoever reads finds the end."""
@@ -311,7 +311,7 @@ class SharedLink:
         finally:
             link.shut()
             with self._lock:
-                connection.fail(ConnectionResetError("it is not used any more"))
+                connection.fail(ConnectionResetError("the connection is no longer used"))
                 self._read_out = True
                 # By the last who uses it: the number of a closed socket may be another's at once.
                 if not self._sending:
@@ -352,4 +352,6 @@ class SocketStream:
         try:
             self._sink(told)
         except Exception as error:  # noqa: BLE001  it is to end no other stream
-            self._link.cancel(self.rpc, Failure("INTERNAL", f"it can't be taken: {error!r}"))
+            self._link.cancel(
+                self.rpc, Failure("INTERNAL", f"a message can't be processed: {error!r}")
+            )

@@ -87,7 +87,7 @@ class Member:
             return kind.FromString(rpc.reply or b"")
         except DecodeError as error:
             raise StoreError(
-                f"the answer of {self.address.text} can't be read: {error}", may_have_happened=True
+                f"the reply of {self.address.text} can't be read: {error}", may_have_happened=True
             ) from error
 
     def error(self, failure: Failure) -> MicrolockError:

@@ -182,7 +182,9 @@ class SocketWire:
             Daemon("microlock-wire", read).start()
         except RuntimeError as error:  # too many threads, or the interpreter exits
             self._drop(link)
-            raise StoreUnavailableError(f"no thread can read from {self.address}") from error
+            raise StoreUnavailableError(
+                f"no thread can be started to read from {self.address}"
+            ) from error
         return shared
 
     def _dial(self, deadline: float) -> Link:

@@ -68,7 +68,7 @@ class Tls:
                     self._in, self._out, server_hostname=server_name
                 )
             except (TypeError, ValueError) as error:
-                raise ssl.SSLError(1, f"{server_name!a} is no name of a server") from error
+                raise ssl.SSLError(1, f"{server_name!a} is not a valid server name") from error
         self._early = b""  # what is to be sent after the handshake
         self._established = False
 
