@@ -275,7 +275,10 @@ class Tracker:
         """When to renew it."""
         if not self._status.auto_renew:
             return math.inf
-        at = min(lease.due(early=self.early, tried=self._tried) for lease in hold.leases)
+        place, early, tried = hold.place, self.early, self._tried
+        at = place.lease.due(early=early, tried=tried)
+        if place.next_lease:
+            at = min(at, place.next_lease.due(early=early, tried=tried))
         return at if at < hold.since + self._max_hold else math.inf
 
     def renewed(self, lease_id: int, lifetime: Lifetime, now: float) -> None:
