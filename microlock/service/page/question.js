@@ -31,9 +31,10 @@ export class Question {
     this.#set(
       "question-text",
       waits
-        ? `${who} waits with token ${place.token}. Its call fails, or joins the queue again at the end.`
-        : `${who} holds it with token ${place.token}. The next waiter gets the lock. The old holder ` +
-          "learns of the loss, but may go on working for a while.",
+        ? `${who} waits with token ${place.token}. Its call fails, or joins the queue again at ` +
+          "the end."
+        : `${who} holds it with token ${place.token}. The next waiter gets the lock. The old ` +
+          "holder learns of the loss, but may go on working for a while.",
     );
     this.#yes.textContent = waits ? "Remove" : "Break";
     this.#error.textContent = "";
