@@ -108,7 +108,7 @@ class Frames:
         return out
 
     def receive(self, data: bytes, events: Events) -> None:
-        """Processes bytes of the peer. Raises BrokenFramesError after the events of valid frames."""
+        """Processes bytes of the peer. Raises BrokenFramesError after the events before it."""
         try:
             self._receive(data)
         except NGH2Error as error:
