@@ -103,6 +103,8 @@ class HoldState:
         alive: whether it counts until its deadline. False from the moment when it is being given
             back; True again if that fails.
         refusal: why the store refused the last renewal, if it did.
+        unwanted: its holder has tried in vain to give it back. It is not renewed any more, unless a
+            call renews it: a program that went on after the error would keep it for ever.
     """
 
     __slots__ = (
@@ -116,6 +118,7 @@ class HoldState:
         "place",
         "refusal",
         "since",
+        "unwanted",
     )
 
     def __init__(
@@ -128,6 +131,7 @@ class HoldState:
         self.hold = hold
         self.alive = True  # False <= ended is set
         self.refusal: MicrolockError | None = None
+        self.unwanted = False
         self._reason: LossReason | None = None  # not None  =>  it is not alive
         self._expired = False  # the deadline has passed, and a caller has seen that
         self._suspended = False  # etcd does not answer the renewals
@@ -194,7 +198,7 @@ class HoldState:
             if lease.ttl:  # known, and maybe renewed in the background meanwhile
                 place = place.renewed(lease.id, Lifetime(lease.ttl, lease.sent, lease.sent))
         self.place = place
-        self._suspended, self.refusal = False, None
+        self._suspended, self.refusal, self.unwanted = False, None, False
 
     def suspend(self, error: MicrolockError) -> bool:
         """etcd did not renew it."""
@@ -218,8 +222,8 @@ class HoldState:
         self.alive = False
 
     def stand(self) -> None:
-        """Giving it back has failed: it counts again."""
-        self.alive = not self.ended.is_set()
+        """Giving it back has failed: it counts again, until its deadline."""
+        self.alive, self.unwanted = not self.ended.is_set(), True
 
     def end(self, reason: LossReason | None = None) -> None:
         """It was given back, or found lost meanwhile."""

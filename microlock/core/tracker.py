@@ -273,7 +273,7 @@ class Tracker:
 
     def _renewal(self, hold: HoldState) -> float:
         """When to renew the hold."""
-        if not self._status.auto_renew:
+        if not self._status.auto_renew or hold.unwanted:
             return math.inf
         place, early, tried = hold.place, self.early, self._tried
         at = place.lease.due(early=early, tried=tried)

@@ -233,14 +233,26 @@ def test_a_release_that_is_refused_while_the_entry_is_deleted_is_a_loss(foo, hol
     assert (foo.status.reason(hold, store.now), foo.names[1:]) == (LossReason.DELETED, ["lost"])
 
 
-def test_a_hold_that_could_not_be_given_back_is_renewed_again(kept):
-    """Time has passed meanwhile, and nothing was due."""
-    going = kept.unlock().to(Leave)
-    kept.pass_time(3)
-    going.throw(StorePermissionError("no"))
-    assert isinstance(going.go().error, StorePermissionError)
+def test_a_hold_that_could_not_be_given_back_ends_with_its_ttl(kept):
+    refuse_unlock(kept)
+    assert kept.held
+    kept.pass_time(TTL)
+    assert not kept.held
+
+
+def test_a_hold_that_could_not_be_given_back_is_kept_if_a_call_renews_it(kept):
+    refuse_unlock(kept)
+    kept.renew().result()
     kept.pass_time(60)
     assert kept.held
+
+
+def refuse_unlock(foo: Foo) -> None:
+    """Time passes meanwhile, and nothing is due."""
+    going = foo.unlock().to(Leave)
+    foo.pass_time(3)
+    going.throw(StorePermissionError("no"))
+    assert isinstance(going.go().error, StorePermissionError)
 
 
 @pytest.mark.parametrize(("taken", "name"), [(True, "locked"), (False, "unlocked")])
