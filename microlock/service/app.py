@@ -81,16 +81,16 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
 
     @app.post("/unlock", responses=answers(bodies.Unlocked))
     async def unlock(body: bodies.Unlock) -> Response:
-        """Gives back what of this is held so."""
+        """Unlocks each key that `uid` holds with this `version`."""
         return JSONResponse({"unlocked": await holds.unlock(body.uid, _tokens(body.tokens))})
 
     @app.post("/renew", responses=answers(bodies.Renewed, {409: bodies.NotRenewed}))
     async def renew(body: bodies.Renew) -> Response:
-        """Holds what of this is held so for another time, from now on."""
+        """Renews each key that `uid` holds with this `version`, for `exp` from now on."""
         tokens = _tokens(body.tokens)
         renewed = await holds.renew(body.uid, tokens, body.exp)
         if lost := [key for key, _ in tokens if key not in renewed]:
-            why = f"{', '.join(map(repr, lost))}: not held so by {body.uid}"
+            why = f"{', '.join(map(repr, lost))}: not held by {body.uid} with this version"
             return JSONResponse({"error": why, "renewed": renewed}, 409)
         return JSONResponse({"renewed": renewed})
 
@@ -101,7 +101,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
 
     @app.post("/break", responses=answers(bodies.Broken))
     async def break_(body: bodies.Break) -> Response:
-        """Ends the hold with this token whosever it is, or removes the waiter: for operators."""
+        """Ends the hold with this token, or removes the waiter, of any node: for operators."""
         broken = await holds.break_place(body.key, body.token)
         if broken:
             log.warning("%r of %s, token %s, was broken", body.key, broken, body.token)

@@ -75,7 +75,7 @@ class Holds:
         return [(name, hold.token) for name in names]
 
     async def unlock(self, uid: str, tokens: Iterable[Token]) -> list[str]:
-        """Gives back what of this is held so. Returns those keys."""
+        """Unlocks each key that `uid` holds with this token. Returns those keys."""
         unlocked: list[str] = []
         for token, names in self._by_token(uid, tokens):
             gone = await self._look(steps.unlock(names, token))
@@ -86,7 +86,7 @@ class Holds:
         return unlocked
 
     async def renew(self, uid: str, tokens: Iterable[Token], expiry_ms: float | None) -> list[str]:
-        """Holds what of this is held so for another time from now. Returns those keys."""
+        """Renews each key that `uid` holds with this token. Returns those keys."""
         expiry_ms = expiry_ms or self._default
         renewed: list[str] = []
         for token, names in self._by_token(uid, tokens):

@@ -204,7 +204,7 @@ def test_a_renewal_holds_the_lock_for_another_time(service: Service, key: str) -
     until(lambda: not service.locked(key))
     lost = service.post("/renew", uid="a", tokens=tokens)
     assert lost.status_code == 409
-    assert lost.json() == {"error": f"{key!r}: not held so by a", "renewed": []}
+    assert lost.json() == {"error": f"{key!r}: not held by a with this version", "renewed": []}
 
 
 def test_of_several_keys_those_end_that_are_not_renewed(service: Service, prefix: str) -> None:
