@@ -16,14 +16,16 @@ from microlock.engine.host import look as call
 
 @click.command("break")
 @click.argument("name")
-@click.option("--token", type=click.IntRange(1), help="Only this hold, or this place in the queue.")
+@click.option(
+    "--token", type=click.IntRange(1), help="End the hold with this token, or remove the waiter."
+)
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @with_etcd
 def break_lock(client: Client, name: str, token: int | None, yes: bool) -> int:
-    """End a hold, whosever it is.
+    """End the hold of any node.
 
-    Shows whose it is, and asks. Whoever holds it learns of it, but may be at work still; the next
-    in the queue gets the lock.
+    Shows the holder, and asks. The holder notices, but may still be at work; the next in the queue
+    gets the lock.
 
     Exit status: 1 if nothing was broken.
     """

@@ -24,17 +24,20 @@ def node_id_option(command: Command) -> Command:
         metavar="NAME",
         default=lambda: f"{gethostname()}:{os.getpid()}",
         show_default="host:pid",
-        help="Who takes it, shown to the others.",
+        help="The name of this node, shown to others.",
     )(command)
 
 
 def kind_options(command: Command) -> Command:
     for option in (
         click.option(
-            "--limit", type=click.IntRange(1), metavar="N", help="So many may hold it at a time."
+            "--limit",
+            type=click.IntRange(1),
+            metavar="N",
+            help="A semaphore: N may hold it at a time.",
         ),
-        click.option("--exclusive", is_flag=True, help="Alone, without those with --shared."),
-        click.option("--shared", is_flag=True, help="Together with others that say --shared."),
+        click.option("--exclusive", is_flag=True, help="A write lock: one holder alone."),
+        click.option("--shared", is_flag=True, help="A read lock: shared with other readers."),
     ):
         command = option(command)
     return command
@@ -48,7 +51,7 @@ def wait_options(command: Command) -> Command:
             default=75,
             metavar="STATUS",
             show_default=True,
-            help="If somebody else holds it; 0 says nothing either.",
+            help="The status if the lock is held; 0 also prints nothing.",
         ),
         click.option("--no-wait", is_flag=True, help="Try once, and never wait."),
         click.option(
@@ -56,7 +59,7 @@ def wait_options(command: Command) -> Command:
             type=Number(0, MAX_WAIT),
             metavar="SECONDS",
             show_default="as long as it takes",
-            help="Wait so long at most.",
+            help="Wait for at most this time.",
         ),
     ):
         command = option(command)

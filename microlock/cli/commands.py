@@ -36,5 +36,5 @@ def grace_option(command: Any) -> Any:
         default=5.0,
         metavar="SECONDS",
         show_default=True,
-        help="From SIGTERM to SIGKILL, when the lock is lost.",
+        help="When the lock is lost: the time from SIGTERM to SIGKILL.",
     )(command)

@@ -52,10 +52,18 @@ _OPTIONS = (
         help="The CA certificates to trust; with it, or with https://, TLS is on.",
     ),
     click.option(
-        "--cert", cls=EtcdOption, envvar="MICROLOCK_CERT", type=_FILE, help="For mutual TLS."
+        "--cert",
+        cls=EtcdOption,
+        envvar="MICROLOCK_CERT",
+        type=_FILE,
+        help="The client's certificate, for mutual TLS.",
     ),
     click.option(
-        "--cert-key", cls=EtcdOption, envvar="MICROLOCK_CERT_KEY", type=_FILE, help="Its key."
+        "--cert-key",
+        cls=EtcdOption,
+        envvar="MICROLOCK_CERT_KEY",
+        type=_FILE,
+        help="The key of --cert.",
     ),
     click.option(
         "--server-name",
@@ -69,7 +77,7 @@ _OPTIONS = (
         cls=EtcdOption,
         envvar="MICROLOCK_USER",
         metavar="NAME",
-        help="The user of etcd; the password is that of $MICROLOCK_PASSWORD, or asked for.",
+        help="The user of etcd; the password is in $MICROLOCK_PASSWORD, or is asked for.",
     ),
     click.option(
         "--password", cls=SecretOption, envvar="MICROLOCK_PASSWORD", hidden=True, default=None
@@ -89,7 +97,7 @@ _OPTIONS = (
         default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
         show_default=True,
-        help="That etcd has for an answer.",
+        help="The time for an answer of etcd.",
     ),
     click.option(
         "--config",

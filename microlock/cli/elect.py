@@ -23,8 +23,15 @@ _PAUSE = 2.0
 
 @click.command("elect", cls=RunsCommand)
 @click.argument("name")
-@click.option("--value", metavar="TEXT", show_default="the node id", help="What it proclaims.")
-@ttl_option(10.0, "Others wait so long for a leader that died; renewed while the command runs.")
+@click.option(
+    "--value",
+    metavar="TEXT",
+    show_default="the node id",
+    help="The value that the leader proclaims.",
+)
+@ttl_option(
+    10.0, "When a leader dies, another leads after this time. Renewed while the command runs."
+)
 @node_id_option
 @grace_option
 @with_etcd
@@ -39,8 +46,8 @@ def elect(
 ) -> int:
     """Run a command each time that this node leads.
 
-    As `microlock run`, but after a loss, with the command ended, it stands for election again, also
-    when etcd is away for long. It ends when the command ends by itself, with its exit status.
+    Like `microlock run`. But after a loss it ends the command and campaigns again, also after a
+    long outage of etcd. When the command ends by itself, `elect` ends with its exit status.
     """
     program, led = find(command), False
     with Signals() as signals:

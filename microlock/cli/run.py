@@ -27,13 +27,15 @@ from microlock.errors import AlreadyLockedError
 @click.command("run", cls=RunsCommand)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @wait_options
-@ttl_option(10.0, "Others wait so long for a machine that died; renewed while the command runs.")
+@ttl_option(
+    10.0, "When a machine dies, its lock is free after this time. Renewed while the command runs."
+)
 @click.option(
     "--min-hold",
     type=Number(0, MAX_WAIT),
     default=0.0,
     metavar="SECONDS",
-    help="Nobody else gets it earlier than so long after it was taken.",
+    help="Nobody else gets the lock for this time, even if the command ends.",
 )
 @kind_options
 @node_id_option
@@ -56,12 +58,12 @@ def run(
 ) -> int:
     """Run a command while a lock is held.
 
-    Of several NAMEs it holds all, or none. The command runs in a process group of its own, with
-    MICROLOCK_TOKEN and MICROLOCK_KEY in its environment, and its exit status is passed on. If the
-    lock is lost, it gets SIGTERM, and SIGKILL after --grace.
+    It holds all NAMEs, or none. The command runs in its own process group, with MICROLOCK_TOKEN and
+    MICROLOCK_KEY in its environment, and its exit status is passed on. If the lock is lost, the
+    command gets SIGTERM, and SIGKILL after --grace.
 
     Exit status: 75 if somebody else holds the lock, 76 if it was lost, 69 if etcd does not answer
-    or refuses, 126 and 127 if the command can't be run or is not there, 2 if an option is wrong.
+    or refuses, 126 if the command can't be run, 127 if it does not exist, 2 if an option is wrong.
     """
     program, timeout = find(command), timeout_of(wait, no_wait)
     lock = chosen(

@@ -32,14 +32,14 @@ _limit = click.option(
     type=click.IntRange(1),
     default=1,
     metavar="N",
-    help="Of a semaphore, as when it was taken.",
+    help="For a semaphore: the same as for `microlock lock`.",
 )
 
 
 @click.command("lock")
 @_name
 @wait_options
-@ttl_option(60.0, "It is free after so long, unless it is extended.")
+@ttl_option(60.0, "The lock is free after this time, unless extended.")
 @kind_options
 @node_id_option
 @with_etcd
@@ -85,7 +85,7 @@ def lock(
 def unlock(client: Client, name: str, token: int, limit: int) -> None:
     """Give a hold back, by its token.
 
-    Exit status: 76 if it is not held any more.
+    Exit status: 76 if the hold has ended.
     """
     with _by_token(client, name, token):
         LockManager(client, NODE_ID).release(name, token, limit=limit)
@@ -95,12 +95,12 @@ def unlock(client: Client, name: str, token: int, limit: int) -> None:
 @_name
 @_token
 @_limit
-@ttl_option(60.0, "It is free after so long from now on.")
+@ttl_option(60.0, "The lock is free after this time, from now on.")
 @with_etcd
 def extend(client: Client, name: str, token: int, limit: int, ttl: float) -> None:
     """Give a hold another ttl, by its token.
 
-    Prints the seconds left. Exit status: 76 if it is not held any more.
+    Prints the seconds left. Exit status: 76 if the hold has ended.
     """
     with _by_token(client, name, token):
         left = LockManager(client, NODE_ID).extend(name, token, ttl, limit=limit)

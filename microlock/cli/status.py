@@ -32,23 +32,23 @@ _HOME = "\033[H\033[J"
 
 @click.command("status")
 @click.argument("prefix", default="")
-@click.option("--watch", is_flag=True, help="Go on, until it is stopped.")
+@click.option("--watch", is_flag=True, help="Repeat until stopped.")
 @click.option(
     "--interval",
     type=Number(0.1, MAX_WAIT),
     default=1.0,
     metavar="SECONDS",
     show_default=True,
-    help="Of --watch.",
+    help="The pause of --watch.",
 )
 @click.option("--json", "as_json", is_flag=True, help="An array of locks, in one line.")
 @with_etcd
 def status(client: Client, prefix: str, watch: bool, interval: float, as_json: bool) -> None:
     """Show who holds locks, and who waits.
 
-    Of all locks whose names begin with PREFIX, in order. LEASE is how many seconds the lease has
-    left if nothing renews it. Of a semaphore the first is shown to hold it, as its limit is not
-    stored.
+    Shows all locks whose names begin with PREFIX, in order. LEASE: the seconds that a lease has
+    left if nothing renews it. Of a semaphore only the first is shown as holder, since etcd does
+    not store the limit.
     """
     shown = _as_json if as_json else _table
 

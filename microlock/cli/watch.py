@@ -27,9 +27,9 @@ from microlock.events import LockEvent
 def watch(
     client: Client, name: str, shared: bool, exclusive: bool, limit: int | None, as_json: bool
 ) -> None:
-    """Tell who takes a lock and who gives it back.
+    """Show who takes a lock and who gives it back.
 
-    While etcd is away it says so, and goes on when that is back.
+    If etcd is unreachable it says so, and goes on when etcd is back.
     """
     watched = chosen(client, [name], "watch", shared=shared, exclusive=exclusive, limit=limit)
     told: SimpleQueue[LockEvent] = SimpleQueue()

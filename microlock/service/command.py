@@ -64,7 +64,7 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
     default=3000,
     envvar="MICROLOCK_PORT",
     show_default=True,
-    help="Where to listen; 0 is any free one.",
+    help="The port to listen on; 0: any free port.",
 )
 @click.option(
     "-H",
@@ -72,14 +72,14 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
     default="localhost",
     envvar="MICROLOCK_HOST",
     show_default=True,
-    help="The name or address to listen at.",
+    help="The name or address to listen on.",
 )
 @click.option(
     "--allowed-hosts",
     default="",
     envvar="MICROLOCK_ALLOWED_HOSTS",
     metavar="NAME,...",
-    help="Further names that clients call it by, such as that of a proxy.",
+    help="More host names of the service, such as that of a proxy.",
 )
 @click.option(
     "-E",
@@ -89,7 +89,7 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
     envvar="MICROLOCK_DEFAULT_EXPIRY",
     metavar="MS",
     show_default=True,
-    help="How long a lock is held where a request does not say so.",
+    help="How long a lock is held if the request has no `exp`.",
 )
 @click.option(
     "-N",
@@ -102,20 +102,20 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
     "--prefix",
     default="",
     envvar="MICROLOCK_PREFIX",
-    help="What the names of the locks begin with in etcd; clients don't see it.",
+    help="Put before each key in etcd; clients don't see it.",
 )
 @click.option("--auth-token", cls=_AuthToken, envvar="MICROLOCK_AUTH_TOKEN", hidden=True)
 @click.option(
     "--auth-token-file",
     type=_FILE,
     envvar="MICROLOCK_AUTH_TOKEN_FILE",
-    help="A file whose first line is the bearer token that a request needs to change anything; or "
-    "the token itself in $MICROLOCK_AUTH_TOKEN.",
+    help="A file whose first line is the bearer token for requests that change locks; or the token "
+    "itself in $MICROLOCK_AUTH_TOKEN.",
 )
 @click.option(
-    "--tls-cert", type=_FILE, envvar="MICROLOCK_TLS_CERT", help="Serve https, by this certificate."
+    "--tls-cert", type=_FILE, envvar="MICROLOCK_TLS_CERT", help="Serve https with this certificate."
 )
-@click.option("--tls-key", type=_FILE, envvar="MICROLOCK_TLS_KEY", help="Its key.")
+@click.option("--tls-key", type=_FILE, envvar="MICROLOCK_TLS_KEY", help="The key of --tls-cert.")
 @click.option(
     "--tls-client-ca",
     type=_FILE,
