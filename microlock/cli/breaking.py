@@ -1,4 +1,4 @@
-"""`microlock break`: ends a hold, whosever it is."""
+"""`microlock break`: ends a hold of any node."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from microlock.engine.host import look as call
 @click.command("break")
 @click.argument("name")
 @click.option(
-    "--token", type=click.IntRange(1), help="End the hold with this token, or remove the waiter."
+    "--token",
+    type=click.IntRange(1),
+    help="Break only the hold, or remove only the waiter, with this token.",
 )
-@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--yes", is_flag=True, help="Skip the question.")
 @with_etcd
 def break_lock(client: Client, name: str, token: int | None, yes: bool) -> int:
     """End the hold of any node.
 
-    Shows the holder, and asks. The holder notices, but may still be at work; the next in the queue
-    gets the lock.
+    Shows the holder and asks first. The next waiter gets the lock. The old holder learns of the
+    loss, but may go on for a while.
 
     Exit status: 1 if nothing was broken.
     """
     key = in_one_line(name)
     found = _found(client, name, token)
     if not found:
-        say(f"{key!r} is not held" if token is None else f"{key!r} is not held by token {token}")
+        say(f"{key!r} is not held" if token is None else f"{key!r} has no entry with token {token}")
         return FAILED
     left = seconds_left(client, found)
     for holder in found:
@@ -49,17 +51,17 @@ def break_lock(client: Client, name: str, token: int | None, yes: bool) -> int:
             say(f"{key!r}: removed the entry of {whose}")
             broken += 1
         else:
-            say(f"{key!r}: {whose}, has just given it back")
+            say(f"{key!r}: the entry of {whose}, is already gone")
     return 0 if broken else FAILED
 
 
 def _confirmed() -> bool:
     try:
-        return click.confirm("It may be at work still. Break it?", err=True)
+        return click.confirm("Its process may still be working. Break it?", err=True)
     except click.Abort as aborted:
         if isinstance(aborted.__context__, KeyboardInterrupt):
             raise
-        click.echo(err=True)  # after the question, which got no answer
+        click.echo(err=True)  # ends the line of the question
         return False
 
 

@@ -18,12 +18,12 @@ import click
 from microlock.cli.statuses import NOT_EXECUTABLE, NOT_FOUND
 
 _PR_SET_PDEATHSIG = 1
-# Python ignores these; a command does not expect that.
+# Python ignores these signals; a command expects their default.
 _DEFAULT = ("SIGPIPE", "SIGXFSZ")
 
 
 class NotExecutableError(click.ClickException):
-    """The command can't be run, for a reason of its own."""
+    """The command exists, but can't be run."""
 
     exit_code = NOT_EXECUTABLE
 
@@ -32,14 +32,14 @@ class NotExecutableError(click.ClickException):
 
 
 class NotFoundError(NotExecutableError):
-    """There is no such command."""
+    """The command does not exist."""
 
     exit_code = NOT_FOUND
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is to be run: its file, and its arguments from its name on."""
+    """A program to run: its file, and its arguments, beginning with its name."""
 
     path: str
     arguments: list[str]
@@ -61,18 +61,18 @@ def find(arguments: list[str]) -> Program:
 
 
 class Child:
-    """A command that runs, and all that is in its group.
+    """A running command, and its process group.
 
     Attributes:
-        group: the number of its process and of the group.
+        group: the id of its process, and of the group.
     """
 
     def __init__(self, pid: int) -> None:
         self.group = pid
 
     def change(self) -> tuple[str, int] | None:
-        """What has become of its process: ("stopped", signal), or ("ended", status), below 0 for
-        a signal; None: it goes on."""
+        """A new state of its process: ("stopped", signal) or ("ended", status). A status below 0
+        is a signal. None: no change."""
         pid, status = os.waitpid(self.group, os.WNOHANG | os.WUNTRACED)
         if pid == 0:
             return None
@@ -82,13 +82,14 @@ class Child:
 
     def signal(self, signum: int) -> None:
         """Sends a signal to the whole group."""
-        # Of another user, after sudo: it hears of the end of its input, or of nothing.
+        # After sudo it belongs to another user, and gets no signals from us: only the end of its
+        # input may end it.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.group, signum)
 
     @property
     def alive(self) -> bool:
-        """Whether anything is left of the group, when its process has ended."""
+        """Whether a process of the group is left, after the command itself has ended."""
         try:
             os.killpg(self.group, 0)
         except ProcessLookupError:
@@ -109,16 +110,16 @@ def start(
     """Runs it in a group of its own.
 
     Args:
-        environment: the variables it gets.
-        before: what it is to do at each signal: what was ignored is ignored.
-        guard: where to write the number of the group.
-        terminal: whose foreground it is to have.
+        environment: the environment variables of the command.
+        before: the handlers that the signals had. The command ignores what was ignored.
+        guard: the pipe that gets the id of the group.
+        terminal: the terminal that gets the group as its foreground; None: none.
 
     Raises NotFoundError, NotExecutableError.
     """
     reading, writing = os.pipe()
     parent = os.getpid()
-    # What is meant for the command may come before it is one: it waits until then.
+    # A signal may come before the child has become the command: it is blocked until then.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -127,7 +128,7 @@ def start(
             try:
                 os.setpgid(0, 0)
                 if terminal is not None:
-                    with suppress(OSError):  # it is gone
+                    with suppress(OSError):  # the terminal is gone
                         os.tcsetpgrp(terminal, os.getpid())
                 os.write(guard, b"%d\n" % os.getpid())
                 _die_with(parent)
@@ -143,7 +144,7 @@ def start(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        failed = pipe.read()  # nothing, once it is a command
+        failed = pipe.read()  # empty if exec succeeded, which closes the pipe
     if failed:
         os.waitpid(pid, 0)
         number = int(failed)
@@ -166,14 +167,14 @@ def _become(program: Program, environment: Mapping[str, str]) -> NoReturn:
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
-        # A script that does not say whose it is, as shells take it.
+        # A script without a #! line: run it with sh, as a shell does.
         os.execve("/bin/sh", ["sh", program.path, *program.arguments[1:]], environment)
 
 
 def _dying() -> Callable[[], object]:
     if not sys.platform.startswith("linux"):
         return lambda: None
-    prctl = ctypes.CDLL(None).prctl  # looked up here: after a fork, little may be done
+    prctl = ctypes.CDLL(None).prctl  # looked up here: after a fork, little is allowed
     kill = ctypes.c_ulong(signal.SIGKILL)
     return lambda: prctl(_PR_SET_PDEATHSIG, kill)
 
@@ -182,7 +183,7 @@ _die = _dying() if os.name == "posix" else lambda: None
 
 
 def _die_with(parent: int) -> None:
-    """Has the kernel kill this process when its parent dies, where it can."""
+    """Asks the kernel to kill this process when its parent dies (Linux only)."""
     _die()
-    if os.getppid() != parent:  # it is dead already
+    if os.getppid() != parent:  # the parent is dead already
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Which lock is meant, and how to wait for it."""
+"""The options that choose a lock, and how to wait for it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ def node_id_option(command: Command) -> Command:
         metavar="NAME",
         default=lambda: f"{gethostname()}:{os.getpid()}",
         show_default="host:pid",
-        help="The name of this node, shown to others.",
+        help="Name of this node, shown to others.",
     )(command)
 
 
 def kind_options(command: Command) -> Command:
     for option in (
         click.option(
-            "--limit",
-            type=click.IntRange(1),
-            metavar="N",
-            help="A semaphore: N may hold it at a time.",
+            "--limit", type=click.IntRange(1), metavar="N", help="Use a semaphore with N holders."
         ),
-        click.option("--exclusive", is_flag=True, help="A write lock: one holder alone."),
-        click.option("--shared", is_flag=True, help="A read lock: shared with other readers."),
+        click.option("--exclusive", is_flag=True, help="Use a read-write lock, as its one writer."),
+        click.option(
+            "--shared", is_flag=True, help="Use a read-write lock, as one of its readers."
+        ),
     ):
         command = option(command)
     return command
@@ -51,15 +50,15 @@ def wait_options(command: Command) -> Command:
             default=75,
             metavar="STATUS",
             show_default=True,
-            help="The status if the lock is held; 0 also prints nothing.",
+            help="Exit status if somebody else holds the lock. With 0, nothing is printed.",
         ),
-        click.option("--no-wait", is_flag=True, help="Try once, and never wait."),
+        click.option("--no-wait", is_flag=True, help="Try once; don't wait."),
         click.option(
             "--wait",
             type=Number(0, MAX_WAIT),
             metavar="SECONDS",
-            show_default="as long as it takes",
-            help="Wait for at most this time.",
+            show_default="no limit",
+            help="Wait for the lock at most this long.",
         ),
     ):
         command = option(command)
@@ -78,7 +77,7 @@ def ttl_option(default: float, help: str) -> Callable[[Command], Command]:
 
 
 def timeout_of(wait: float | None, no_wait: bool) -> float | None:
-    """As `lock()` takes it."""
+    """The `timeout` of `lock()`."""
     if no_wait and wait is not None:
         raise click.UsageError("--wait and --no-wait exclude each other")
     return 0 if no_wait else wait
@@ -94,7 +93,7 @@ def chosen(
     limit: int | None,
     **options: Any,
 ) -> Lock:
-    """A lock of the kind that the options say."""
+    """A lock of the kind that the options choose."""
     said = {"--shared": shared, "--exclusive": exclusive, "--limit": limit is not None}
     kinds = [name for name, given in said.items() if given]
     if len(names) > 1:

@@ -12,7 +12,7 @@ from microlock.core.keys import MAX_WAIT
 
 
 class RunsCommand(click.Command):
-    """What comes after the first `--` is the parameter `command`, as it is."""
+    """Everything after the first `--` becomes the parameter `command`, unchanged."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
@@ -36,5 +36,5 @@ def grace_option(command: Any) -> Any:
         default=5.0,
         metavar="SECONDS",
         show_default=True,
-        help="When the lock is lost: the time from SIGTERM to SIGKILL.",
+        help="Time between SIGTERM and SIGKILL when the lock is lost.",
     )(command)

@@ -1,4 +1,4 @@
-"""Options from a file: those of etcd in the section [microlock], those of a command in its own."""
+"""Options from a file: a section [microlock] for those of etcd, and a section for each command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GENERAL = "microlock"
 
 
 def read(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
-    """Makes what the file says the defaults of the command that runs."""
+    """Makes the values of the file the defaults of the command that runs."""
     if path is None:
         return None
     parser = ConfigParser(interpolation=None)

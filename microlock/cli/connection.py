@@ -1,5 +1,7 @@
-"""Which etcd: from options, variables or a file. Never a password in a command line, which every
-user of the machine can read."""
+"""The options for the connection to etcd: from the command line, variables or a file.
+
+A password is never on a command line, which every user of the machine can read.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,16 @@ Command = Callable[..., Any]
 
 
 class EtcdOption(click.Option):
-    """What the section [microlock] of a file may have."""
+    """An option that the section [microlock] of a file may contain."""
 
     of_etcd = True
 
 
 class SecretOption(EtcdOption):
-    """One that no command line has: from a variable or a file."""
+    """An option that only a variable or a file may set, not the command line."""
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """A parser that does not know it takes none."""
+        """Does nothing: the parser rejects an option that it does not know."""
 
 
 _FILE = click.Path(dir_okay=False)
@@ -42,42 +44,34 @@ _OPTIONS = (
         default="localhost:2379",
         metavar="HOST:PORT,...",
         show_default=True,
-        help="The members of etcd.",
+        help="Addresses of the etcd members.",
     ),
     click.option(
         "--ca-cert",
         cls=EtcdOption,
         envvar="MICROLOCK_CA_CERT",
         type=_FILE,
-        help="The CA certificates to trust; with it, or with https://, TLS is on.",
+        help="CA certificates to trust. Turns TLS on, as https:// does.",
     ),
     click.option(
-        "--cert",
-        cls=EtcdOption,
-        envvar="MICROLOCK_CERT",
-        type=_FILE,
-        help="The client's certificate, for mutual TLS.",
+        "--cert", cls=EtcdOption, envvar="MICROLOCK_CERT", type=_FILE, help="Client certificate."
     ),
     click.option(
-        "--cert-key",
-        cls=EtcdOption,
-        envvar="MICROLOCK_CERT_KEY",
-        type=_FILE,
-        help="The key of --cert.",
+        "--cert-key", cls=EtcdOption, envvar="MICROLOCK_CERT_KEY", type=_FILE, help="Key of --cert."
     ),
     click.option(
         "--server-name",
         cls=EtcdOption,
         envvar="MICROLOCK_SERVER_NAME",
         metavar="NAME",
-        help="The name in the members' certificates.",
+        help="Name to expect in the members' certificates.",
     ),
     click.option(
         "--user",
         cls=EtcdOption,
         envvar="MICROLOCK_USER",
         metavar="NAME",
-        help="The user of etcd; the password is in $MICROLOCK_PASSWORD, or is asked for.",
+        help="User of etcd. The password comes from $MICROLOCK_PASSWORD or a prompt.",
     ),
     click.option(
         "--password", cls=SecretOption, envvar="MICROLOCK_PASSWORD", hidden=True, default=None
@@ -87,7 +81,7 @@ _OPTIONS = (
         cls=EtcdOption,
         envvar="MICROLOCK_PASSWORD_FILE",
         type=_FILE,
-        help="A file whose first line is the password.",
+        help="File with the password in its first line.",
     ),
     click.option(
         "--timeout",
@@ -97,7 +91,7 @@ _OPTIONS = (
         default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
         show_default=True,
-        help="The time for an answer of etcd.",
+        help="Time for etcd to answer.",
     ),
     click.option(
         "--config",
@@ -106,13 +100,13 @@ _OPTIONS = (
         is_eager=True,
         expose_value=False,
         callback=configuration.read,
-        help="A file with these options.",
+        help="File with these options.",
     ),
 )
 
 
 def with_etcd(command: Command) -> Command:
-    """Gives a command the options of etcd, and instead of their values a client."""
+    """Adds the options of etcd to a command, which gets a client instead of their values."""
 
     @functools.wraps(command)
     def connected(

@@ -1,4 +1,4 @@
-"""`microlock elect`: a command on one node at a time, for ever."""
+"""`microlock elect`: a command that runs whenever this node leads."""
 
 from __future__ import annotations
 
@@ -17,21 +17,14 @@ from microlock.engine.client import Client
 from microlock.errors import LockLostError, LockUncertainError, StoreUnavailableError
 from microlock.manager import LockManager
 
-# Seconds until it stands again for election, on average.
+# Seconds until it campaigns again, on average.
 _PAUSE = 2.0
 
 
 @click.command("elect", cls=RunsCommand)
 @click.argument("name")
-@click.option(
-    "--value",
-    metavar="TEXT",
-    show_default="the node id",
-    help="The value that the leader proclaims.",
-)
-@ttl_option(
-    10.0, "When a leader dies, another leads after this time. Renewed while the command runs."
-)
+@click.option("--value", metavar="TEXT", show_default="the node id", help="Value to proclaim.")
+@ttl_option(10.0, "Time until others replace a dead leader; renewed while the command runs.")
 @node_id_option
 @grace_option
 @with_etcd
@@ -44,10 +37,10 @@ def elect(
     node_id: str,
     grace: float,
 ) -> int:
-    """Run a command each time that this node leads.
+    """Run a command whenever this node leads.
 
-    Like `microlock run`. But after a loss it ends the command and campaigns again, also after a
-    long outage of etcd. When the command ends by itself, `elect` ends with its exit status.
+    As `microlock run`, but after a loss it ends the command and campaigns again, even if etcd is
+    away for long. When the command ends by itself, microlock ends with its exit status.
     """
     program, led = find(command), False
     with Signals() as signals:

@@ -1,8 +1,8 @@
-"""Who ends the command when the process that holds the lock is killed.
+"""Kills the command when the process that holds the lock is killed.
 
-A shell waits for the end of a pipe that this process alone can write to, and kills the group of
-processes that it was told of last. On Linux the kernel kills the command itself besides, as
-`child` asks for.
+A shell reads a pipe that only this process keeps open for writing. When the pipe ends, the shell
+kills the process group whose id it read last. On Linux the kernel also kills the command itself, as
+`child` asks it to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Guard:
     """Kills the group of the command if this process is killed, or its block ends by an error.
 
     Attributes:
-        pipe: to be told the group, as a line: by the command itself, before it becomes one.
+        pipe: gets the id of the group, as a line. The child writes it before it becomes the
+            command.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Guard:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                start_new_session=True,  # what is sent to our group, or typed, is not for it
+                start_new_session=True,  # signals to our group, and Ctrl-C, don't reach it
             )
         finally:
             os.close(reading)
@@ -51,8 +52,8 @@ class Guard:
         traceback: TracebackType | None,
     ) -> None:
         if kind is None or issubclass(kind, NotExecutableError):
-            # What is left of the group is left alone.
-            with suppress(BrokenPipeError):  # somebody has killed it
+            # An empty line: what is left of the group is not killed.
+            with suppress(BrokenPipeError):  # somebody has killed the shell
                 os.write(self.pipe, b"\n")
         os.close(self.pipe)
         self._shell.wait()

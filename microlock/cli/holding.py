@@ -20,19 +20,19 @@ from microlock.errors import LockLostError, MicrolockError
 from microlock.events import LockEvent
 from microlock.lock import Lock
 
-# Seconds between two looks at what is left of a group, of whose end nobody tells.
+# Seconds between two checks whether a group has ended, which no signal reports.
 _NAP = 0.05
 
 
 def say(text: object) -> None:
-    """One line on standard error, if that can be written."""
+    """Prints one line to standard error, if that is writable."""
     with suppress(OSError):
         click.echo(f"microlock: {text}", err=True)
 
 
 @contextmanager
 def ended(lock: Lock) -> Iterator[None]:
-    """Leaves nothing of the lock after the block, as far as etcd answers."""
+    """Destroys the lock after the block. If etcd does not answer, the lock ends with its ttl."""
     try:
         yield
     finally:
@@ -42,10 +42,10 @@ def ended(lock: Lock) -> Iterator[None]:
 def run_holding(
     lock: Lock, program: Program, names: Sequence[str], *, grace: float, signals: Signals
 ) -> int | None:
-    """Runs a command under a lock that is held, and gives it back.
+    """Runs a command under a held lock, and then gives the lock back.
 
     Args:
-        names: of the lock, for the command.
+        names: the names of the lock, which the command gets as MICROLOCK_KEY.
         grace: seconds that the command has to end when the lock is lost.
 
     Returns the exit status of the command; None if the lock was lost before it was given back.
@@ -102,8 +102,8 @@ class _Running:
     """The command, from its start to the end of its group.
 
     Attributes:
-        status: of its process, once that has ended.
-        lost: the lock is.
+        status: the exit status of its process; None: the process has not ended.
+        lost: whether the lock is lost.
     """
 
     def __init__(self, lock: Lock, child: Child, terminal: Terminal, grace: float) -> None:
@@ -113,32 +113,32 @@ class _Running:
         self._child = child
         self._terminal = terminal
         self._grace = grace
-        self._told = False  # somebody has told it to end
+        self._told = False  # it got a signal that ends a process
         self._kill_at = math.inf
 
     @property
     def over(self) -> bool:
-        """Whether it has ended; looks at all that may have happened."""
+        """Checks the lock and the process. Returns whether the command has ended."""
         self._look_at_lock()
         self._look_at_process()
         if self.status is not None and self._kill_at == math.inf:
             if self.status >= 0 and not self._told:
-                return True  # what it has left in the background is nobody's, as in a shell
-            self._end()  # what is left of it
+                return True  # its background processes go on, as in a shell
+            self._end()  # the rest of its group
         if killed := monotonic() >= self._kill_at:
             self._child.signal(signal.SIGKILL)
         return self.status is not None and (killed or not self._child.alive)
 
     @property
     def patience(self) -> float:
-        """Seconds after which to look again, if nothing happens."""
+        """Seconds until the next check, if nothing happens."""
         if self._kill_at == math.inf:
             return max(_NAP, min(self._lock.remaining, 3600.0))
         left = self._kill_at - monotonic()
         return max(_NAP, left) if self.status is None else _NAP
 
     def passed_on(self, signum: int) -> None:
-        """This process got a signal, which is meant for the command."""
+        """Passes a signal that this process got on to the command."""
         if signum == signal.SIGCHLD:
             return
         if signum == signal.SIGCONT:
@@ -165,16 +165,19 @@ class _Running:
                 self._stopped(number)
 
     def _stopped(self, signum: int) -> None:
-        """As a shell sees a job that has stopped; of whoever has no terminal nobody sees it."""
+        """The command has stopped: stops this process too, so that the shell sees a stopped job.
+
+        Without a terminal there is no such shell.
+        """
         if signum in (signal.SIGTTIN, signal.SIGTTOU) and self._terminal.ours:
-            self._terminal.give(self._child.group)  # it needs the terminal, and it can have it
+            self._terminal.give(self._child.group)  # it needs the terminal, which is free
         else:
             self._terminal.give_back(self._child.group)
             stop_job(signum)
         self._go_on()
 
     def _go_on(self) -> None:
-        """It may, unless the lock was lost meanwhile."""
+        """Continues the command, unless the lock was lost meanwhile: then it is ended."""
         self._look_at_lock()
         if self._terminal.to_give is not None:
             self._terminal.give(self._child.group)
@@ -182,12 +185,12 @@ class _Running:
 
     def _end(self) -> None:
         self._child.signal(signal.SIGTERM)
-        self._child.signal(signal.SIGCONT)  # a stopped one could not
+        self._child.signal(signal.SIGCONT)  # a stopped process could not end
         self._kill_at = monotonic() + self._grace
 
 
 def _quietly(lock: Lock, act: Callable[[], object]) -> None:
-    """A lock that can't be given back now is free when its ttl is over."""
+    """Prints an error other than a loss: the lock is then free when its ttl is over."""
     try:
         act()
     except LockLostError:

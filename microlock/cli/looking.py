@@ -1,4 +1,4 @@
-"""What an operator sees of locks."""
+"""Reads of locks for operators."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from microlock.engine.client import Client
 from microlock.engine.host import look as call
 from microlock.errors import StorePermissionError
 
-# Of who looks, or ends, extends and breaks a hold, nothing is stored.
+# A node id for calls that store none: reads, and ending, extending or breaking a hold by its token.
 NODE_ID = "microlock"
 
 
 def look(client: Client, prefix: str, *, exact: bool = False) -> list[LockStatus]:
-    """All locks that are called so, or whose names begin so.
+    """All locks with this name (`exact`), or whose names begin with this prefix.
 
-    Who may not read all that begins so sees what is called so, and what is below it.
+    A user who may not read the whole prefix gets the lock of that name, and those below it.
     """
     return call(client, _called(prefix)) if exact else _beginning(client, check_prefix(prefix))
 
 
 def places(locks: Iterable[LockStatus]) -> list[Holder]:
-    """Who holds these locks, and who waits for them."""
+    """The holders and waiters of these locks."""
     return [place for lock in locks for place in (*lock.holders, *lock.waiters)]
 
 
 def seconds_left(client: Client, holders: Iterable[Holder]) -> dict[int, int | None]:
-    """What each of their leases has left; None: that may not be read, as another key has the same
-    lease."""
+    """The seconds left of each of their leases.
+
+    None: not readable, since a key that the user may not read has the same lease.
+    """
     left: dict[int, int | None] = {}
     for lease_id in dict.fromkeys(each.lease_id for each in holders):
         try:
@@ -44,7 +46,8 @@ def seconds_left(client: Client, holders: Iterable[Holder]) -> dict[int, int | N
 
 
 def _beginning(client: Client, prefix: str) -> list[LockStatus]:
-    # What is asked for is what goes on after a prefix, and not the lock that is called as it.
+    # A read finds names that go on after its prefix, and not the lock of that very name. So it
+    # begins one character earlier.
     above = prefix if prefix.endswith("/") else prefix[:-1]
     try:
         found = _after(client, above)

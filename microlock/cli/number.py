@@ -1,4 +1,4 @@
-"""Numbers as options have them."""
+"""The type of options that are numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 
 class Number(click.FloatRange):
-    """A number of a range, which NaN is not in."""
+    """A number in a range; not NaN."""
 
     name = "number"
 

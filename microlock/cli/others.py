@@ -1,4 +1,4 @@
-"""Commands that another part of the package has: imported when they are called."""
+"""Commands of other parts of the package, imported when they are called."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 class ServeCommand(click.Command):
-    """What the list of commands shows of `serve`, which takes an extra and its time to import."""
+    """Stands for `serve` in the list of commands: to import that takes time, and an extra."""
 
     @staticmethod
     def load() -> click.Command:
@@ -24,11 +24,11 @@ class ServeCommand(click.Command):
 serve = ServeCommand("serve", help="Serve locks over HTTP, with a live page.")
 
 
-# All that follows is for the command itself, `--help` too.
+# The command itself parses all arguments, `--help` too.
 @click.command("etcd", add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def etcd(arguments: tuple[str, ...]) -> int:
-    """Run an etcd to try things with."""
+    """Run a real etcd for demos and tests."""
     from microlock.server.__main__ import main
 
     return main(arguments, program="microlock etcd")

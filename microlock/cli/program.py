@@ -1,4 +1,4 @@
-"""All commands under one name; what goes wrong, as one line and an exit status."""
+"""The command `microlock` with all its commands. Each error becomes one line and an exit status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from microlock.errors import MicrolockError
 
 
 class Program(click.Group):
-    """Commands that return their exit status, None for 0, or raise."""
+    """A group of commands, which return their exit status (None: 0) or raise."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         options["standalone_mode"] = False
@@ -42,7 +42,7 @@ class Program(click.Group):
             hint = f" (see {name} --help)" if isinstance(error, click.UsageError) else ""
             why = error.format_message()
             if isinstance(error, click.NoSuchOption) and context and context.command is self:
-                why = f"{error.option_name} stands after the command, if it has it"
+                why = f"{error.option_name}: options go after the command, if it has them"
             status = _failed(name, f"{why}{hint}", error.exit_code)
         except Stopped as stopped:
             _die_of(stopped.signum)
@@ -67,7 +67,7 @@ def _failed(name: str | None, why: object, status: int) -> int:
 
 
 def _forget_what_cannot_be_said() -> None:
-    """Else Python tries again at its end, and makes the status 120."""
+    """Drops output that can't be written: else Python tries again at exit, with status 120."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -75,8 +75,11 @@ def _forget_what_cannot_be_said() -> None:
 
 
 def _die_of(signum: int) -> NoReturn:
-    """Ends as one that the signal has killed, for a shell to see: it ends a script then, and has
-    128 + the number as status. Of two deaths by one fault only the first one leaves a core."""
+    """Ends this process as if the signal had killed it.
+
+    A shell sees that: it ends its script, and sets the status 128 + the number. Of two deaths by
+    one fault only the first leaves a core.
+    """
     try:
         import resource
     except ImportError:  # not on Windows
@@ -98,12 +101,12 @@ def _die_of(signum: int) -> NoReturn:
 )
 @click.version_option(package_name="microlock", message="%(prog)s %(version)s")
 def program() -> None:
-    """Locks for shell scripts and operators, on etcd v3.
+    """Distributed locks on etcd v3, for shell scripts and operators.
 
-    What a lock promises, and what no lock can, is in the README; how to use these commands with
-    cron, systemd, make and Kubernetes is in docs/command-line.md.
+    The README says what a lock guarantees, and what it can't. docs/command-line.md shows these
+    commands with cron, systemd, make and Kubernetes.
     """
-    logging.getLogger("microlock").addHandler(logging.NullHandler())  # commands say it themselves
+    logging.getLogger("microlock").addHandler(logging.NullHandler())  # commands print errors
 
 
 for command in (run, elect, status, watch, lock, unlock, extend, break_lock, serve, etcd):

@@ -27,15 +27,13 @@ from microlock.errors import AlreadyLockedError
 @click.command("run", cls=RunsCommand)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @wait_options
-@ttl_option(
-    10.0, "When a machine dies, its lock is free after this time. Renewed while the command runs."
-)
+@ttl_option(10.0, "Time until the lock of a dead machine is free; renewed while the command runs.")
 @click.option(
     "--min-hold",
     type=Number(0, MAX_WAIT),
     default=0.0,
     metavar="SECONDS",
-    help="Nobody else gets the lock for this time, even if the command ends.",
+    help="Keep others out at least this long, even if the command ends sooner.",
 )
 @kind_options
 @node_id_option
@@ -56,14 +54,15 @@ def run(
     node_id: str,
     grace: float,
 ) -> int:
-    """Run a command while a lock is held.
+    """Run a command while holding a lock.
 
-    It holds all NAMEs, or none. The command runs in its own process group, with MICROLOCK_TOKEN and
-    MICROLOCK_KEY in its environment, and its exit status is passed on. If the lock is lost, the
-    command gets SIGTERM, and SIGKILL after --grace.
+    Several NAMEs are locked together: all or none. The command runs in its own process group, with
+    MICROLOCK_TOKEN and MICROLOCK_KEY in its environment. If the lock is lost, the command gets
+    SIGTERM, and SIGKILL after --grace.
 
-    Exit status: 75 if somebody else holds the lock, 76 if it was lost, 69 if etcd does not answer
-    or refuses, 126 if the command can't be run, 127 if it does not exist, 2 if an option is wrong.
+    Exit status: that of the command; 75 if somebody else holds the lock, 76 if the lock was lost,
+    69 if etcd does not answer or refuses, 126 if the command can't be run, 127 if it does not
+    exist, 2 if an option is wrong.
     """
     program, timeout = find(command), timeout_of(wait, no_wait)
     lock = chosen(

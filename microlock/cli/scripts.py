@@ -1,4 +1,4 @@
-"""For scripts: a lock that is taken by one process and given back by another, by its token."""
+"""For scripts: one process takes a lock, and another gives it back by its token."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _limit = click.option(
     type=click.IntRange(1),
     default=1,
     metavar="N",
-    help="For a semaphore: the same as for `microlock lock`.",
+    help="Number of holders of a semaphore: the same as for `lock`.",
 )
 
 
 @click.command("lock")
 @_name
 @wait_options
-@ttl_option(60.0, "The lock is free after this time, unless extended.")
+@ttl_option(60.0, "Time until the lock is free, unless it is extended.")
 @kind_options
 @node_id_option
 @with_etcd
@@ -57,7 +57,9 @@ def lock(
 ) -> int:
     """Take a lock and print its token.
 
-    It is held for --ttl, or until `microlock unlock NAME TOKEN`.
+    The lock is held for --ttl, or until `microlock unlock NAME TOKEN`.
+
+    Exit status: 75 if somebody else holds the lock.
     """
     taken = chosen(
         client, [name], node_id, shared=shared, exclusive=exclusive, limit=limit, ttl=ttl
@@ -70,10 +72,10 @@ def lock(
             if conflict_exit_code:
                 say(error)
             return conflict_exit_code
-        except BaseException:  # nobody knows the token
+        except BaseException:  # the token was not printed
             taken.destroy()
             raise
-    client.close()  # so what is held is left to its ttl
+    client.close()  # so the hold is left as it is, and ends with its ttl
     return 0
 
 
@@ -83,9 +85,9 @@ def lock(
 @_limit
 @with_etcd
 def unlock(client: Client, name: str, token: int, limit: int) -> None:
-    """Give a hold back, by its token.
+    """Give a lock back, by its token.
 
-    Exit status: 76 if the hold has ended.
+    Exit status: 76 if the lock is no longer held with this token.
     """
     with _by_token(client, name, token):
         LockManager(client, NODE_ID).release(name, token, limit=limit)
@@ -95,12 +97,14 @@ def unlock(client: Client, name: str, token: int, limit: int) -> None:
 @_name
 @_token
 @_limit
-@ttl_option(60.0, "The lock is free after this time, from now on.")
+@ttl_option(60.0, "Time until the lock is free, from now on.")
 @with_etcd
 def extend(client: Client, name: str, token: int, limit: int, ttl: float) -> None:
-    """Give a hold another ttl, by its token.
+    """Give a held lock a new ttl, by its token.
 
-    Prints the seconds left. Exit status: 76 if the hold has ended.
+    Prints the seconds left.
+
+    Exit status: 76 if the lock is no longer held with this token.
     """
     with _by_token(client, name, token):
         left = LockManager(client, NODE_ID).extend(name, token, ttl, limit=limit)
@@ -112,8 +116,8 @@ def _by_token(client: Client, name: str, token: int) -> Iterator[None]:
     try:
         yield
     except LockNotOwnedError as error:
-        by = f"; {error.holder} holds it, by token {error.holder.token}" if error.holder else ""
+        by = f"; {error.holder} holds it with token {error.holder.token}" if error.holder else ""
         if any(place.token == token for place in places(look(client, name, exact=True))):
-            by = "; it waits, or holds a semaphore: say --limit as it was taken with"
-        say(f"{name!r} is not held by token {token}{by}")
+            by = "; it is a waiter, or holds a semaphore: give the same --limit as for `lock`"
+        say(f"{name!r} is not held with token {token}{by}")
         sys.exit(LOST)

@@ -1,4 +1,4 @@
-"""Signals of this process, to be waited for on its main thread."""
+"""Signals of this process. Its main thread waits for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-# Those that end a process, of which whoever sends one to this process means the command too.
+# Signals that end a process. They are passed on: the sender means the command too.
 ENDING = {
     getattr(signal, name)
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM")
@@ -20,7 +20,7 @@ _OTHERS = ("SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTSTP", "SIGCONT", "SIGCHLD")
 
 
 class Stopped(BaseException):
-    """A signal has come that ends this process, and nothing is left behind."""
+    """A signal ends this process, after it has cleaned up."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -28,19 +28,19 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """Takes the signals of this process, as a context manager.
+    """Handles the signals of this process, as a context manager.
 
-    In a block of `raised()` those that end a process raise Stopped, as do those that came before
-    it. All others, and those that come outside of such a block, are told by `wait`.
+    In a block of `raised()` signals that end a process raise Stopped, also those that came before
+    the block. `wait` returns all other signals, and those that come outside of such a block.
 
     Attributes:
-        before: what was done at each signal; what was ignored still is, as under nohup.
+        before: the handlers before. Ignored signals stay ignored, as under nohup.
     """
 
     def __init__(self) -> None:
         self.before = {each: _handler(each) for each in ENDING}
         self._raises = False
-        self._ending: int | None = None  # what came of those that end a process
+        self._ending: int | None = None  # the last that came of ENDING
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         os.set_blocking(self._reading, False)
@@ -75,27 +75,27 @@ class Signals:
             self._raises = False
 
     def take_all(self) -> None:
-        """From here on all signals that a command may get come here, and those that stop a job."""
+        """From now on handles all signals that are passed on to a command, and those of jobs."""
         for signum in (getattr(signal, name) for name in _OTHERS):
             before = self.before.setdefault(signum, _handler(signum))
             if before is not signal.SIG_IGN or signum == signal.SIGCHLD:
                 signal.signal(signum, self._came)
-        # To write to a terminal that the command has, and to take it back.
+        # So this process can write to the terminal while the command has it, and take it back.
         self.before.setdefault(signal.SIGTTOU, _handler(signal.SIGTTOU))
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 
     def wake(self) -> None:
-        """Ends a `wait`, or the next one; from any thread."""
+        """Ends the running `wait`, or else the next one. Any thread may call it."""
         with suppress(BlockingIOError, OSError):
             os.write(self._writing, b"\0")
 
     def wait(self, timeout: float) -> list[int]:
-        """The signals that came, or came within so many seconds."""
+        """Returns the signals that came. If there are none, waits up to `timeout` seconds."""
         if not select.select([self._reading], [], [], timeout)[0]:
             return []
         told = [signum for signum in os.read(self._reading, 4096) if signum]
         if self._ending == signal.SIGHUP and signal.SIGHUP in told:
-            self._ending = None  # the command may read its files again at it, and go on
+            self._ending = None  # it may make the command reload its files, and not end it
         return told
 
     def _came(self, signum: int, frame: FrameType | None) -> None:
@@ -103,9 +103,9 @@ class Signals:
             return
         self._ending = signum
         if self._raises:
-            self._raises = False  # once is enough
+            self._raises = False  # raise only once
             raise Stopped(signum)
 
 
 def _handler(signum: int) -> Any:
-    return signal.getsignal(signum) or signal.SIG_DFL  # None: one that is not Python's
+    return signal.getsignal(signum) or signal.SIG_DFL  # None: a handler that Python did not set

@@ -1,4 +1,4 @@
-"""`microlock status`: who holds what, and who waits for it."""
+"""`microlock status`: holders and waiters of locks."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from microlock.core.queue import LockStatus, in_one_line
 from microlock.engine.client import Client
 from microlock.errors import StoreUnavailableError
 
-# Seconds, by leases.
+# The seconds left of each lease; None: not readable.
 Left = Mapping[int, int | None]
 
 _HEAD = ("LOCK", "STATE", "WHO", "TOKEN", "LEASE")
 _COLOURS = {"held": "green", "waits": "yellow"}
-# To the upper left; from there on nothing.
+# Moves the cursor to the upper left, and clears the screen.
 _HOME = "\033[H\033[J"
 
 
 @click.command("status")
 @click.argument("prefix", default="")
-@click.option("--watch", is_flag=True, help="Repeat until stopped.")
+@click.option("--watch", is_flag=True, help="Refresh until interrupted.")
 @click.option(
     "--interval",
     type=Number(0.1, MAX_WAIT),
     default=1.0,
     metavar="SECONDS",
     show_default=True,
-    help="The pause of --watch.",
+    help="Time between refreshes with --watch.",
 )
-@click.option("--json", "as_json", is_flag=True, help="An array of locks, in one line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array in one line.")
 @with_etcd
 def status(client: Client, prefix: str, watch: bool, interval: float, as_json: bool) -> None:
-    """Show who holds locks, and who waits.
+    """Show the holders and waiters of locks, in order.
 
-    Shows all locks whose names begin with PREFIX, in order. LEASE: the seconds that a lease has
-    left if nothing renews it. Of a semaphore only the first is shown as holder, since etcd does
-    not store the limit.
+    Shows all locks whose names begin with PREFIX. LEASE is the number of seconds until the lease
+    ends if nothing renews it. Only the first holder of a semaphore is shown as a holder, since etcd
+    does not store the limit.
     """
     shown = _as_json if as_json else _table
 
@@ -101,7 +101,7 @@ def _rows(lock: LockStatus, left: Left) -> Iterator[tuple[str, ...]]:
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
-    for number in (3, 4):  # numbers end below each other
+    for number in (3, 4):  # numbers are aligned to the right
         cells[number] = row[number].rjust(widths[number])
     if row is _HEAD:
         return click.style("  ".join(cells), bold=True)
@@ -111,12 +111,12 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal."""
+    """The columns that a text takes on a terminal."""
     return sum(2 if east_asian_width(each) in "WF" else 1 for each in text)
 
 
 def _cut(text: str) -> str:
-    """As much as fits on the screen."""
+    """The lines that fit on the screen, and the number of the others."""
     lines, height = text.splitlines(), shutil.get_terminal_size().lines - 2
     if len(lines) <= height:
         return text

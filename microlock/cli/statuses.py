@@ -1,4 +1,4 @@
-"""Exit statuses, and which error has which: of sysexits.h where it has one, else as of a shell."""
+"""Exit statuses, and the status of each error: from sysexits.h if it has one, else a shell's."""
 
 from __future__ import annotations
 

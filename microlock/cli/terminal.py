@@ -1,5 +1,8 @@
-"""Who has the foreground of the terminal: the command, which then gets what is typed, Ctrl-C and
-Ctrl-Z too; or, while it is stopped, whoever has started this process."""
+"""The foreground of the terminal.
+
+The command has it while it runs, and gets what is typed, also Ctrl-C and Ctrl-Z. While the command
+is stopped, the shell that started this process has it.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ class Terminal:
     """The terminal of this process, if it has one.
 
     Attributes:
-        fd: None: it has none.
+        fd: its file descriptor; None: there is no terminal.
     """
 
     def __init__(self) -> None:
         self.fd: int | None = None
         with suppress(OSError):
             self.fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        # Others of this job may need the foreground, such as a pager in a pipeline. Then the
-        # command gets it when it asks for it: when it reads, or changes how the terminal works.
+        # Others of this job, such as a pager in a pipeline, may need the foreground. Then the
+        # command gets it only when it reads from the terminal, or changes its settings.
         self._gives = os.isatty(0) and not _is_pipe(1)
 
     def close(self) -> None:
@@ -30,18 +33,18 @@ class Terminal:
 
     @property
     def ours(self) -> bool:
-        """Whether this process, or who is in a pipeline with it, has the foreground."""
-        with suppress(OSError):  # it is gone
+        """Whether this process, or another of its pipeline, has the foreground."""
+        with suppress(OSError):  # the terminal is gone
             return self.fd is not None and os.tcgetpgrp(self.fd) == os.getpgrp()
         return False
 
     @property
     def to_give(self) -> int | None:
-        """The terminal whose foreground a command is to get when it starts or goes on."""
+        """The terminal whose foreground a command gets when it starts or continues."""
         return self.fd if self._gives and self.ours else None
 
     def give(self, group: int) -> None:
-        """Gives the foreground to a group that asks for it, from here on whenever it goes on."""
+        """Gives the foreground to a group that asks for it, now and whenever it continues."""
         self._gives = True
         self._move(group)
 
@@ -58,8 +61,10 @@ class Terminal:
 
 
 def stop_job(signum: int) -> None:
-    """Stops this process and who is in a pipeline with it, as the command was; until a shell has
-    them go on. If there is no shell that could, nothing happens."""
+    """Stops this process and its pipeline by the signal that stopped the command.
+
+    They stop until a shell continues them. If there is no shell that could, nothing happens.
+    """
     signum = signal.SIGTSTP if signum == signal.SIGSTOP else signum
     before = signal.signal(signum, signal.SIG_DFL)
     os.killpg(os.getpgrp(), signum)

@@ -1,4 +1,4 @@
-"""`microlock watch`: what happens to a lock, as it happens."""
+"""`microlock watch`: prints the events of a lock."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from microlock.events import LockEvent
 @click.command("watch")
 @click.argument("name")
 @kind_options
-@click.option("--json", "as_json", is_flag=True, help="One object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @with_etcd
 def watch(
     client: Client, name: str, shared: bool, exclusive: bool, limit: int | None, as_json: bool
 ) -> None:
-    """Show who takes a lock and who gives it back.
+    """Print who takes a lock and who gives it back.
 
-    If etcd is unreachable it says so, and goes on when etcd is back.
+    If etcd goes away, it prints a message, and goes on when etcd is back.
     """
     watched = chosen(client, [name], "watch", shared=shared, exclusive=exclusive, limit=limit)
     told: SimpleQueue[LockEvent] = SimpleQueue()
@@ -39,10 +39,10 @@ def watch(
         while True:
             event = told.get()
             if event.error:
-                # It goes on by itself; but an etcd that never answered may be the wrong one.
+                # The watch goes on by itself. But if etcd never answered, its address may be wrong.
                 if not (isinstance(event.error, StoreUnavailableError) and client.store.answered):
                     raise event.error
-                say(f"interrupted, and will go on: {event.error}")
+                say(f"interrupted, trying again: {event.error}")
                 continue
             click.echo(_object(event) if as_json else _line(event))
 

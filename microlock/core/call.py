@@ -1,6 +1,7 @@
-"""One call of a user: who makes it, the time that it has, and what it asks of whoever drives it.
+"""One call of a user: its owner, its time, and its state.
 
-A call is a generator. It yields requests of a store (see `core.port`), `NOW` and `Park`.
+A call runs as a generator, which yields requests to a store (see `core.port`), `NOW` and `Park`.
+The driver answers them.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ Steps = Generator[Any, Any, T]
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Asks to wait until `on` is set, or it is `until`. No reply."""
+    """A request to wait until `on` is set, or until the time `until`. No reply."""
 
     until: float
     on: Event
 
 
 class Kind(enum.Enum):
-    """What a call is about, and so what it waits for."""
+    """The purpose of a call, which decides what it waits for."""
 
     ACT = "the hold: waits for its turn, but not while another call waits in the queue of the lock"
     TRY = "to take the lock if it is free: waits as ACT"
@@ -43,23 +44,23 @@ class Call:
     """One call, from its beginning to its end.
 
     Args:
-        kind: what it is about.
+        kind: the purpose of the call.
         owner: the thread or task that calls.
         started: when it began.
-        timeout: seconds that it may take, the client's.
-        wait: for `lock()`: seconds to wait for the lock; None is no end. 0: it does not wait.
+        timeout: seconds that it may take: the timeout of the client.
+        wait: for `lock()`: seconds to wait for the lock. None: no limit. 0: it does not wait.
 
     Attributes:
-        now: when it looked last; when its turn came.
-        until: when a wait gives up; None if it has no end, or there is none.
-        stop: raises what ends it early, if anything has; None: nothing does.
-        cancelled: it is to end early.
-        woken: set when it is to look again; None: it does not wait.
-        paused: it has no turn and waits for none, but will.
-        requests: how many requests it has made.
-        leases: those that it may have left in etcd.
+        now: when its turn came, or when it last checked for it.
+        until: when a wait gives up. None: no limit, or no wait.
+        stop: raises the error that ends the call early, if any. None: nothing ends it early.
+        cancelled: whether it should end early.
+        woken: set when it should check again. None: it does not wait.
+        paused: it neither has a turn nor waits for one, but will ask for one again.
+        requests: the number of its requests.
+        leases: the leases that it may have left in etcd.
         unsettled: why a lease could not be revoked.
-        value: what its entry is to say; None: as before.
+        value: the new value of its entry. None: no change.
     """
 
     __slots__ = (
@@ -104,18 +105,18 @@ class Call:
         self._budget: Budget | None = None
         if wait:
             self._end = started + wait
-            # The rest, a tenth but 0.05 to 0.25 s, and no more than half of it, is for undoing.
+            # A tenth of the wait is kept for undoing: 0.05 to 0.25 s, but at most half of the wait.
             self.until = self._end - min(0.25, max(wait / 10, min(0.05, wait / 2)))
 
     @property
     def turn_until(self) -> float:
-        """When it gives up waiting for its turn."""
+        """When the call stops waiting for its turn."""
         if self.kind is Kind.WAIT:
             return math.inf if self.until is None else self.until
         return self._turn_asked + self._timeout
 
     def wake(self) -> None:
-        """Has it look again, if it waits."""
+        """Makes it check again, if it waits."""
         if self.woken:
             self.woken.set()
 
@@ -125,7 +126,7 @@ class Call:
         if isinstance(request, Grant):
             self.leases |= {request.lease_id}
         if self.until is not None:
-            # The keep-alive of a waiter whose turn comes then may take what is kept back.
+            # If the turn comes then, the waiter's keep-alive may use the time kept for undoing.
             work = self._end if isinstance(request, KeepAlive) else self.until
             return Budget(work, min(self._end, now + self._timeout), self.stop)
         if self._budget is None:
@@ -134,15 +135,15 @@ class Call:
         return self._budget
 
     def tried(self, request: object, error: MicrolockError | None = None) -> None:
-        """A request has an answer, or none in time, which is the error; it was not interrupted."""
+        """A request has ended without an interrupt: with an answer, or with this error."""
         if isinstance(request, Revoke):
             self.leases -= {request.lease_id}
             self.unsettled = str(error) if error else self.unsettled
 
     def parked(self, now: float) -> None:
-        """It has waited: what follows has a time of its own, if the wait has no end."""
+        """A wait is over. If it had no limit, what follows has its own time."""
         self._budget, self._began, self._turn_asked = None, None, now
 
     def undo(self) -> None:
-        """What follows takes back what was done, in a time of its own, and is not stopped."""
+        """From now on the call undoes what it did, in its own time, and is not ended early."""
         self.until, self.stop, self._budget, self._began = None, None, None, None

@@ -1,6 +1,6 @@
-"""Calls about any locks, not those of one object: list them, and end or extend a hold by its token.
+"""Calls on any lock, without a lock object: list locks, end or extend a hold by its token.
 
-Each is a call, as those of `core.lock`.
+Each is a generator, like the calls of `core.lock`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _each_once(places: list[Holder]) -> list[Holder]:
 
 
 def locks(prefix: bytes) -> Steps[list[LockStatus]]:
-    """The status of all locks under the prefix; their names are without it."""
+    """The status of all locks under the prefix. Their names are given without the prefix."""
     found: Found = yield ReadAll(prefix)
     return statuses(replace(kv, name=kv.name[len(prefix) :]) for kv in found.keys)
 
@@ -109,11 +109,10 @@ def _seek(kinds: Sequence[Names], token: int) -> Steps[tuple[Names, Place]]:
 
 
 def _whole(names: Names, place: Place) -> Steps[tuple[Place, bool]]:
-    """The hold with its entries in other locks, and whether no other entry of a lock is under its
-    lease.
+    """The hold with its entries in other locks, and whether its lease has no other entries.
 
-    Of a hold of several keys all is extended: what stayed behind would be renewed by the object
-    that took it, which would count on the rest too.
+    A hold of several keys is extended as a whole: otherwise the object that took it would renew the
+    entries that stayed behind, and believe that it still holds all.
     """
     lease: Lifetime = yield TimeToLive(place.lease.id, names=True)
     beside = [name for name in lease.names if name != place.entry and lock_of(name)]
@@ -130,8 +129,10 @@ def _not_held(names: Names, token: int, by: Holder | None = None) -> LockNotOwne
 
 
 def break_place(key: str, node_id: str, token: int) -> Steps[Holder | None]:
-    """Ends the hold with this token, or removes the waiter, of any node. Returns its holder; None:
-    there is none (any more)."""
+    """Ends the hold with this token, or removes the waiter, of any node.
+
+    Returns its holder; None: there is no such entry.
+    """
     for names in (Names.of(key, node_id), Names.of(key, node_id, READER)):
         found: Found = yield Read(names.lock)
         for kv in found.keys:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from microlock.core.port import Lifetime
 
@@ -48,4 +48,5 @@ class Lease:
     def renewed(self, lifetime: Lifetime) -> Lease:
         if lifetime.sent < self.sent:  # overtaken by a later renewal
             return self
-        return replace(self, ttl=lifetime.ttl, sent=lifetime.sent)
+        # Not by replace(), which takes three times as long: a client may renew thousands.
+        return Lease(self.id, self.asked, lifetime.ttl, lifetime.sent, self.doubtful)

@@ -1,8 +1,8 @@
-"""One lock object: what its calls do, and what they leave.
+"""The core of one lock object: what its calls do.
 
-Each call is a generator that yields what it asks for and is sent the answer; see `core.call`. The
-steps between two requests run one at a time, also among threads, so what a step leaves is whole.
-An interrupt is thrown into the call like an error of the store: it is undone where it came.
+Each call is a generator that yields requests and receives the answers; see `core.call`. The steps
+between two requests run one at a time, also among threads, so each step leaves a valid state. An
+interrupt is thrown into the call like an error of the store, and the call undoes what it began.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from microlock.errors import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Seconds that destroy() and the end of `with` wait for the watch to tell of their own release: an
-# object that is gone afterwards is told nothing more.
+# Seconds that destroy() and the end of `with` wait for the watch to report their own release: an
+# object that is gone afterwards gets no more events.
 _LAST_WORDS = 1.0
 
 
 def _in_turn(
     act: Callable[Concatenate[LockCore, Call, P], Steps[T]],
 ) -> Callable[Concatenate[LockCore, Call, P], Steps[T]]:
-    """Has a call wait for its turn, and end it."""
+    """A decorator: the call waits for its turn first, and ends the turn afterwards."""
 
     def whole(core: LockCore, call: Call, /, *args: P.args, **kwargs: P.kwargs) -> Steps[T]:
         yield from core.turns.take(call)
@@ -56,36 +56,36 @@ def _in_turn(
             if call.kind is not Kind.END:
                 core.turns.check(call)
             return (yield from act(core, call, *args, **kwargs))
-        except GeneratorExit:  # the call was dropped: there is nobody to ask
+        except GeneratorExit:  # the call was dropped: no request can be made
             core.ends_late = False
             raise
         except BaseException as error:
-            if not isinstance(error, Exception):  # an interrupt: nobody else tells
+            if not isinstance(error, Exception):  # an interrupt: nothing else reports it
                 core._left_by(call)
             raise
         finally:
             if core.ends_late:  # destroy() was called in the middle of this call
                 core.ends_late = False
                 yield from core._undo(call, core._end(call))
-            core.turns.give(call)  # `over` does so too: an interrupt can keep one of them from it
+            core.turns.give(call)  # as `over` does: an interrupt may prevent one of them
 
     return whole
 
 
 class LockCore:
-    """What `Microlock` decides, in any of its faces.
+    """The decisions of one `Microlock`, for both faces.
 
     Args:
-        names: the lock, and whose it is.
-        ttl: whole seconds that `lock()` asks for.
+        names: the names of the lock, and its node id.
+        ttl: the ttl that `lock()` asks for, in whole seconds.
         auto_renew, max_hold, min_hold: as for `Microlock`.
-        env: what it runs in.
+        env: the environment that the core runs in.
 
     Attributes:
-        status: what it knows of itself.
-        turns: of the calls.
-        tracker: looks after it between the steps of its calls.
-        ends_late: `destroy()` came in the middle of a call, which ends the object when it is over.
+        status: what the object knows of itself.
+        turns: the turns of its calls.
+        tracker: follows the hold and the wait between the steps of its calls.
+        ends_late: `destroy()` came in the middle of a call, which destroys the object at its end.
     """
 
     __slots__ = (
@@ -119,43 +119,45 @@ class LockCore:
         self.tracker = Tracker(self.status, self.turns, max_hold=max_hold)
         self._min_hold = min_hold
         self._env = env
-        # Changed by the call whose turn it is:
-        self._lease: Lease | None = None  # kept for the next hold; nothing is under it
+        # Only the call that has the turn changes these:
+        self._lease: Lease | None = None  # kept for the next hold; no entry is under it
         self._acts_for_node = True  # until its first lock()
         self.ends_late = False  # destroyed in the middle of the call
-        self._left_token: int | None = None  # the token of what `min_hold` has left in etcd
+        self._left_token: int | None = None  # the token of an entry that `min_hold` left in etcd
 
     def over(self, call: Call) -> None:
-        """Ends the turn of a call, also of one that was interrupted where it could not do so."""
+        """Ends the turn of a call, even if an interrupt kept the call from doing so."""
         call.stop = None  # it refers to the call: a cycle would keep both
         self.turns.give(call)
 
     def orphaned(self, call: Call) -> Steps[None]:
-        """A call was dropped, which nobody waits for. Takes back what a `lock()` has begun, and
-        finishes what gives back. Twice is fine."""
+        """A call was dropped, and nothing waits for it. Undoes a `lock()`, and finishes a release.
+
+        A second call does nothing.
+        """
         hold, leases = self.status.hold, call.leases
         call.leases = frozenset()
         taking = call.kind in (Kind.TRY, Kind.WAIT)
         if taking and hold and hold.alive and hold.place.lease.id in leases:
-            hold.end()  # it was about to return
+            hold.end()  # the call was about to return
             self.status.changed = True
-        if hold and hold.alive:  # it stands, maybe under a lease that this call has granted
+        if hold and hold.alive:  # the hold stays, perhaps under a lease that this call got
             leases -= {each.id for each in hold.leases}
         return self._undo(call, *map(_revoke, leases))
 
     def _owes(self, call: Call, hold: HoldState) -> None:
-        """Notes what is to be revoked if this call, which gives back, is dropped."""
+        """Notes which leases to revoke if this call, which gives the hold back, is dropped."""
         stays = self._rest(hold, call.now) > 0
         call.leases = frozenset(() if stays else [each.id for each in hold.leases])
 
     def _left_by(self, call: Call) -> None:
-        """Tells, once, what a call could not undo."""
+        """Warns, once, of what a call could not undo."""
         if why := call.unsettled:
             call.unsettled = None
             self._env.warn("%r may stay locked until its ttl ends: %s", self.names.key, why)
 
     def _undo(self, call: Call, *undoing: Steps[object]) -> Steps[None]:
-        """Takes back what was done. Where that fails, it is left to its ttl."""
+        """Undoes what the call did. If that fails, the entry stays until its ttl ends."""
         call.undo()
         for each in undoing:
             try:
@@ -172,8 +174,8 @@ class LockCore:
         """Waits for the lock, or tries to take it.
 
         Args:
-            tries: how often, if it does not wait.
-            pause: seconds between two of them, on average.
+            tries: the number of tries, if it does not wait.
+            pause: seconds between two tries, on average.
         """
         if call.kind is Kind.WAIT or tries > 1:
             call.stop = partial(self.turns.check, call)  # cancel() and destroy() end it
@@ -198,18 +200,20 @@ class LockCore:
             raise
 
     def _failed(self, call: Call, error: BaseException) -> Steps[None]:
-        """Tells that a call did not get the lock, and why: of an interrupt, that it was cancelled.
-        The interrupt itself is its caller's, with all that its traceback keeps."""
+        """Emits `failed`, with the reason. For an interrupt the reason is a cancellation.
+
+        The interrupt itself goes to the caller only: the event must not keep its traceback alive.
+        """
         why, waited = error, (yield NOW) - call.started
         if not isinstance(error, Exception):
             hold = self.status.hold
             if hold and hold.alive and hold.owner == call.owner:
-                return  # it came on the way out: the face gives back what was taken
+                return  # the lock was taken already: the face gives it back
             why = LockCancelledError(self.names.key, self.names.node_id)
         self._env.tell(events.failed, node_id=self.names.node_id, error=why, waited=waited)
 
     def hear(self, call: Call, until: float, heard: Callable[[], bool]) -> Steps[None]:
-        """Waits for what a `lock()` begins with: the watch of its listeners."""
+        """Waits until the watch for the listeners has begun, which comes first in a `lock()`."""
         call.stop = partial(self.turns.check, call)
         try:
             yield from self.turns.pause(call, until, heard)
@@ -246,7 +250,7 @@ class LockCore:
             status.lost_of.pop(call.owner, None)
         lost = previous if status.noticed(call.now) else None
         before = self._say(call.value)
-        lease, self._lease = self._lease, None  # it is the flow's to keep or to end
+        lease, self._lease = self._lease, None  # the flow keeps or ends it
         call.leases = frozenset((lease.id,) if lease else ())
         self._acts_for_node = False
         entered: Place | Contended | None = None
@@ -259,7 +263,7 @@ class LockCore:
                 now=call.now,
                 lease_ids=self._env.lease_ids,
             )
-            # Not before: the entry of the lost one may still be there.
+            # Not before: the entry of the lost hold may still be there.
             if lost and call.owner not in (None, lost.owner):
                 status.remember(lost)
             status.hold, status.changed = None, True
@@ -269,9 +273,9 @@ class LockCore:
             raise
         except BaseException as error:
             self._say(before.value)
-            if isinstance(entered, Place):  # the caller gets an error, and so must not hold it
+            if isinstance(entered, Place):  # the caller gets an error, so it must not hold the lock
                 yield from self._withdraw(call, entered)
-            elif not isinstance(error, Exception):  # it may have come where no flow could undo it
+            elif not isinstance(error, Exception):  # it may have come where no flow could undo
                 yield from self._undo(call, *map(_revoke, call.leases))
             raise
         self._say(before.value)
@@ -283,7 +287,7 @@ class LockCore:
         raise AlreadyLockedError(self.names.key, entered.holder, whose=whose)
 
     def _say(self, value: bytes | None) -> Names:
-        """From here on entries have this value, if one is given. Returns the names of before."""
+        """From now on entries have this value, unless it is None. Returns the former names."""
         before = self.names
         if value is not None:
             self.names = self.status.names = replace(before, value=value)
@@ -309,7 +313,7 @@ class LockCore:
         return hold
 
     def _withdraw(self, call: Call, place: Place) -> Steps[None]:
-        """Gives back what was taken a moment ago."""
+        """Gives back the lock that was just taken."""
         if self.status.hold:
             self.status.hold.end()
         self.status.changed = True
@@ -322,7 +326,7 @@ class LockCore:
         yield from self._give_back(call, (yield from self._own(call)))
 
     def abandon(self, call: Call, hold: HoldState) -> Steps[None]:
-        """Gives back a hold of a call that was interrupted."""
+        """Gives back the hold of an interrupted call."""
         return self._undo(call, self.exit(call, hold))
 
     def exit(self, call: Call, hold: HoldState | None) -> Steps[None]:
@@ -337,7 +341,7 @@ class LockCore:
         if not hold.returned:
             try:
                 yield from self._give_back(call, hold)
-            except StoreError:  # nobody will try again: it ends with its ttl
+            except StoreError:  # no call will try again: the hold ends with its ttl
                 hold.end()
                 self.status.changed = True
                 raise
@@ -358,10 +362,10 @@ class LockCore:
         except BaseException as error:
             if isinstance(error, StoreError) or call.requests == requests:  # nothing was sent
                 hold.stand()
-                status.changed = True  # while it was given back, it was neither watched nor renewed
+                status.changed = True  # meanwhile it was neither watched nor renewed
                 if hold is status.hold:
                     self.tracker.look()
-            else:  # an interrupt or a doubt: it does not count any more
+            else:  # an interrupt or a doubt: the hold is over
                 hold.end()
                 self._owes(call, hold)
             raise
@@ -372,7 +376,7 @@ class LockCore:
         status.tell_of(events.released, hold)
 
     def _release(self, hold: HoldState, ttl: int, now: float) -> Flow[Lease | Lost | None]:
-        """Deletes the entry. If that is too early, it is left, under a lease that ends in time."""
+        """Deletes the entry. Before `min_hold` is over, leaves it, under a lease that ends then."""
         rest = self._rest(hold, now)
         if rest <= 0:
             return flows.release(self.names, hold.place, ttl)
@@ -388,11 +392,11 @@ class LockCore:
         return left if isinstance(left, Lost) else None
 
     def _rest(self, hold: HoldState, now: float) -> float:
-        """Seconds that the entry is to stay."""
+        """Seconds that the entry must stay."""
         return hold.since + self._min_hold - now
 
     def _own(self, call: Call) -> Steps[HoldState]:
-        """The hold that a call is about."""
+        """The hold that a call acts on."""
         now, hold = call.now, self.status.hold_of(call.owner)
         if reason := self.status.noticed(now) or (hold and hold.reason(now)):
             raise self.status.lost(reason)
@@ -407,8 +411,8 @@ class LockCore:
         raise self.status.not_owned(None, why)
 
     def detach(self) -> None:
-        """The hold is nobody's from here on: it stands until its lease ends, or somebody gives it
-        back by its token."""
+        """This object forgets its hold, which stays until its lease ends, or until it is given back
+        by its token."""
         if hold := self.status.hold:
             hold.end()
             self.status.changed = True
@@ -428,7 +432,7 @@ class LockCore:
 
     @_in_turn
     def proclaim(self, call: Call) -> Steps[float]:
-        """Says something else in the entry. As an extension: a late copy can't undo a later one."""
+        """Changes the value of the entry, as an extension: a late copy can't undo a later one."""
         hold = yield from self._own(call)
         before = self._say(call.value)
         try:
@@ -449,8 +453,11 @@ class LockCore:
         return self._kept(hold, left, now)
 
     def _changing(self, hold: HoldState, flow: Flow[T]) -> Steps[tuple[T, float]]:
-        """What the flow returns, and when. The caller settles it in the same step: until then what
-        etcd says of the leases is old."""
+        """Runs a flow that changes the hold. Returns its result and the time.
+
+        The caller applies the result in the same step: before that, answers about the leases are
+        out of date.
+        """
         try:
             left = yield from flow
             return left, (yield NOW)
@@ -465,18 +472,18 @@ class LockCore:
             self.status.changed = True
 
     def _settle(self, hold: HoldState, left: Place | Lost, now: float) -> None:
-        """What a flow left of the hold; one of our node is this object's from now on."""
+        """Applies the result of a flow. A hold of the node now belongs to this object."""
         if isinstance(left, Place):
             hold.moved(left)
-        self.tracker.begin(hold)  # not before: other threads look at its deadline
+        self.tracker.begin(hold)  # not before: other threads read its deadline
         if isinstance(left, Lost):
             self.status.lose(hold, left.reason)
             raise self.status.lost(left.reason)
 
     def _kept(self, hold: HoldState, left: Place | Lost, now: float) -> float:
-        """Goes on with the hold, and returns the seconds left."""
+        """Applies the result of a renewal or an extension. Returns the seconds left."""
         self._settle(hold, left, now)
-        self.status.check_alive()  # destroy() may have come meanwhile, and waits to end it
+        self.status.check_alive()  # destroy() may have come meanwhile, and waits for this call
         remaining = hold.remaining(now)
         if not remaining:  # the reply came too late, or the loss was seen meanwhile
             raise self.status.lost(self.status.noticed(now) or LossReason.EXPIRED)
@@ -491,8 +498,11 @@ class LockCore:
         self.tracker.woken.set()
 
     def begin_to_end(self, owner: object) -> bool:
-        """No call begins from here on, and a wait ends. Returns whether `destroy()` can go on; if
-        not, it was called in the middle of a call on the same thread, which ends it all."""
+        """Refuses new calls and ends a wait. Returns whether `destroy()` can go on.
+
+        If not, it was called in the middle of a call on the same thread, and that call destroys the
+        object at its end.
+        """
         self.status.destroyed = True
         self.tracker.stir_all()
         current = self.turns.current
@@ -525,23 +535,23 @@ class LockCore:
             self.close()
 
     def close(self) -> None:
-        """Nothing is told or watched any more."""
+        """Ends the events and the watches."""
         self.status.destroyed = self.status.closed = self.status.changed = True
         if self.status.hold:
             self.status.hold.end()
 
     def _last_words(self, hold: HoldState) -> Steps[None]:
-        """Waits until the watch has told of the release, if somebody listens to that."""
+        """Waits until the watch has reported the release, if `unlocked` has listeners."""
         now = yield NOW
         if self._rest(hold, now) <= 0 and self._env.listened(events.unlocked):
             yield from self.tracker.hear_the_end(hold, now + _LAST_WORDS)
 
     def release_at_exit(self, now: float) -> Sequence[Steps[object]]:
-        """The process ends. Returns what gives back what it has."""
+        """The process ends. Returns the calls that give back the hold and end the wait."""
         hold, wait = self.status.hold, self.status.wait
         ends: list[Steps[object]] = []
         if wait:
-            # Nobody is woken: a waiter has nothing more to do, and is not to join again.
+            # The waiter is not woken: it has nothing more to do, and must not join again.
             wait.error = DestroyedError("the interpreter exits")
             ends += map(_revoke, [each.id for each in wait.leases])
             wait.place = None

@@ -52,7 +52,7 @@ class Place:
             next_lease = next_lease.renewed(lifetime)
         if lease is self.lease and next_lease is self.next_lease:
             return self
-        return replace(self, lease=lease, next_lease=next_lease)
+        return Place(self.entry, self.token, lease, next_lease, self.others)
 
 
 @dataclass(frozen=True)

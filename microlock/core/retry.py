@@ -1,10 +1,10 @@
-"""Another try, at the next member, within the time: one call to a store.
+"""Retries of one request to a store, at the next member, within a deadline.
 
-What is passing (a member that is down, an election, a lost reply) is tried again with jitter, at
-the next member, until the deadline. What is permanent is raised at once.
+After a passing failure (a member that is down, an election, a lost reply) the request is sent again
+with jitter, to the next member, until the deadline. A permanent failure is raised at once.
 
-Written once as a coroutine, which awaits nothing but what it is given: on a thread that blocks, and
-the coroutine never suspends.
+It is one coroutine for both faces, and awaits only what it is given. On a thread what it awaits
+blocks, so it never suspends.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from microlock.errors import (
     WrongServerError,
 )
 
-# Seconds that an attempt has, if there are so many: enough for a machine that is busy.
+# The minimum seconds of an attempt, if the deadline allows: enough for a busy machine.
 _LEAST = 0.3
-# As much for a renewal: `etcd grpc-proxy` passes them on every half a second.
+# The same for a renewal: `etcd grpc-proxy` passes renewals on only every half second.
 _RENEWAL = 0.7
-# Seconds that undoing has at the least, though it may begin late, by a process that was suspended:
-# what is not undone keeps others out for a whole ttl.
+# The minimum seconds for undoing, even if it begins late because the process was suspended: what is
+# not undone keeps others out for a whole ttl.
 _UNDOING = 0.25
 _READS = Read | Get | ReadAll | TimeToLive | KeepAlive | KeepAlives
 _RENEWS = (KeepAlive, KeepAlives)
-# The most addresses that a message has.
+# The most addresses that a message names.
 _NAMED = 3
 
 
@@ -49,9 +49,9 @@ class Budget(NamedTuple):  # made for each call, in half the time of a dataclass
     """The time that one call of a user may take.
 
     Attributes:
-        work: when the call must have what it asks for, by the monotonic clock.
-        end: when what is in doubt then must be undone.
-        stop: raises what ends the call early; only undoing goes on then.
+        work: the deadline of the call's work, by the monotonic clock.
+        end: the deadline for undoing what is then in doubt.
+        stop: raises the error that ends the call early, if any. Only undoing goes on then.
     """
 
     work: float
@@ -59,12 +59,12 @@ class Budget(NamedTuple):  # made for each call, in half the time of a dataclass
     stop: Callable[[], None] | None = None
 
     def until(self, request: Request) -> float:
-        """The deadline of a request: undoing has the time that was kept back for it."""
+        """The deadline of a request. A revocation undoes, and may use the time kept for that."""
         return self.end if isinstance(request, Revoke) else self.work
 
     @classmethod
     def of(cls, now: float, seconds: float, stop: Callable[[], None] | None = None) -> Budget:
-        """One of so many seconds from now, the last quarter of which, at most 1 s, is for undoing.
+        """A budget of so many seconds from `now`. The last quarter, at most 1 s, is for undoing.
 
         `now`: by the monotonic clock.
         """
@@ -78,13 +78,13 @@ class Members:
     Any thread may use it: to note a failure twice does no harm.
 
     Attributes:
-        addresses, count: where they are, and how many.
-        current: the address of the one to ask next.
-        trouble: what the last failure said; None after an answer.
+        addresses, count: the addresses of the members, and their number.
+        current: the address of the member to ask next.
+        trouble: the text of the last failure; None after an answer.
     """
 
     def __init__(self, addresses: Sequence[str], *, answered: Callable[[], bool]) -> None:
-        """`answered`: whether any of them ever gave an answer."""
+        """`answered`: returns whether any member has ever answered."""
         self.addresses = tuple(addresses)
         self.count = len(self.addresses)
         self.current = addresses[0] if addresses else ""
@@ -92,7 +92,7 @@ class Members:
         self.answered = answered
 
     def __str__(self) -> str:
-        """All of them, and what is the matter with them."""
+        """The addresses, and the last error."""
         trouble = f"; the last error was: {self.trouble}" if self.trouble else ""
         return _listed(self.addresses) + trouble
 
@@ -105,14 +105,14 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """Tell the time. Reply: seconds, by the monotonic clock."""
+    """A request for the time. Reply: seconds, by the monotonic clock."""
 
 
 NOW = Now()
 
 
 class Attempt(Protocol):
-    """Sends a request once; returns the reply, as the request says."""
+    """Sends a request once. Returns the reply, whose type depends on the request."""
 
     def __call__(
         self, member: str, request: Any, *, timeout: float, repeated: bool
@@ -121,7 +121,7 @@ class Attempt(Protocol):
         Args:
             member: the address of the member to send it to.
             timeout: seconds.
-            repeated: an earlier copy got no answer, and may be applied yet.
+            repeated: an earlier copy got no answer, and may still be applied.
         """
 
 
@@ -136,19 +136,19 @@ async def persist(
     patience: float,
     jitter: Callable[[int], float],
 ) -> Any:
-    """Tries until there is an answer, the time is over, or another try is of no use.
+    """Tries until there is an answer, the time is over, or another try would not help.
 
     Args:
         pause: waits so many seconds, or less if the client is closed.
-        now: the time, by the monotonic clock.
-        patience: seconds that no request may take longer than, whatever the budget.
-        jitter: the seconds to pause after so many attempts.
+        now: returns the time, by the monotonic clock.
+        patience: the most seconds that the request may take, whatever the budget.
+        jitter: returns the seconds to pause after so many attempts.
 
     Returns:
-        What the request is answered.
+        The reply to the request.
 
     Raises:
-        StoreError: of several members' errors the one that says most.
+        StoreError: the most useful of the members' errors.
         Exception: what `budget.stop` raises.
     """
     at, undoes = now(), isinstance(request, Revoke)
@@ -156,7 +156,7 @@ async def persist(
     if undoes:
         until = max(until, at + min(_UNDOING, patience))
     least = _RENEWAL if isinstance(request, _RENEWS) else _LEAST
-    retries: Retries | None = None  # until something fails
+    retries: Retries | None = None  # until an attempt fails
     while True:
         if budget.stop and not undoes:
             budget.stop()
@@ -164,7 +164,7 @@ async def persist(
         if left <= 0:
             break
         member = members.current
-        # Each attempt leaves time for others: at the other members, or here again.
+        # Each attempt leaves time for attempts at the other members, or at this one again.
         timeout = min(left, max(least, left / (members.count + 1)))
         try:
             reply = await attempt(
@@ -189,32 +189,32 @@ async def persist(
 
 
 class Retries:
-    """The state of the retries: what the attempts of one call have met so far.
+    """The state of the retries of one request.
 
     Attributes:
-        attempts: how many have failed.
-        doubt: one of them had no answer, and may be applied yet.
+        attempts: the number of failed attempts.
+        doubt: whether one of them got no answer, and may still be applied.
     """
 
     def __init__(self, members: Members) -> None:
         self.attempts = 0
         self.doubt = False
         self._members = members
-        self._failed: dict[str, StoreError] = {}  # what was last the matter with each member
+        self._failed: dict[str, StoreError] = {}  # the last error of each member
         self._last: StoreError | None = None
 
     @property
     def round_over(self) -> bool:
-        """Every member has failed once, so the next try is to wait a little."""
+        """Whether every member has failed once, so that the next try waits a little."""
         return len(self._failed) >= self._members.count
 
     def failed(self, member: str, error: StoreError) -> None:
-        """Notes a failure; another member may do better."""
+        """Notes a failure, and goes on to another member if that may help."""
         self.attempts += 1
         self.doubt |= error.may_have_happened
         self._last = error
         if _elsewhere(error):
-            # That the time was over takes nothing back of what will not pass.
+            # A timeout does not replace a permanent error of the same member.
             known = self._failed.get(member, error)
             if _passing(known) or not isinstance(error, StoreTimeoutError):
                 self._failed[member] = error
@@ -222,20 +222,19 @@ class Retries:
             self._members.move_on(member)
 
     def worth_another(self, request: Request) -> bool:
-        """Whether the last failure is one to try again after."""
+        """Whether to try again after the last failure."""
         once = isinstance(request, Grant) or getattr(request, "once", False)
         if not _elsewhere(self._last) or (once and self.doubt):
             return False
         if not self.round_over or self.doubt:
             return True
-        # Whom every member turns away, and none ever answered, has a wrong address rather than
-        # bad luck.
+        # If no member has ever answered, and all turn us away, the addresses are probably wrong.
         failures = self._failed.values()
         slow = any(isinstance(each, StoreTimeoutError) for each in failures)
         return (slow or self._members.answered()) and any(map(_passing, failures))
 
     def verdict(self, request: Request) -> StoreError:
-        """The error to raise: of several members' the one that says most."""
+        """The error to raise: the most useful of the members' errors."""
         verdict = self._last
         if verdict is None:
             return StoreTimeoutError(f"no time was left to ask {self._members}")
@@ -245,7 +244,7 @@ class Retries:
             others = [each for each, error in self._failed.items() if error is not verdict]
             if others:
                 verdict.args = (f"{verdict}; {_listed(others)} failed too",)
-        # Without an answer it is as if a read had not happened.
+        # A read changes nothing, so a read without an answer has not happened.
         verdict.may_have_happened = self.doubt and not isinstance(request, _READS)
         return verdict
 
@@ -255,7 +254,7 @@ def _passing(error: object) -> bool:
 
 
 def _elsewhere(error: object) -> bool:
-    """Whether another member may do better."""
+    """Whether another member may answer."""
     return isinstance(error, StoreUnavailableError | StoreTlsError | WrongServerError)
 
 

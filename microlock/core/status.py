@@ -1,4 +1,4 @@
-"""What one lock object knows of itself, without asking etcd: its hold, its wait, its end."""
+"""What one lock object knows without asking etcd: its hold, its wait, and whether it has ended."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from microlock.errors import (
     MicrolockError,
 )
 
-# So many losses are kept for those who have not learned of them yet.
+# The most losses that are kept for owners that have not seen them yet.
 _REMEMBERED = 100
 
 
 class Environment(Protocol):
-    """What a core runs in.
+    """The environment of a core.
 
     Attributes:
-        forked: whether this is a child of the process that made it.
+        forked: whether this process is a child of the one that made the core.
         lease_ids: new ids for leases.
     """
 
@@ -43,34 +43,34 @@ class Environment(Protocol):
         """Emits an event."""
 
     def listened(self, name: str) -> bool:
-        """Whether somebody listens to an event."""
+        """Whether an event has listeners."""
 
     def warn(self, text: str, *args: object) -> None:
-        """Logs a warning; not at once, since users' code may run then."""
+        """Logs a warning; later, since logging may run users' code."""
 
     def event(self) -> Event:
         """An event to wait for."""
 
     def random(self) -> float:
-        """A number in 0 to 1."""
+        """A random number from 0 to 1."""
 
 
 class Status:
     """The state of a lock object. Any thread may ask.
 
     Args:
-        names: the lock, and whose it is.
-        env: what it runs in.
+        names: the names of the lock, and its node id.
+        env: the environment of the core.
         auto_renew: whether holds are renewed in the background.
 
     Attributes:
-        hold: the last one.
-        lost_of: see `remember`.
-        left: leases of a lost hold that other entries may still live by.
-        wait: that of the call that waits in the queue, if one does.
-        destroyed: no call begins any more.
-        closed: nothing is told or watched any more.
-        changed: what is due or watched may be another than before.
+        hold: the last hold; None: there was none.
+        lost_of: the lost holds of other owners; see `remember`.
+        left: leases of a lost hold, which other entries may still be under.
+        wait: the wait of the call that is in the queue, if any.
+        destroyed: whether no call begins any more.
+        closed: whether there are no more events and watches.
+        changed: what is due or should be watched may have changed.
     """
 
     __slots__ = (
@@ -91,16 +91,16 @@ class Status:
         self.env = env
         self.auto_renew = auto_renew
         self.hold: HoldState | None = None
-        self.lost_of: dict[object, HoldState] | None = None  # until there is one
+        self.lost_of: dict[object, HoldState] | None = None  # a dict once there is a loss
         self.left: tuple[Lease, ...] = ()
         self.wait: Wait | None = None
         self.destroyed = self.closed = self.changed = False
 
-    # Of the hold.
+    # The hold.
 
     def hold_of(self, owner: object) -> HoldState | None:
-        """The last hold, as this thread or task is to see it: if it has lost its own, that one,
-        and not what others got afterwards."""
+        """The last hold as this thread or task should see it: its own lost hold, if it has one, and
+        not a later hold of another owner."""
         return self.lost_of.get(owner, self.hold) if self.lost_of else self.hold
 
     def present(self, now: float, owner: object = None) -> HoldState | None:
@@ -128,7 +128,8 @@ class Status:
         return State.LOST if self.reason(hold, now) else hold.state(now)
 
     def check(self, now: float, owner: object) -> HoldState:
-        """The hold. Raises LockLostError, LockNotOwnedError or DestroyedError if there is none."""
+        """Returns the hold. Raises LockLostError, LockNotOwnedError or DestroyedError if it is not
+        held."""
         self.check_alive()
         if hold := self.present(now, owner):  # first: the deadline may pass meanwhile
             return hold
@@ -142,33 +143,34 @@ class Status:
         return Guard(place.entry, place.token, names.key, names.node_id, place.others)
 
     def check_alive(self) -> None:
-        """Raises DestroyedError if it was destroyed."""
+        """Raises DestroyedError if the object was destroyed."""
         if self.destroyed:
             key, node_id = self.names.key, self.names.node_id
             raise DestroyedError(f"the lock {key!r} of {node_id!r} was destroyed")
 
     def remember(self, lost: HoldState) -> None:
-        """A hold was lost, and another owner has the next: until the first locks again it sees the
-        loss. What a handler of this lock takes, for which the owner is None, is everybody's."""
+        """Keeps a lost hold, since another owner has the next hold: the owner of the lost hold sees
+        the loss until it locks again. A hold that a handler of this lock took (its owner is None)
+        belongs to everybody, and is not kept."""
         if lost.owner is not None:
             lost_of = self.lost_of = self.lost_of or {}
             lost_of[lost.owner] = lost
-            for forgotten in list(lost_of)[:-_REMEMBERED]:  # of threads that ended, most likely
+            for forgotten in list(lost_of)[:-_REMEMBERED]:  # probably of threads that ended
                 del lost_of[forgotten]
 
-    # What becomes of the hold, told once.
+    # The end of the hold, reported once.
 
     def lose(self, hold: HoldState, reason: LossReason) -> None:
-        """Notes that it is lost, and tells so."""
+        """Marks the hold as lost, and emits `lost`."""
         if why := hold.lose(reason):
             self.changed = True
-            if hold.place.others:  # one may be gone, and the others hold up whoever is next
+            if hold.place.others:  # one entry may be gone; the others still block the next
                 self.left = hold.leases
             error = hold.refusal if why is LossReason.REFUSED else None
             self.tell_of(events.lost, hold, reason=why, error=error)
 
     def noticed(self, now: float) -> LossReason | None:
-        """Why the last hold is lost, if it is; the loss is told by now."""
+        """Why the last hold is lost, if it is. Then `lost` is emitted, unless it was before."""
         hold = self.hold
         reason = hold.reason(now) if hold else None
         if hold and reason:
@@ -197,7 +199,7 @@ class Status:
         return AlreadyLockedError(self.names.key, holder, whose="this object")
 
     def queued(self, kind: Kind) -> MicrolockError | None:
-        """Why a call of this kind is of no use while this object waits in the queue, if it does."""
+        """The error of a call of this kind while this object is in the queue; None: it is not."""
         if self.wait is None or self.wait.place is None:
             return None
         if kind is Kind.ACT:

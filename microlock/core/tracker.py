@@ -29,7 +29,7 @@ _REFUSED = 5.0
 
 
 class Tracker:
-    """Looks after the last hold of an object, and after its wait.
+    """Follows the last hold of an object, and its wait.
 
     Args:
         status: the status of the object.
@@ -69,7 +69,7 @@ class Tracker:
         self._watch_again = 0.0  # no watch before this time
 
     def begin(self, hold: HoldState) -> None:
-        """Looks after this hold from now on."""
+        """Follows this hold from now on."""
         self._status.hold = hold
         self.look()
         self._status.changed = True
@@ -260,22 +260,25 @@ class Tracker:
                 status.changed = True
             if self._renewal(hold) <= now:
                 leases = hold.leases
-        self._turns.pass_on()  # it may be lost
+        self._turns.pass_on()  # the hold may be lost
         if wait and wait.due() <= now:
             leases = (*leases, *wait.leases)
         return leases
 
     def _guard_at(self, hold: HoldState) -> float:
-        """When to watch its entry."""
+        """When to watch the entry of the hold."""
         if self.key_watched or self._guarded is hold:
             return math.inf  # watched already
         return max(hold.since + UNWATCHED, self._watch_again)
 
     def _renewal(self, hold: HoldState) -> float:
-        """When to renew it."""
+        """When to renew the hold."""
         if not self._status.auto_renew:
             return math.inf
-        at = min(lease.due(early=self.early, tried=self._tried) for lease in hold.leases)
+        place, early, tried = hold.place, self.early, self._tried
+        at = place.lease.due(early=early, tried=tried)
+        if place.next_lease:
+            at = min(at, place.next_lease.due(early=early, tried=tried))
         return at if at < hold.since + self._max_hold else math.inf
 
     def renewed(self, lease_id: int, lifetime: Lifetime, now: float) -> None:
@@ -313,6 +316,6 @@ class Tracker:
         return hold if any(lease.id == lease_id for lease in hold.leases) else None
 
     def unanswered(self, hold: HoldState, error: MicrolockError, now: float) -> None:
-        """etcd did not renew it."""
+        """A renewal of the hold failed."""
         if not self._status.noticed(now) and hold.suspend(error):
             self._status.tell_of(events.suspended, hold, error=error)

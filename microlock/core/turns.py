@@ -20,8 +20,8 @@ class Turns:
     An interrupt may come between any two lines, and the state is valid there.
 
     Attributes:
-        calls: those that have a turn, wait for one or pause, in the order of asking.
-        current: the one whose turn it is.
+        calls: the calls that have a turn, wait for one or pause, in the order of asking.
+        current: the call that has the turn.
     """
 
     __slots__ = ("_status", "calls", "current")

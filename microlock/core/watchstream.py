@@ -1,8 +1,8 @@
-"""The watches of a client on its one stream: who subscribes, what each has told, how they recover.
+"""The watches of a client on its one stream: their subscribers, their state, how they recover.
 
-A watch that starts, or whose past was compacted, starts from now and reads its name once: etcd is
-late with a watch that starts in the past, and the read tells what happened before. After a break
-it resumes from the next revision, and nothing is read.
+A new watch, or one whose past was compacted, starts at the present revision, and its name is read
+once: etcd is slow with a watch that starts in the past, and the read shows what happened before.
+After a break a watch resumes from the next revision, and nothing is read.
 """
 
 from __future__ import annotations
@@ -33,38 +33,40 @@ from microlock.errors import (
     StoreUnavailableError,
 )
 
-# How often in a row a watch is made again that etcd has cancelled for no reason that we know.
+# How often in a row a watch is created again after etcd has cancelled it for an unknown reason.
 _PATIENCE = 3
 
 
 class Subscriber(Protocol):
-    """Who is notified, on the thread that reads from etcd: so each call is to return at once.
+    """Gets the notifications, on the thread that reads from etcd, so it must return at once.
 
     Attributes:
-        interest: the entries whose changes matter; it is notified too when one is admitted. None:
-            all entries.
+        interest: the entries whose changes matter. It is also notified when one of them is
+            admitted. None: all entries.
     """
 
     @property
     def interest(self) -> Sequence[bytes] | None: ...
 
     def watched(self, name: bytes, changes: Sequence[Any], *, synthesised: bool) -> None:
-        """The queue has changed; so has its holder if there are `changes`, each a `queue.Change`.
-        Of all locks under a prefix each is an `overview.Queued`.
+        """The queue has changed. If there are `changes`, so has its holder.
 
-        `synthesised`: they come from a read, and may stand for several.
+        Each change is a `queue.Change`; for a watch of all locks under a prefix, an
+        `overview.Queued`.
+
+        `synthesised`: the changes come from a read, and each may stand for several.
         """
 
     def watch_failed(self, name: bytes, error: MicrolockError, *, final: bool) -> None:
-        """The watch is interrupted; if `final` it has ended, and is to be asked for again."""
+        """The watch is interrupted. If `final`, it has ended, and must be subscribed to again."""
 
 
-# What the machine has done, in this order.
+# The commands of the machine, which are performed in order.
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make a watch of `name` on the stream; `start` is its first revision, None is now."""
+    """Create a watch of `name` on the stream. `start`: its first revision; None: now."""
 
     watch_id: int
     name: bytes
@@ -78,7 +80,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Ask etcd how it is now, and tell `read` the answer before anything else of the stream."""
+    """Read the present state, and pass the answer to `read` before the next reply of the stream."""
 
     name: bytes
     request: Read | Get | ReadAll
@@ -89,8 +91,8 @@ class Reopen:
     """Close the stream, and open another one if anything is watched.
 
     Attributes:
-        attempt: how many there were in a row, this one included, for the time to wait before it.
-        error: how the stream failed; None: it only has to be another one.
+        attempt: the number of attempts in a row, with this one; it decides how long to wait first.
+        error: why the stream failed. None: it did not fail, but must be replaced.
     """
 
     attempt: int
@@ -99,14 +101,14 @@ class Reopen:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Worth a warning."""
+    """Log a warning."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Notify of a change. `about`: the entries it concerns; None: all of them."""
+    """Notify subscribers of a change. `about`: the entries that it concerns; None: all."""
 
     name: bytes
     subscribers: tuple[Subscriber, ...]
@@ -114,7 +116,7 @@ class Tell:
     about: frozenset[bytes] | None
 
     def deliver(self, subscriber: Subscriber) -> None:
-        # Of many waiters it concerns two or three.
+        # A change concerns only two or three of many waiters.
         if self.about is not None:
             interest = subscriber.interest
             if interest is not None and self.about.isdisjoint(interest):
@@ -124,7 +126,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class TellFailed:
-    """Notify of a failure."""
+    """Notify subscribers of a failure."""
 
     name: bytes
     subscribers: tuple[Subscriber, ...]
@@ -150,21 +152,21 @@ class _Watch:
         if known:
             self.view.rebase(known)
         self.subscribers: dict[int, Subscriber] = {}  # by id()
-        self.settled = False  # it has run, or `error` says why it has not yet
+        self.settled = False  # it has run, or `error` is why it has not yet
         self.error: MicrolockError | None = None
-        self.odd = 0  # how often the stream cancelled it for no known reason since it told anything
+        self.odd = 0  # cancellations for no known reason since its last event
         self.watch_id: int | None = None  # None  <=>  it is not on the stream
 
     @property
     def told(self) -> int:
-        """The last revision that it has told of."""
+        """The last revision that subscribers know."""
         return (self.view.next_revision or 1) - 1
 
     def tell(self, changes: Iterable[Any], about: frozenset[bytes] | None) -> Tell:
         return Tell(self.name, self._everybody(), tuple(changes), about)
 
     def fail(self, error: MicrolockError, *, final: bool = False) -> TellFailed:
-        """What is known first after that is told as a change."""
+        """Reports an error. The first state after it is reported as a change."""
         self.view.replay()
         return TellFailed(self.name, self._everybody(), error, final)
 
@@ -174,52 +176,52 @@ class _Watch:
 
 
 class WatchStream:
-    """Knows the watches, is fed what happens, and answers with the commands to perform.
+    """The state machine of the watches: takes what happens, and returns commands to perform.
 
     `subscribe` and `unsubscribe` may come in the middle of each other, and `unsubscribe` in the
-    middle of anything: they change only who subscribes, and `review` does the rest.
+    middle of anything: they change only the subscribers, and `review` does the rest.
     """
 
     def __init__(self) -> None:
         self._watches: dict[bytes, _Watch] = {}
-        # Those that ended with an error, until the last subscriber has gone.
+        # Watches that ended with an error, until the last subscriber has gone.
         self._ended: dict[bytes, _Watch] = {}
-        # Of the present stream:
+        # The present stream:
         self._open = False
-        self._wanted: dict[_Watch, None] = {}  # not asked for yet, in order
-        self._asked: dict[int, _Watch] = {}  # by our ids, in the order of the replies to come
+        self._wanted: dict[_Watch, None] = {}  # to be created, in order
+        self._asked: dict[int, _Watch] = {}  # by our ids, in the order of the expected replies
         self._running: dict[int, _Watch] = {}  # by the ids of the replies: a proxy has its own
         self._last_id = 0
-        self._ours = False  # the replies have our ids
-        self._reached = 0  # a revision that etcd has reached, however far this member lags behind
-        # Of the present outage:
-        self._attempts = 0  # streams since a watch ran
-        self._told: type[MicrolockError] | None = None  # the kind of failure that all know of
+        self._ours = False  # whether the replies have our ids
+        self._reached = 0  # a revision that etcd has reached, even if this member lags behind
+        # The present outage:
+        self._attempts = 0  # streams since a watch last ran
+        self._told: type[MicrolockError] | None = None  # the kind of failure that was reported
 
     # What is known.
 
     @property
     def names(self) -> list[bytes]:
-        """What is watched by anybody."""
+        """The names that have subscribers."""
         return [watch.name for watch in self._watches.values() if watch.subscribers]
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is watched; found at once, however much is."""
+        """Whether nothing is watched. Fast, however many watches there are."""
         return not any(watch.subscribers for watch in self._watches.values())
 
     @property
     def asked(self) -> int | None:
-        """The oldest creation that etcd has not answered: it answers them in their order."""
+        """The id of the oldest creation without an answer: etcd answers in order."""
         return next(iter(self._asked), None)
 
     def watching(self, name: bytes, besides: Subscriber) -> bool:
-        """Whether anybody else watches it."""
+        """Whether it has another subscriber."""
         watch = self._watches.get(name)
         return watch is not None and bool(watch.subscribers.keys() - {id(besides)})
 
     def look(self, name: bytes, entry: bytes, token: int) -> tuple[Standing, Holder | None]:
-        """Where an entry stands, and who holds the lock, as far as the watch has told."""
+        """The standing of an entry, and the holder of the lock, as far as the watch knows."""
         watch = self._watches.get(name)
         if watch is None or isinstance(watch.view, Overview):
             return Standing.UNKNOWN, None
@@ -238,19 +240,22 @@ class WatchStream:
     # Subscribers.
 
     def subscribe(self, name: bytes, subscriber: Subscriber, known: Found | None = None) -> None:
-        """Notifies it from now on. `known`: what was there at some revision, so that nothing has
-        to be read if nobody watches it yet."""
+        """Notifies it from now on.
+
+        `known`: the state at some revision. If there is no watch of this name yet, it starts there,
+        and nothing is read.
+        """
         watch = self._watches.get(name) or self._watches.setdefault(name, _Watch(name, known))
         watch.subscribers[id(subscriber)] = subscriber
 
     def unsubscribe(self, name: bytes, subscriber: Subscriber) -> bool:
-        """Notifies it no more. Returns whether it did."""
+        """Ends its notifications. Returns whether it was subscribed."""
         watches = filter(None, (self._watches.get(name), self._ended.get(name)))
         gone = [watch.subscribers.pop(id(subscriber), None) for watch in watches]
         return any(each is not None for each in gone)
 
     def review(self, name: bytes) -> list[Command]:
-        """Starts or ends the watch, after somebody has come or gone."""
+        """Starts or ends the watch, after a subscriber has come or gone."""
         if (ended := self._ended.get(name)) and not ended.subscribers:
             del self._ended[name]
         watch = self._watches.get(name)
@@ -264,12 +269,12 @@ class WatchStream:
     # The stream.
 
     def opened(self) -> list[Command]:
-        """A new stream is there."""
+        """A new stream is open."""
         self._open, self._ours, self._last_id, self._reached = True, False, 0, 0
         return self._want(*(watch for watch in self._watches.values() if watch.subscribers))
 
     def received(self, reply: WatchReply) -> list[Command]:
-        """etcd has told this on the stream."""
+        """Takes a reply of the stream."""
         match reply:
             case WatchEvents(watch_id, events):
                 if watch := self._running.get(watch_id):
@@ -289,10 +294,10 @@ class WatchStream:
     def broke(self, error: StoreError) -> list[Command]:
         """The stream failed, or none could be opened.
 
-        Everybody learns of it once, until a watch runs again or it fails otherwise.
+        Subscribers are notified once, until a watch runs again or the kind of failure changes.
         """
         passing = isinstance(error, StoreUnavailableError)
-        # Refusals and timeouts take turns in one outage.
+        # One outage may alternate between refused connections and timeouts: that is one kind.
         kind = StoreUnavailableError if passing else type(error)
         news, self._told = kind is not self._told, kind
         commands: list[Command] = []
@@ -300,7 +305,7 @@ class WatchStream:
             commands.append(Log(f"the watches are interrupted, and will be resumed: {error}"))
         reopen = self.restart(error)
         for watch in list(self._watches.values()):
-            if not watch.settled and not passing:  # it never worked and is not going to
+            if not watch.settled and not passing:  # it never ran, and will not
                 commands += self._end(watch, error)
             elif news or not watch.settled:
                 watch.error, watch.settled = error, True
@@ -308,7 +313,7 @@ class WatchStream:
         return commands + reopen
 
     def restart(self, error: StoreError | None = None) -> list[Command]:
-        """The stream is of no use any more."""
+        """The stream can't be used any more."""
         self._open = False
         self._wanted.clear()
         self._asked.clear()
@@ -319,18 +324,18 @@ class WatchStream:
         return [Reopen(self._attempts, error)]
 
     def late(self, name: bytes, error: StoreError) -> list[Command]:
-        """Somebody has waited long enough for the watch to begin."""
+        """A caller has waited too long for the watch to begin."""
         watch = self._watches.get(name)
         return [watch.fail(error)] if watch and not watch.settled else []
 
     def end(self, error: MicrolockError) -> list[Command]:
-        """Nothing can be watched any more. Who ends it says why."""
+        """Ends all watches with this error, without a log line for each: the caller says why."""
         self.restart()
         ended = [self._end(watch, error) for watch in list(self._watches.values())]
         return [tell for *_, tell in ended]
 
     def read(self, name: bytes, result: Found | StoreError) -> list[Command]:
-        """The answer to a `Query`."""
+        """Takes the answer to a `Query`."""
         watch = self._watches.get(name)
         if watch is None:
             return []
@@ -339,8 +344,8 @@ class WatchStream:
         if isinstance(result, StoreError):
             return self.broke(result)
         if watch.watch_id is None:
-            # It was refused to a user who may read it: so the stream was opened with a token that
-            # has expired since, and the read has logged in again.
+            # The watch was refused, but the user may read the name. So the stream was opened with a
+            # token that has expired since, and the read has logged in again.
             return self.restart()
         if watch.view.next_revision is None:
             self._runs(watch)
@@ -355,17 +360,19 @@ class WatchStream:
     # One watch.
 
     def _current(self, watch: _Watch) -> bool:
-        """Whether anybody may still subscribe to it."""
+        """Whether it is still the watch of its name, to which others may subscribe."""
         return self._watches.get(watch.name) is watch
 
     def _want(self, *watches: _Watch) -> list[Command]:
-        """Has them made."""
+        """Creates them, now or later."""
         self._wanted.update(dict.fromkeys(watches))
         return self._make()
 
     def _make(self) -> list[Command]:
-        """Asks for what is wanted: all at once if the replies say whose they are. A proxy has ids
-        of its own and replies in any order, so there, and as long as nobody knows, one at a time.
+        """Creates wanted watches: all at once if the replies have our ids.
+
+        A proxy has its own ids and replies in any order. So with a proxy, and until we know, only
+        one creation is open at a time.
         """
         commands: list[Command] = []
         while self._wanted and (self._ours or not self._asked):
@@ -376,17 +383,17 @@ class WatchStream:
         return commands
 
     def _create(self, watch: _Watch) -> Create:
-        # From 1 up: where etcd 3.5.1 forbids a watch, it ends the watch 0 of the stream instead.
+        # Ids begin with 1: when etcd 3.5.1 forbids a watch, it ends watch 0 of the stream instead.
         self._last_id += 1
         watch.watch_id = self._last_id
         self._asked[self._last_id] = watch
         return Create(self._last_id, watch.name, watch.view.next_revision)
 
     def _answered(self, watch_id: int) -> _Watch | None:
-        """Which watch it is whose creation has this reply."""
+        """The watch whose creation has this reply."""
         if watch_id in self._asked:
             self._ours = True
-        else:  # etcd refuses with an id of -1, a proxy gives its own
+        else:  # etcd refuses with the id -1, a proxy gives its own
             watch_id = next(iter(self._asked), watch_id)
         return self._asked.pop(watch_id, None)
 
@@ -395,8 +402,9 @@ class WatchStream:
             return [Cancel(reply.watch_id)]
         watch.watch_id = reply.watch_id
         self._running[reply.watch_id] = watch
-        # A member alone may lag behind what was told, and will catch up. If etcd has not come so
-        # far, its data is an older one: the read tells, as of now, whichever member answers.
+        # If this member alone lags behind what subscribers know, it will catch up. If all of etcd
+        # does, its data was restored from an older state. The read shows which, whatever member
+        # answers it.
         if watch.view.next_revision is None or max(reply.revision, self._reached) < watch.told:
             return [self._query(watch)]
         self._runs(watch)
@@ -424,8 +432,8 @@ class WatchStream:
         if reply.compacted:
             watch.view.forget()
         elif reply.refused:
-            # To a user who may not read the name, or whose login has expired; etcd 3.5.1 gives
-            # the same reason for both. The read tells.
+            # The user may not read the name, or the login has expired: etcd 3.5.1 gives the same
+            # reason for both. The read shows which.
             return [self._query(watch)]
         else:
             watch.odd += 1
@@ -433,11 +441,11 @@ class WatchStream:
                 return self._end(watch, StoreError(f"etcd cancelled the watch: {reply.reason}"))
         if self._ours:
             return self._want(watch)
-        # `etcd grpc-proxy` has others follow one that has ended, as long as nobody cancels it.
+        # `etcd grpc-proxy` attaches new watches to one that has ended, until that is cancelled.
         return [Cancel(reply.watch_id), *self._want(watch)]
 
     def _leave(self, watch: _Watch) -> list[Command]:
-        """Takes it off the stream; if its creation has no reply yet, when that comes."""
+        """Takes it off the stream: now, or when the reply to its creation comes."""
         watch_id, watch.watch_id = watch.watch_id, None
         if watch_id is None or self._running.get(watch_id) is not watch:
             return []
@@ -445,7 +453,7 @@ class WatchStream:
         return [Cancel(watch_id)]
 
     def _end(self, watch: _Watch, error: MicrolockError) -> list[Command]:
-        """Ends this watch alone."""
+        """Ends this watch, and no other."""
         watch.error = error
         del self._watches[watch.name]
         self._ended[watch.name] = watch

@@ -1,4 +1,4 @@
-"""Driving a call on the caller's thread, and what it asks of a store."""
+"""Drives a call on the caller's thread, and coroutines that block instead of suspending."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ T = TypeVar("T")
 def drive(
     steps: Generator[Any, Any, T], perform: Callable[[Any], Any], mutex: RLock, clock: Clock
 ) -> T:
-    """Has all performed that a call asks for until it has decided; returns or raises that.
+    """Performs the requests of a call until it ends. Returns its result or raises its error.
 
-    Its steps run under the mutex, and what they ask for is performed without it. An interrupt goes
-    to the call too, which cleans up and raises it again.
+    The steps of the call run under the mutex, and its requests without it. An interrupt is thrown
+    into the call, which cleans up and raises it again.
     """
     resume: Callable[[Any], Any] = steps.send
     reply: Any = None
@@ -30,7 +30,7 @@ def drive(
     try:
         while True:
             try:
-                while True:  # in the `try`: Python looks for signals where a loop begins again
+                while True:  # in the `try`: Python handles signals where a loop begins again
                     with mutex:
                         request = resume(reply)
                         resume, reply = steps.send, None
@@ -49,14 +49,14 @@ def drive(
                     raise
     finally:
         clock.leave()
-        # An error would keep itself by its traceback, and with it the lock.
+        # Otherwise an error would keep itself alive by its traceback, and with it the lock.
         del reply, before
 
 
 def finished(act: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What this coroutine function returns or raises; all that it awaits blocks instead."""
+    """Runs a coroutine function whose awaits block. Returns its result or raises its error."""
     try:
-        # On one line: a coroutine that an interrupt keeps from beginning warns of that.
+        # On one line: a coroutine that does not begin because of an interrupt gives a warning.
         act(*args, **kwargs).send(None)
     except StopIteration as done:
         result: T = done.value
@@ -65,10 +65,11 @@ def finished(act: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: 
 
 
 def bare(error: MicrolockError, before: BaseException | None) -> MicrolockError:
-    """The error without the steps of the call, also in what it came from: to a user they say
-    nothing that the message does not, and they keep what they were about.
+    """Removes the tracebacks of the error and of its causes.
 
-    `before`: what was being handled when the call began, which is the user's.
+    They show the steps of the call, which say no more than the message, and keep the lock alive.
+
+    `before`: the user's exception that was handled when the call began; it stays as it is.
     """
     each: BaseException | None = error
     while isinstance(each, MicrolockError) and each is not before and each.__traceback__:

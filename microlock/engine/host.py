@@ -42,7 +42,7 @@ LEASE_IDS: Iterator[int] = iter(_lease_id, 0)  # for any thread
 
 
 def look(client: Client, steps: Steps[T]) -> T:
-    """Makes a call that needs no turn, since it does not concern an object."""
+    """Runs a call that needs no turn, since it does not concern an object."""
     clock = client.clock
     budget = Budget.of(clock.now(), client.timeout)
     return drive(steps, lambda request: client.perform(request, budget), threading.RLock(), clock)
@@ -95,7 +95,7 @@ class Host:
         self._adopted = False
         self._timer: Timer | None = None
         self._refusal: MicrolockError | None = None  # why a watch has ended
-        self._said: tuple[Any, ...] = ()  # to be logged
+        self._said: tuple[Any, ...] = ()  # messages to be logged
         self.core = LockCore(names, ttl, env=self, **options)
 
     # Calls, on the thread of the caller.
@@ -106,7 +106,7 @@ class Host:
         return Call(kind, owner, self.clock.now(), self.client.timeout, wait=wait)
 
     def run(self, call: Call, steps: Steps[T]) -> T:
-        """Makes a call to its end."""
+        """Runs a call to its end."""
         try:
             return drive(steps, partial(self._perform, call), self.mutex, self.clock)
         finally:

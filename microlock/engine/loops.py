@@ -1,4 +1,4 @@
-"""The calls of a lock on a loop of asyncio. Nothing here blocks the loop."""
+"""Drives the calls of a lock on an asyncio loop. Nothing here blocks the loop."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ T = TypeVar("T")
 
 
 async def run(host: Host, call: Call, steps: Steps[T]) -> T:
-    """Makes a call of a lock to its end: as `Host.run`, on the running loop."""
+    """Runs a call of a lock to its end: as `Host.run`, on the running loop."""
     client = host.client.one(Loops).here()
-    # Takes no lock: it may be called in a garbage collection.
+    # Takes no mutex: it may be called in a garbage collection.
     dropped = partial(host.timer.post, partial(host.orphaned, call, steps))
 
     def perform(request: Any) -> Coroutine[Any, Any, Any]:
@@ -66,7 +66,7 @@ async def _tried(call: Call, request: Revoke, asking: Coroutine[Any, Any, Any]) 
 
 
 async def look(client: Client, steps: Steps[T]) -> T:
-    """Makes a call that takes no turn, and that no other task knows of."""
+    """Runs a call that needs no turn, since it does not concern an object."""
     clock, here = client.clock, client.one(Loops).here()
     budget = Budget.of(clock.now(), client.timeout)
     mutex = threading.RLock()
@@ -74,7 +74,7 @@ async def look(client: Client, steps: Steps[T]) -> T:
 
 
 async def destroy(host: Host, owner: object) -> None:
-    """Ends all: as `Host.destroy`."""
+    """Ends everything: as `Host.destroy`."""
     call, goes_on = host.call(owner, Kind.END), True
     try:
         goes_on = host.step(host.core.begin_to_end, owner)
@@ -83,10 +83,10 @@ async def destroy(host: Host, owner: object) -> None:
             try:
                 await run(host, call, host.core.destroy(call))
             except asyncio.CancelledError:
-                if not host.core.status.closed:  # its turn had not come
+                if not host.core.status.closed:  # its turn has not come
                     await to_its_end(partial(_end, host, owner))
                 raise
-    except GeneratorExit:  # as in `run`, which has it ended
+    except GeneratorExit:  # as in `run`, where `dropped` finishes it
         goes_on = False
         raise
     finally:
@@ -108,8 +108,8 @@ async def drive(
 ) -> T:
     """As `microlock.engine.drive.drive`, on the running loop.
 
-    A cancellation goes to the call like any interrupt. What the call asks for after that undoes
-    what was begun: no further cancellation ends it, only its own time does.
+    A cancellation is thrown into the call like any interrupt. The call's requests after that undo
+    what it began: a second cancellation does not end them, only their deadline does.
     """
     resume: Callable[[Any], Any] = steps.send
     reply: Any = None
@@ -141,7 +141,7 @@ async def drive(
                 else:
                     raise
     finally:
-        del reply, before  # an error would keep itself by its traceback, and with it the lock
+        del reply, before  # as in `microlock.engine.drive.drive`
 
 
 class TaskLoss(Loss):

@@ -217,7 +217,7 @@ class Reader:
         while True:
             now, before = self._clock.now(), asked
             with self._lock:
-                if self._thread is not threading.current_thread():  # of two one is enough
+                if self._thread is not threading.current_thread():  # a second thread was started
                     return
                 idle, asked = self._machine.idle, self._machine.asked
             if asked != before:

@@ -58,7 +58,7 @@ class _Face(ref[object]):
 
 
 class Timer:
-    """Looks after the locks of one client."""
+    """The timer for the locks of one client."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

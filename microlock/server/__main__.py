@@ -1,4 +1,4 @@
-"""`python -m microlock.server`: an etcd to try things with."""
+"""`python -m microlock.server`: a real etcd for demos and tests."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ def main(
         prog=program,
         description="Runs a real etcd on this machine, for demos, tests and development.",
     )
-    parser.add_argument("--port", type=_port, help="for the clients (default: a free one)")
-    parser.add_argument("--data-dir", help="kept at the end (default: a temporary one)")
-    parser.add_argument("--fast", action="store_true", help="short election and heartbeat timers")
+    parser.add_argument("--port", type=_port, help="port for clients (default: a free one)")
+    parser.add_argument(
+        "--data-dir", help="data directory, kept at the end (default: a temporary one)"
+    )
+    parser.add_argument(
+        "--fast", action="store_true", help="use short election and heartbeat timers"
+    )
     options = parser.parse_args(arguments)
     for signum in (signal.SIGINT, signal.SIGTERM):  # a shell lets "command &" ignore SIGINT
         signal.signal(signum, signal.default_int_handler)

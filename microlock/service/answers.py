@@ -1,4 +1,4 @@
-"""How errors are answered: as JSON that names the argument and its value."""
+"""Turns errors into answers: JSON that names the argument and its value."""
 
 from __future__ import annotations
 
@@ -28,43 +28,43 @@ _SOON = {"Retry-After": "1"}
 
 _OF_ALL = {
     422: "an argument is wrong",
-    502: "the store refuses",
+    502: "the store refuses the request",
     503: "the store does not answer, or the service is busy or stopping: try again",
 }
 _OF_BODIES = {
-    400: "the body is no JSON",
+    400: "the body is not JSON",
     401: "the bearer token is missing or wrong",
     403: "the request comes from a page of another site",
-    408: "the body did not come in time",
+    408: "the body did not arrive in time",
     413: "the body is too large",
     415: "the body is not application/json",
 }
-_OF_NAMES = {421: "the service is called by a name that may be another site's"}
+_OF_NAMES = {421: "the host name is not one of this service: it may be another site's"}
 
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}},
-    503: {"model": bodies.Problem, "description": "too many listen, or the service is stopping"},
+    503: {"model": bodies.Problem, "description": "too many listeners, or the service is stopping"},
 }
 FIGURES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {}}},
-    404: {"model": bodies.Problem, "description": "it has none"},
+    404: {"model": bodies.Problem, "description": "this service has no metrics"},
 }
 
 
 class GoneError(Exception):
-    """The client has gone: there is nobody to answer."""
+    """The client has disconnected: nobody reads the answer."""
 
 
 def answers(
     answer: type[BaseModel], others: dict[int, type[BaseModel]] | None = None, *, body: bool = True
 ) -> dict[int | str, dict[str, Any]]:
-    """What a path may answer, for OpenAPI.
+    """The possible answers of a path, for OpenAPI.
 
     Args:
-        answer: if all is well.
-        others: by their status.
-        body: whether the request has one.
+        answer: the body with status 200.
+        others: the bodies with other statuses.
+        body: whether the request has a body.
     """
     problems = {**_OF_ALL, **(_OF_BODIES if body else {}), **_OF_NAMES}
     shown: dict[int | str, dict[str, Any]] = {
@@ -76,7 +76,7 @@ def answers(
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Has the application answer them so."""
+    """Makes the application answer errors as above."""
 
     @app.exception_handler(RequestValidationError)
     async def wrong(_: Request, error: RequestValidationError) -> Response:
@@ -88,7 +88,7 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        # Of a path that there is not, or of another method.
+        # The path does not exist, or has no such method.
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
     @app.exception_handler(MicrolockError)
@@ -115,11 +115,11 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": f"{type(error).__name__}: the log says more"}, 500)
+        return JSONResponse({"error": f"{type(error).__name__}: see the log of the service"}, 500)
 
 
 def _all_told(errors: Sequence[dict[str, Any]]) -> str:
-    # Of one or several keys, several were given: that they are not one is no help.
+    # `keys` may be a string or a list. For a list, "not a string" does not help.
     others = [
         each
         for each in errors
@@ -129,8 +129,8 @@ def _all_told(errors: Sequence[dict[str, Any]]) -> str:
 
 
 def _told(error: dict[str, Any]) -> str:
-    """One of the errors of a validation: where, what, and the value."""
-    # Of a union each part has its own: the name of the part is no argument.
+    """Text for one error of a validation: where, what, and the value."""
+    # The error of a union contains the names of its parts, which are no arguments.
     where = [str(each) for each in error["loc"][1:] if not _is_part(each)]
     why = str(error["msg"]).removeprefix("Value error, ")
     shown = "" if error["type"] == "missing" else f", not {error['input']!a:.80}"

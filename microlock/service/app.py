@@ -1,4 +1,4 @@
-"""The application: which path does what."""
+"""The application: its paths, and what each does."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from microlock.service.pages import serve_page
 from microlock.service.settings import MAX_LEASES, Settings
 from microlock.service.stream import Stream, until_gone
 
-# The body of /metrics, and its content type.
+# Returns the body of /metrics, and its content type.
 Metrics = Callable[[], tuple[bytes, str]]
 
-# Seconds that the store has for the answer by which it is healthy.
+# The store is healthy if it answers within so many seconds.
 HEALTHY = 2.0
 
 log = logging.getLogger("microlock")
@@ -42,8 +42,8 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
     """The service as an ASGI application.
 
     Args:
-        client: of the store; the application does not close it.
-        metrics: what /metrics answers; None: there are none.
+        client: the client of the store; the application does not close it.
+        metrics: makes the answer of /metrics; None: there are no metrics.
     """
     holds, live = Holds(client, settings), Live(client, settings.prefix)
     lives, overall = Leases(client), AllLocks(client, settings.prefix)
@@ -71,7 +71,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
 
     @app.post("/lock", responses=answers(bodies.Locked, {409: bodies.Refused}))
     async def lock(request: Request, body: bodies.Lock) -> Response:
-        """Takes all of these keys, or none of them."""
+        """Locks all of these keys, or none of them."""
         locking = holds.lock(body.uid, _several(body.keys), body.exp, body.wait)
         tokens, there = await _while_there(request, locking)
         if not there:
@@ -81,12 +81,12 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
 
     @app.post("/unlock", responses=answers(bodies.Unlocked))
     async def unlock(body: bodies.Unlock) -> Response:
-        """Unlocks each key that `uid` holds with this `version`."""
+        """Gives back those of these locks that `uid` holds with these tokens."""
         return JSONResponse({"unlocked": await holds.unlock(body.uid, _tokens(body.tokens))})
 
     @app.post("/renew", responses=answers(bodies.Renewed, {409: bodies.NotRenewed}))
     async def renew(body: bodies.Renew) -> Response:
-        """Renews each key that `uid` holds with this `version`, for `exp` from now on."""
+        """Gives a new expiry to those of these locks that `uid` holds with these tokens."""
         tokens = _tokens(body.tokens)
         renewed = await holds.renew(body.uid, tokens, body.exp)
         if lost := [key for key, _ in tokens if key not in renewed]:
@@ -101,15 +101,17 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
 
     @app.post("/break", responses=answers(bodies.Broken))
     async def break_(body: bodies.Break) -> Response:
-        """Ends the hold with this token, or removes the waiter, of any node: for operators."""
+        """For operators: ends the hold with this token, or removes the waiter, of any node."""
         broken = await holds.break_place(body.key, body.token)
         if broken:
-            log.warning("%r of %s, token %s, was broken", body.key, broken, body.token)
+            log.warning(
+                "%r: /break removed the entry of %s, token %s", body.key, broken, body.token
+            )
         return JSONResponse({"broken": broken and place_object(broken)})
 
     @app.get("/locks", responses=answers(bodies.Locks, body=False))
     async def locks() -> Response:
-        """Who holds what and who waits for it, read from the store now."""
+        """All locks with their holders and waiters, read from the store now."""
         return Stream(_once(await overall.read()), "application/json")
 
     @app.get("/leases", responses=answers(bodies.Leases, body=False))
@@ -119,14 +121,14 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
             Query(min_length=1, max_length=MAX_LEASES),
         ],
     ) -> Response:
-        """How many seconds these leases have left."""
+        """The seconds left of these leases."""
         return JSONResponse({"leases": await lives.left(id)})
 
     @app.get("/events", response_class=Response, responses=STREAM)
     async def events() -> Response:
-        """All locks, and what changes, as server-sent events."""
+        """All locks, and then their changes, as server-sent events."""
         pieces = live.listen()
-        await anext(pieces)  # it is admitted
+        await anext(pieces)  # raises BusyError if there are too many listeners
         return Stream(pieces)
 
     @app.head("/healthz", include_in_schema=False)
@@ -135,7 +137,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
         """Whether the store answers."""
         try:
             await _ask(client, Get(b"health"), HEALTHY)
-        except StorePermissionError:  # as good an answer as any
+        except StorePermissionError:  # that is an answer too
             pass
         except MicrolockError as error:
             return JSONResponse({"status": "unavailable", "error": str(error)}, 503)
@@ -143,7 +145,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
 
     @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def metrics_() -> Response:
-        """Figures of this service, for Prometheus."""
+        """Metrics of this service, for Prometheus."""
         if metrics is None:
             raise HTTPException(404, "this service has no metrics")
         body, kind = metrics()
@@ -164,10 +166,9 @@ def _tokens(tokens: list[bodies.Token]) -> list[Token]:
 async def _while_there(
     request: Request, work: Coroutine[Any, Any, list[Token]]
 ) -> tuple[list[Token], bool]:
-    """What this returns, and whether the client is there still. If it goes before, the work is
-    cancelled.
+    """Returns the result of the work, and whether the client is still connected.
 
-    Raises GoneError if that has undone it.
+    If the client disconnects first, the work is cancelled. Raises GoneError if that has undone it.
     """
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(until_gone(request.receive))

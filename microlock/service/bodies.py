@@ -21,26 +21,26 @@ def _uid(value: str) -> str:
 
 
 def _whole(value: object) -> object:
-    """A number of JSON that is an integer is one, however it is written."""
+    """Takes 1.0 as 1: JSON does not tell them apart."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# No NUL: etcd's range of a lock would end there.
+# No NUL: the range of a lock in etcd would end there.
 _TEXT = {"min_length": 1, "max_length": MAX_NAME_BYTES}
 _PATTERN = {"pattern": r"^[^\u0000]*$"}
 
 Key = Annotated[str, Field(**_TEXT, json_schema_extra=_PATTERN), AfterValidator(_key)]
 Uid = Annotated[
     str,
-    Field(**_TEXT, json_schema_extra=_PATTERN, description="who asks: the node id of the holds"),
+    Field(**_TEXT, json_schema_extra=_PATTERN, description="the client: the node id of its holds"),
     AfterValidator(_uid),
 ]
 Several = Annotated[list[Key], Field(min_length=1, max_length=MAX_KEYS)]
 Keys = Annotated[Key | Several, Field(description="one key, or several: all of them or none")]
 Version = Annotated[
     int,
-    # As far as all that read JSON have integers: a million changes a second for 285 years.
-    Field(ge=1, le=2**53, description="the fencing token: it rises from hold to hold"),
+    # The largest integer that every reader of JSON has: a million changes a second for 285 years.
+    Field(ge=1, le=2**53, description="the fencing token, which rises from each hold to the next"),
     BeforeValidator(_whole),
 ]
 Expiry = Annotated[
@@ -48,13 +48,13 @@ Expiry = Annotated[
     Field(
         gt=0,
         le=MAX_EXPIRY_MS,
-        description="milliseconds until the lock is free again by itself; the service's default",
+        description="milliseconds until the lock expires; default: --default-expiry",
     ),
 ]
 
 
 class Body(BaseModel):
-    """What a request says: no more than that, and of these types."""
+    """The body of a request: with these members only, of exactly these types."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -101,7 +101,7 @@ class Break(Body):
     token: Version
 
 
-# What is answered. They describe it for OpenAPI; nothing is checked on its way out.
+# The bodies of answers. They are for OpenAPI only; answers are not checked.
 
 
 class Problem(BaseModel):
@@ -109,7 +109,7 @@ class Problem(BaseModel):
 
 
 class Place(BaseModel):
-    node_id: str | None = Field(description="null: a client that gives no name")
+    node_id: str | None = Field(description="null: the client stores no name")
     role: Literal["reader", "writer"] | None
     token: int
     lease: str = Field(description="hexadecimal")
@@ -120,19 +120,19 @@ class Locked(BaseModel):
 
 
 class Refused(Problem):
-    holder: Place | None = Field(description="who holds the lock")
+    holder: Place | None = Field(description="the holder of the lock")
 
 
 class Unlocked(BaseModel):
-    unlocked: list[str] = Field(description="the keys that this request has unlocked")
+    unlocked: list[str] = Field(description="the keys that this request unlocked")
 
 
 class Renewed(BaseModel):
-    renewed: list[str] = Field(description="the keys that are held for the new time")
+    renewed: list[str] = Field(description="the keys that have the new expiry")
 
 
 class NotRenewed(Problem):
-    renewed: list[str] = Field(description="the keys that are held for the new time all the same")
+    renewed: list[str] = Field(description="the keys that have the new expiry nevertheless")
 
 
 class Checked(BaseModel):
@@ -152,11 +152,15 @@ class Locks(BaseModel):
 
 
 class Leases(BaseModel):
-    leases: dict[str, int] = Field(description="seconds left; one that has ended is missing")
+    leases: dict[str, int] = Field(
+        description="seconds left, by lease id; ended leases are missing"
+    )
 
 
 class Broken(BaseModel):
-    broken: Place | None = Field(description="null: that hold had ended already")
+    broken: Place | None = Field(
+        description="the former holder or waiter; null: it had ended already"
+    )
 
 
 class Health(BaseModel):

@@ -1,4 +1,4 @@
-"""`microlock serve`: its options, and where else they may come from."""
+"""`microlock serve`: its options, which may also come from a file `.env`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from microlock.service.metrics import prometheus
 from microlock.service.server import Server
 from microlock.service.settings import MAX_EXPIRY_MS, Settings
 
-# What a file .env in the current directory may set by these names; the others by MICROLOCK_….
+# A file .env may set these options by short names, and all options by MICROLOCK_….
 _SHORT = frozenset({"PORT", "HOST", "DEFAULT_EXPIRY", "ETCD", "MEMORY", "PREFIX", "AUTH_TOKEN"})
 
 _FILE = click.Path(exists=True, dir_okay=False)
 
 
 class _AuthToken(SecretOption):
-    """It belongs to this command, and not to etcd."""
+    """A secret of this command, not of etcd."""
 
     of_etcd = False
 
 
 class _Serve(click.Command):
-    """A command whose options may come from a file .env, after variables of the environment."""
+    """A command whose options may come from a file .env. Environment variables win over it."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
@@ -64,7 +64,7 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
     default=3000,
     envvar="MICROLOCK_PORT",
     show_default=True,
-    help="The port to listen on; 0: any free port.",
+    help="TCP port to listen on; 0: any free one.",
 )
 @click.option(
     "-H",
@@ -72,14 +72,14 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
     default="localhost",
     envvar="MICROLOCK_HOST",
     show_default=True,
-    help="The name or address to listen on.",
+    help="Name or address to listen on.",
 )
 @click.option(
     "--allowed-hosts",
     default="",
     envvar="MICROLOCK_ALLOWED_HOSTS",
     metavar="NAME,...",
-    help="More host names of the service, such as that of a proxy.",
+    help="More host names that clients may use, such as that of a proxy.",
 )
 @click.option(
     "-E",
@@ -89,38 +89,38 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
     envvar="MICROLOCK_DEFAULT_EXPIRY",
     metavar="MS",
     show_default=True,
-    help="How long a lock is held if the request has no `exp`.",
+    help="Time that a lock is held if the request has no `exp`.",
 )
 @click.option(
     "-N",
     "--memory",
     is_flag=True,
     envvar="MICROLOCK_MEMORY",
-    help="Keep the locks in this process, without etcd: they end with it.",
+    help="Keep the locks in this process, without etcd. They end with it.",
 )
 @click.option(
     "--prefix",
     default="",
     envvar="MICROLOCK_PREFIX",
-    help="Put before each key in etcd; clients don't see it.",
+    help="Prefix of the lock names in etcd; clients don't see it.",
 )
 @click.option("--auth-token", cls=_AuthToken, envvar="MICROLOCK_AUTH_TOKEN", hidden=True)
 @click.option(
     "--auth-token-file",
     type=_FILE,
     envvar="MICROLOCK_AUTH_TOKEN_FILE",
-    help="A file whose first line is the bearer token for requests that change locks; or the token "
-    "itself in $MICROLOCK_AUTH_TOKEN.",
+    help="File with the bearer token in its first line. Requests that change anything need it. Or "
+    "set the token in $MICROLOCK_AUTH_TOKEN.",
 )
 @click.option(
     "--tls-cert", type=_FILE, envvar="MICROLOCK_TLS_CERT", help="Serve https with this certificate."
 )
-@click.option("--tls-key", type=_FILE, envvar="MICROLOCK_TLS_KEY", help="The key of --tls-cert.")
+@click.option("--tls-key", type=_FILE, envvar="MICROLOCK_TLS_KEY", help="Key of --tls-cert.")
 @click.option(
     "--tls-client-ca",
     type=_FILE,
     envvar="MICROLOCK_TLS_CLIENT_CA",
-    help="Clients need a certificate of this CA.",
+    help="Accept only clients with a certificate of this CA.",
 )
 @with_etcd
 def serve(
@@ -137,10 +137,10 @@ def serve(
     tls_key: str | None,
     tls_client_ca: str | None,
 ) -> None:
-    """Serve locks over HTTP, with a live page: see docs/service.md.
+    """Serve locks over HTTP, with a live page.
 
-    A file .env in the current directory may set PORT, HOST, DEFAULT_EXPIRY, ETCD, MEMORY, PREFIX,
-    AUTH_TOKEN and each MICROLOCK_… variable.
+    docs/service.md describes the requests. A file .env in the current directory may set PORT, HOST,
+    DEFAULT_EXPIRY, ETCD, MEMORY, PREFIX, AUTH_TOKEN and each MICROLOCK_… variable.
     """
     token = _token(auth_token, auth_token_file)
     if token is None and not _is_loopback(host):
@@ -169,7 +169,7 @@ def serve(
     )
     try:
         client.perform(Get(b"health"), Budget.of(client.clock.now(), HEALTHY))
-    except StorePermissionError:  # as good an answer as any
+    except StorePermissionError:  # that is an answer too
         pass
     except MicrolockError as error:
         click.echo(f"microlock serve: requests fail until etcd answers: {error}", err=True)
@@ -192,7 +192,7 @@ def _token(token: str | None, file: str | None) -> str | None:
             raise click.UsageError(f"--auth-token-file {file}: {error}") from None
     if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
         raise click.UsageError("the auth token must be printable ASCII, and not empty")
-    return token and token.strip()  # of what a client sends, outer blanks are no part
+    return token and token.strip()  # HTTP strips outer blanks from what a client sends
 
 
 def _is_loopback(host: str) -> bool:

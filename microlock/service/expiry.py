@@ -1,7 +1,7 @@
-"""Ends holds to the millisecond, as far as this service is up: etcd counts whole seconds.
+"""Ends holds at the millisecond, while this service is up: etcd counts whole seconds.
 
-Each hold, and each renewal of one, has a lease of its own. So to end it is to revoke that lease:
-what was renewed since, by whichever service, is under another one, and stands.
+Each hold, and each renewal of a hold, has its own lease, and ends when that is revoked. If any
+service has renewed the hold since, it is under another lease, and stays.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ log = logging.getLogger("microlock")
 
 
 def ttl_of(expiry_ms: float) -> int:
-    """Seconds of the lease of a hold that must not end before its expiry.
+    """The ttl of a hold's lease in seconds, long enough that the lease outlives the expiry.
 
-    A lease is up to a tenth of its ttl old when the lock is got.
+    When the lock is obtained, its lease is up to a tenth of its ttl old.
     """
     return max(1, math.ceil(expiry_ms / 900))
 
@@ -28,14 +28,14 @@ def ttl_of(expiry_ms: float) -> int:
 @dataclass(slots=True)
 class _Term:
     end: asyncio.TimerHandle
-    keys: set[str]  # those that live by the lease, as far as this service knows
+    keys: set[str]  # the keys under the lease, as far as this service knows
 
 
 class Expiry:
     """The leases of the holds that this service has taken or renewed.
 
     Args:
-        end: ends what lives by a lease.
+        end: revokes a lease.
     """
 
     def __init__(self, end: Callable[[int], Awaitable[None]]) -> None:
@@ -53,7 +53,7 @@ class Expiry:
         self._terms[lease_id] = _Term(handle, set(keys))
 
     def left(self, keys: Iterable[str], lease_id: int) -> None:
-        """These keys do not live by the lease any more: without keys it ends at once."""
+        """These keys are no longer under the lease. A lease without keys ends at once."""
         term = self._terms.get(lease_id)
         if term:
             term.keys.difference_update(keys)
@@ -62,13 +62,13 @@ class Expiry:
                 self._over(lease_id)
 
     def stop(self) -> None:
-        """What stands from here on ends by its lease."""
+        """From now on, holds end with the ttl of their leases."""
         for term in self._terms.values():
             term.end.cancel()
         self._terms.clear()
 
     async def ended(self) -> None:
-        """Waits for what is ended just now."""
+        """Waits for the leases that are being revoked."""
         if self._ending:
             await asyncio.wait(self._ending)
 

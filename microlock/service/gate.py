@@ -1,4 +1,4 @@
-"""What a request must be like before anything looks into it: who sends it, and how much it is."""
+"""Checks each request before the application sees it: the sender, the type and size of the body."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from microlock.service.settings import MAX_BODY_BYTES, PATIENCE, Settings
 
-# What is asked with a body, and changes nothing.
+# POST requests that change nothing.
 _READS = frozenset({"/check"})
 
-# No site has such a name: an address, a name without a dot, or one that nobody can register.
+# Names that no other site can have: addresses, names without a dot, and those that nobody can
+# register.
 _UNLIKE_A_SITE = re.compile(
     r"\d{1,3}(\.\d{1,3}){3} | \[[0-9a-f:.]+\] | [^.]+ | .+\.(internal|local|localhost|svc)", re.X
 )
 
 
 class RefusedError(Exception):
-    """The request is not let in.
+    """The request is refused.
 
     Attributes:
-        status: of the answer.
-        headers: of it.
+        status: the status of the answer.
+        headers: more headers of the answer.
     """
 
     def __init__(self, status: int, why: str, headers: Mapping[str, str] | None = None) -> None:
@@ -37,7 +38,7 @@ class RefusedError(Exception):
 
 
 class Gate:
-    """Stands before the application."""
+    """ASGI middleware that checks requests."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -59,24 +60,25 @@ class Gate:
                 receive = await _read(receive)
         except RefusedError as refused:
             answer = JSONResponse({"error": str(refused)}, refused.status, refused.headers)
-            # What is left of the body is not read: the connection is of no use after this.
+            # The rest of the body is not read, so the connection can't be used again.
             answer.headers["connection"] = "close"
             await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
     def _check_host(self, headers: Headers) -> None:
-        """No page of another site reads or changes anything by having its own name point here. (By
-        the right name it can't: see `_check_token`.)"""
+        """Stops DNS rebinding: a page of another site, whose name points here, must not read or
+        change anything. (By the right name it can't: see `_check_token`.)"""
         name = re.sub(r":\d*$", "", headers.get("host", "localhost")).lower()
         if name not in self._names and not _UNLIKE_A_SITE.fullmatch(name):
             raise RefusedError(
                 421,
-                f"host: {name!r} is unknown: if it names this service, add it to allowed-hosts",
+                f"host: {name!r} is unknown: if it is a name of this service, add it to "
+                "--allowed-hosts",
             )
 
     def _check_token(self, headers: Headers) -> None:
-        """Whoever changes something may do so, and is no page of another site."""
+        """The sender must not be a page of another site, and must have the token."""
         origin = headers.get("origin")
         if origin and origin.lower().partition("://")[2] != headers.get("host", "").lower():
             raise RefusedError(403, f"origin: {origin!r} is another site")
@@ -92,7 +94,7 @@ class Gate:
 
 
 def _check_body(headers: Headers) -> None:
-    # Browsers send it to other sites only after they have asked, and nobody is allowed here.
+    # Browsers send JSON to other sites only after a preflight request, which is refused here.
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RefusedError(415, f"content-type: {kind!r} is not application/json")
@@ -106,7 +108,7 @@ def _too_large(length: object) -> RefusedError:
 
 
 async def _read(receive: Receive) -> Receive:
-    """Reads the body. Returns what gives it to the application."""
+    """Reads the body. Returns a `receive` that gives it to the application."""
     body, more = bytearray(), True
     with _Deadline(PATIENCE):
         while more:
@@ -121,8 +123,8 @@ async def _read(receive: Receive) -> Receive:
 
 
 class _Deadline:
-    """Refuses a request whose body takes longer. (`wait_for` would make a task of each piece, and
-    `asyncio.timeout` comes with Python 3.11.)"""
+    """Refuses a request whose body takes longer. (`wait_for` would make a task for each piece, and
+    `asyncio.timeout` needs Python 3.11.)"""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -146,7 +148,7 @@ class _Deadline:
 
 
 def _then(first: Message, receive: Receive) -> Receive:
-    """Gives this, and then what comes."""
+    """A `receive` that returns this message first."""
     given = [first]
 
     async def one() -> Message:

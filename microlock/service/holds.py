@@ -1,7 +1,7 @@
-"""Taking locks for clients, giving them back and renewing them.
+"""Takes, renews and gives back locks for clients.
 
-The entry in the store is all that there is of a hold: whichever service is asked, now or after a
-restart, finds it by who has it and by its token.
+The entry in the store is the only state of a hold. So any service on the same store finds it by its
+node id and token, also after a restart.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Token = tuple[str, int]
 
 
 class BusyError(Exception):
-    """The service takes no more of this now; later it will, or another one does."""
+    """The service can't take more of these requests now. Later it can, or another service can."""
 
 
 class Holds:
@@ -47,7 +47,7 @@ class Holds:
     async def lock(
         self, uid: str, keys: Iterable[str], expiry_ms: float | None, wait_ms: float
     ) -> list[Token]:
-        """Takes all of these locks, or none. Raises as `MultiLock.lock()`, and BusyError."""
+        """Takes all of these locks, or none. Raises BusyError, and the errors of `lock()`."""
         expiry_ms = expiry_ms or self._default
         full = [self._prefix + key for key in keys]
         lock = MultiLock(self._client, full, uid, ttl=ttl_of(expiry_ms))
@@ -66,7 +66,7 @@ class Holds:
         except AlreadyLockedError as error:
             raise AlreadyLockedError(", ".join(names), error.holder) from None
         except asyncio.CancelledError:
-            if hold:  # it came after that, and nobody will know the token
+            if hold:  # it came after that: the client never gets the token
                 self.expiry.left(names, hold.lease_id)
             raise
         finally:
@@ -75,7 +75,7 @@ class Holds:
         return [(name, hold.token) for name in names]
 
     async def unlock(self, uid: str, tokens: Iterable[Token]) -> list[str]:
-        """Unlocks each key that `uid` holds with this token. Returns those keys."""
+        """Gives back the holds with these tokens. Returns the keys that it freed."""
         unlocked: list[str] = []
         for token, names in self._by_token(uid, tokens):
             gone = await self._look(steps.unlock(names, token))
@@ -86,7 +86,7 @@ class Holds:
         return unlocked
 
     async def renew(self, uid: str, tokens: Iterable[Token], expiry_ms: float | None) -> list[str]:
-        """Renews each key that `uid` holds with this token. Returns those keys."""
+        """Gives the holds with these tokens a new expiry, from now on. Returns their keys."""
         expiry_ms = expiry_ms or self._default
         renewed: list[str] = []
         for token, names in self._by_token(uid, tokens):
@@ -100,16 +100,16 @@ class Holds:
         return renewed
 
     async def locked(self, keys: Iterable[str]) -> bool:
-        """Whether at least one of them is locked, by a lock of any kind."""
+        """Whether at least one of these keys is locked, by a lock of any kind."""
         names = Names.of_all([self._prefix + key for key in keys], "check")
         return await self._look(steps.is_locked(names))
 
     async def break_place(self, key: str, token: int) -> Holder | None:
-        """Ends the hold with this token, or removes the waiter. Returns whose it was."""
+        """Ends the hold with this token, or removes the waiter. Returns its former holder."""
         return await self._look(elsewhere.break_place(self._prefix + key, "break", token))
 
     def stop(self) -> None:
-        """Ends the waits, which are answered so, and begins no more of them."""
+        """Ends the waits, whose requests get an answer, and begins no new ones."""
         self._stopping = True
         for lock in list(self._waits):
             lock.cancel()
@@ -120,7 +120,7 @@ class Holds:
         await self.expiry.ended()
 
     def _by_token(self, uid: str, tokens: Iterable[Token]) -> list[tuple[int, Names]]:
-        """What was taken together has one token, and is given back together."""
+        """Groups the keys by token: keys that were taken together are given back together."""
         keys: dict[int, list[str]] = {}
         for key, token in tokens:
             keys.setdefault(token, []).append(self._prefix + key)

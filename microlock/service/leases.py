@@ -1,4 +1,4 @@
-"""How long leases live yet, for those who look at them."""
+"""The seconds left of leases, for the page."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from microlock.core.port import Lifetime, TimeToLive
 from microlock.engine.client import Client
 from microlock.engine.loops import look
 
-# Seconds that an answer counts: many may look at the same.
+# Seconds that an answer is reused: many pages may ask about the same lease.
 _FRESH = 1.0
 _MOST = 10_000
 
 
 class Leases:
-    """The leases of a store, as of a moment ago."""
+    """The leases of a store, as they were up to a second ago."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._known: dict[int, tuple[float, int]] = {}
 
     async def left(self, ids: Iterable[str]) -> dict[str, int]:
-        """The whole seconds that each has left, by their hexadecimal ids; one that has ended is
-        missing."""
+        """The whole seconds left of each lease, by its hexadecimal id. Ended leases are missing."""
         wanted = {each: int(each, 16) for each in ids}
         leases = {*wanted.values()}
         now = asyncio.get_running_loop().time()
         if len(self._known) > _MOST:
             self._known.clear()
-        # What is known may be cleared by another request while this one asks.
+        # Another request may clear `_known` while this one waits for answers.
         found = {each: self._known[each] for each in leases if self._age(each, now) <= _FRESH}
         old = [*leases - found.keys()]
         asked = await asyncio.gather(*map(self._ask, old))

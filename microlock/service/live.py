@@ -1,8 +1,8 @@
-"""What all locks are like, live, for any number of listeners: one watch of the store for all.
+"""The states of all locks, live, for any number of listeners, with one watch of the store.
 
-A listener is told states and not what happened: of each lock that has changed since it last took
-something, the state of now. So a slow one costs a set of names, and is never behind. What is long
-is told block by block, and the loop goes on in between; the texts are shared by all.
+A listener gets states, not events: the present state of each lock that has changed since its last
+message. So a slow listener costs only a set of names, and never gets old states. Long messages are
+sent in blocks, and the loop does other work in between. All listeners share the encoded texts.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from microlock.errors import MicrolockError
 from microlock.service.holds import BusyError
 from microlock.service.settings import MAX_LISTENERS
 
-# Seconds between two things that a listener is told, and without any.
+# The least seconds between two messages to a listener, and the most without one.
 PACE = 0.1
 HEARTBEAT = 10.0
-# Seconds that the watch stays without listeners: a page that is loaded again comes back soon.
+# Seconds that the watch stays without listeners: a page that is reloaded comes back soon.
 LINGER = 10.0
-# Seconds until a watch that the store refused is tried again; and between two looks whether one
-# that was interrupted goes on.
+# Seconds until a watch that the store refused is tried again; and between two checks whether an
+# interrupted watch goes on.
 REFUSED = 5.0
 INTERRUPTED = 0.5
-# So many locks are encoded, or told, until the loop does something else.
+# The number of locks that are encoded or sent before the loop does other work.
 BLOCK = 100
 
 _numbers = count(1)
 
 
 def _encoded(lock: bytes, entries: Iterable[KeyValue]) -> bytes:
-    """A lock as JSON; without entries it is free."""
+    """A lock as JSON. A lock without entries is free."""
     name = split(lock)[0][:-1].decode(errors="backslashreplace")
     found = statuses(entries) or [LockStatus(name, "queue", (), ())]
     return json.dumps(lock_object(found[0])).encode()
 
 
 class _Feed:
-    """Told by the watch, on its thread."""
+    """The subscriber of the watch: called on the watch's thread, it passes news to the loop."""
 
     interest = None
 
@@ -69,22 +69,22 @@ class _Feed:
 
 
 class Listener:
-    """What one client of the live view has still to be told."""
+    """What one client must still be sent."""
 
     def __init__(self) -> None:
-        self.news = asyncio.Event()  # set when there is something
-        self.snapshot = True  # all of it
-        self.changed: set[bytes] = set()  # else these locks
-        self.status = True  # whether the watch runs
+        self.news = asyncio.Event()  # set when there is something to send
+        self.snapshot = True  # send all locks
+        self.changed: set[bytes] = set()  # otherwise send these locks
+        self.status = True  # send whether the watch runs
 
     def remind(self) -> None:
-        """Has it told whether the watch runs."""
+        """Has the status of the watch sent."""
         self.status = True
         self.news.set()
 
 
 class Live:
-    """The state of all locks, as long as anybody listens; on one loop."""
+    """The state of all locks, while there are listeners; on one loop."""
 
     def __init__(self, client: Client, prefix: str) -> None:
         self._client = client
@@ -92,23 +92,28 @@ class Live:
         self._listeners: set[Listener] = set()
         self._feed: _Feed | None = None  # None  <=>  nothing is watched
         self._name = b""
-        self._later: asyncio.TimerHandle | None = None  # the next look at the watch
+        self._later: asyncio.TimerHandle | None = None  # the next check of the watch
         self._stopping = False
-        self._making = asyncio.Lock()  # all the texts of a snapshot
+        self._making = asyncio.Lock()  # held while a snapshot is encoded
         self._forget()
 
     def _forget(self) -> None:
-        self._known = False  # the first read is there
+        self._known = False  # whether the first read has arrived
         self._error: str | None = None  # why the watch does not run
         self._revision = 0
-        self._locks: dict[bytes, tuple[KeyValue, ...]] = {}  # the entries of those not free
-        # As JSON, until it changes: of each lock, and of all with their revision.
+        self._locks: dict[
+            bytes, tuple[KeyValue, ...]
+        ] = {}  # the entries of locks that are not free
+        # JSON texts, until a change: of each lock, and of all locks with their revision.
         self._encoded: dict[bytes, bytes] = {}
         self._all: tuple[int, list[bytes]] | None = None
 
     async def listen(self) -> AsyncGenerator[bytes, None]:
-        """What a new listener is to be sent, piece by piece. The first is empty: with it the
-        listener is admitted, or BusyError says that nobody else can listen."""
+        """The messages for a new listener, piece by piece.
+
+        The first piece is empty. With it the listener is admitted, or BusyError is raised if there
+        are too many.
+        """
         if self._stopping:
             raise BusyError("the service is stopping")
         if len(self._listeners) >= MAX_LISTENERS:
@@ -127,7 +132,7 @@ class Live:
                     yield _event("status", {"connected": connected, "error": self._error})
                 if listener.snapshot and self._known:
                     revision, locks = await self._snapshot()
-                    if self._known:  # still
+                    if self._known:  # the watch may have ended meanwhile
                         listener.snapshot = False
                         listener.changed.clear()
                         yield _head("snapshot", revision)
@@ -156,7 +161,7 @@ class Live:
                 self._plan(LINGER)
 
     async def _snapshot(self) -> tuple[int, list[bytes]]:
-        """All locks as they are when this returns, and the revision."""
+        """The revision and all locks, as they are when this returns."""
         async with self._making:
             while self._all is None:
                 missing = self._locks.keys() - self._encoded.keys()
@@ -223,7 +228,7 @@ class Live:
         if final:
             self._end()
             for listener in self._listeners:
-                listener.snapshot = True  # of the watch that comes
+                listener.snapshot = True  # from the next watch
         self._plan(REFUSED if final else INTERRUPTED)
         self._notify()
 
@@ -233,7 +238,7 @@ class Live:
         self._later = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Goes on with the watch, or without it."""
+        """Begins, checks or ends the watch, as it is needed."""
         self._later = None
         if self._stopping or not self._listeners:
             self._end()
@@ -248,12 +253,12 @@ class Live:
                 self._notify()
 
     def _notify(self) -> None:
-        """Tells everybody whether the watch runs."""
+        """Sends all listeners whether the watch runs."""
         for listener in self._listeners:
             listener.remind()
 
     def stop(self) -> None:
-        """Ends all that listeners are sent, and the watch."""
+        """Ends the messages of all listeners, and the watch."""
         self._stopping = True
         if self._later:
             self._later.cancel()
@@ -263,7 +268,7 @@ class Live:
 
 
 def _head(name: str, revision: int) -> bytes:
-    """How an event begins that tells locks."""
+    """The beginning of an event that contains locks."""
     return f'event: {name}\nid: {revision}\ndata: {{"revision": {revision}, "locks": ['.encode()
 
 

@@ -1,4 +1,4 @@
-"""What /metrics answers: `microlock.telemetry` of the locks of a service, for Prometheus."""
+"""The answer of /metrics: `microlock.telemetry` for the locks of a service, for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def prometheus(client: Client) -> Metrics:
     reader = PrometheusMetricReader(
         registry=registry, scope_info_enabled=False, disable_target_info=True
     )
-    # Of a hold a service sees the beginning alone: a figure of its end would be 0 for ever.
+    # A service sees only the beginning of a hold: metrics of its end would stay 0.
     no_holds = View(instrument_name="microlock.hold.*", aggregation=DropAggregation())
     provider = MeterProvider([reader], shutdown_on_exit=False, views=[no_holds])
     instrument(client, meter_provider=provider)

@@ -1,4 +1,4 @@
-"""All locks as they are now, read from the store: one read at a time for all who ask."""
+"""All locks as they are now, read from the store: one read at a time, for all requests."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from microlock.core.retry import Budget
 from microlock.engine.awaiting import aside
 from microlock.engine.client import Client
 
-# Seconds that the store has to tell all locks: of a hundred thousand that takes a while.
+# Seconds that the store has to return all locks: a hundred thousand take a while.
 PATIENCE = 30.0
 
 
 class AllLocks:
-    """Those of a store, as JSON; on one loop."""
+    """All locks of a store, as JSON; on one loop."""
 
     def __init__(self, client: Client, prefix: str) -> None:
         self._client = client
         self._prefix = prefix.encode()
         self._reading: asyncio.Future[bytes] | None = None
-        self._next: asyncio.Future[bytes] | None = None  # after that one
+        self._next: asyncio.Future[bytes] | None = None  # the read after that one
 
     async def read(self) -> bytes:
-        """What was there at some moment after this was called."""
+        """The locks as they were at some moment after this call began."""
         if self._next is None:
             self._next = asyncio.ensure_future(self._read(self._reading))
         return await asyncio.shield(self._next)
@@ -36,14 +36,14 @@ class AllLocks:
         if before and not before.done():
             await asyncio.wait({before})
         self._reading, self._next = self._next, None
-        # On a thread: the loop goes on while it is read and encoded.
+        # On a thread: the loop goes on while the locks are read and encoded.
         return await aside("microlock-locks", self._text)
 
     def _text(self) -> bytes:
         budget = Budget.of(self._client.clock.now(), PATIENCE)
-        # The client's own timeout is for calls that are answered at once.
+        # The client's own timeout is for short answers.
         found: Found = self._client.perform(ReadAll(self._prefix), budget, patience=PATIENCE)
         named = (replace(kv, name=kv.name[len(self._prefix) :]) for kv in found.keys)
-        # One by one: another thread gets its turn in between.
+        # One by one: other threads get the GIL in between.
         locks = ", ".join([json.dumps(lock_object(each)) for each in statuses(named)])
         return f'{{"revision": {found.revision}, "locks": [{locks}]}}'.encode()

@@ -1,4 +1,4 @@
-"""The page that shows the locks: its files as they are, and what they may do in a browser."""
+"""Serves the files of the page that shows the locks, with headers that limit what they may do."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from starlette.staticfiles import StaticFiles
 _FILES = Path(__file__).parent / "page"
 
 _HEADERS = {
-    # Of its own files, and from nowhere else.
+    # The page may load its own files, and nothing from elsewhere.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Asked for again each time, and answered by "not modified".
+    # The browser asks again each time, and mostly gets "not modified".
     "Cache-Control": "no-cache",
 }
 
@@ -31,7 +31,7 @@ class _Files(StaticFiles):
 
 
 def serve_page(app: FastAPI) -> None:
-    """`/` is the page, and `/page/…` the files that it is made of."""
+    """Serves the page at `/`, and its files at `/page/…`."""
     app.mount("/page", _Files(directory=_FILES, check_dir=False))
 
     @app.head("/", include_in_schema=False)

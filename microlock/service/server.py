@@ -1,4 +1,4 @@
-"""uvicorn, ended in good order: what waits is answered first."""
+"""uvicorn with an orderly shutdown: waiting requests are answered first."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-# Seconds that answers have to get out at the end.
+# Seconds for sending the last answers at shutdown.
 GRACE = 10
 
 
 class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """One that the application can end at once, by `scope["state"]["abort"]`."""
+    """A connection that the application can end at once, by `scope["state"]["abort"]`."""
 
     app_state: dict[str, Any]
 
@@ -25,7 +25,7 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 class Server(uvicorn.Server):
-    """Has the application end what would never end by itself, and then waits for the answers."""
+    """At shutdown, ends the waits and streams of the application, and waits for the answers."""
 
     def __init__(self, app: FastAPI, **options: Any) -> None:
         config = uvicorn.Config(

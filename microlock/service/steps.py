@@ -1,6 +1,6 @@
-"""What is done with holds that some service has taken, by who has them and by their tokens.
+"""Calls on holds that any service has taken, found by node id and token.
 
-Each is a call, as those of `core.elsewhere`: all that is known is in the store.
+They are calls like those of `core.elsewhere`: the store has the only state.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from microlock.core.lease import Lease
 from microlock.core.place import Place
 from microlock.core.port import Found, KeyValue, Leave, Left, Read, Revoke
 
-# The entries of a hold, by their locks.
+# The entries of a hold, by lock.
 Entries = dict[bytes, KeyValue]
 
 
 def unlock(names: Names, token: int) -> Steps[Entries]:
-    """Gives back what of these locks this node holds with this token. Returns what that was."""
+    """Gives back those of these locks that this node holds with this token.
+
+    Returns their former entries.
+    """
     mine = yield from _find(names, token)
     if not mine:
         return {}
@@ -38,11 +41,11 @@ def unlock(names: Names, token: int) -> Steps[Entries]:
 def renew(
     names: Names, token: int, ttl: int, *, lease_ids: Iterator[int]
 ) -> Steps[list[tuple[Entries, int]]]:
-    """Puts what of these locks this node holds with this token under a new lease.
+    """Puts those of these locks that this node holds with this token under a new lease.
 
-    The old lease is left alone: locks that are not named may live by it.
+    The old lease stays: other locks may be under it.
 
-    Returns what that was, as it was before, and its new lease; for each old lease one.
+    Returns, for each old lease, its former entries and the id of the new lease.
     """
     by_lease: dict[int, Entries] = {}
     for lock, kv in (yield from _find(names, token)).items():
@@ -50,7 +53,7 @@ def renew(
     renewed = []
     for lease_id, mine in by_lease.items():
         entry, *others = [kv.name for kv in mine.values()]
-        # Of a lease of another's the ttl is not known, nor needed.
+        # The ttl of another's lease is not known, and not needed.
         lease = Lease(lease_id, asked=None, ttl=1, sent=(yield NOW))
         place = Place(entry, token, lease, others=tuple(others))
         left, error = yield from flows.extend(names, place, ttl, lease_ids=lease_ids)
@@ -71,12 +74,12 @@ def is_locked(names: Names) -> Steps[bool]:
 
 
 def end(lease_id: int) -> Steps[None]:
-    """Ends what still lives by this lease."""
+    """Ends the holds that are still under this lease."""
     yield Revoke(lease_id)
 
 
 def _find(names: Names, token: int) -> Steps[Entries]:
-    """The entries of these locks that have this token, and are this node's."""
+    """The entries of this node with this token, in these locks."""
     mine = {}
     for lock in names.locks:
         kv = yield from _oldest(lock)
@@ -88,6 +91,6 @@ def _find(names: Names, token: int) -> Steps[Entries]:
 def _oldest(lock: bytes) -> Steps[KeyValue | None]:
     """The entry that holds a lock."""
     found: Found = yield Read(lock, limit=1)
-    if not found.keys:  # or it is behind many older nested names
+    if not found.keys:  # it may be behind many older nested names
         found = yield Read(lock)
     return next(iter(found.keys), None)

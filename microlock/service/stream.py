@@ -1,5 +1,4 @@
-"""Responses that are long, or have no end: server-sent events, until the client or the service
-goes.
+"""Long or endless responses: server-sent events, until the client or the service goes away.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -14,15 +13,15 @@ from starlette.types import Receive, Scope, Send
 
 from microlock.service.settings import PATIENCE
 
-# So much is given to the connection at a time: what it has not taken yet stays shared by all.
+# Bytes that are passed to the connection at a time: the rest stays in memory that all share.
 _CHUNK = 64 * 1024
 
 
 class Stream(Response):
-    """Sends what `pieces` yields, as the client takes it; one that takes nothing is dropped.
+    """Sends what `pieces` yields, as fast as the client reads. Drops a client that does not read.
 
     Args:
-        pieces: closed when the response ends, however it does.
+        pieces: is closed when the response ends, for any reason.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Stream(Response):
         gone = asyncio.ensure_future(until_gone(receive))
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.cancelled():  # too slow: to close would be to wait until it takes the rest
+            if sending.cancelled():  # too slow: a close would wait until the client reads the rest
                 scope["state"]["abort"]()
         finally:
             for each in (sending, gone):
@@ -62,6 +61,6 @@ class Stream(Response):
 
 
 async def until_gone(receive: Receive) -> None:
-    """Returns when the client has closed the connection; the request was read before."""
+    """Returns when the client has closed the connection. Call it after the request was read."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""The instruments of a meter, which has each of them once, whoever uses it."""
+"""The instruments of a meter. A meter has each of them once, for all instrumentations."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _BOUNDARIES = (
 
 
 class Counts(Protocol):
-    """Knows of holds and waits, by their attributes; any thread may ask."""
+    """Counts holds and waits by their attributes. Any thread may ask."""
 
     def holds(self) -> Mapping[Said, int]:
-        """How many holds there are."""
+        """The number of holds."""
 
     def waits(self) -> Mapping[Said, int]:
         """The number of locks that wait in a queue."""
 
 
 class Instruments:
-    """Those of one meter.
+    """The instruments of one meter.
 
     Attributes:
-        all: whose holds and waits are counted together.
+        all: the instrumentations whose holds and waits are added up.
     """
 
     def __init__(self, provider: metrics.MeterProvider | None) -> None:
@@ -43,7 +43,7 @@ class Instruments:
         self.waited = meter.create_histogram(
             "microlock.wait.duration",
             unit="s",
-            description="Time from lock() until it was obtained or given up",
+            description="Time from lock() until the lock was obtained or the call gave up",
             explicit_bucket_boundaries_advisory=_BOUNDARIES,
         )
         self.held = meter.create_histogram(
@@ -63,19 +63,19 @@ class Instruments:
         self.suspensions = meter.create_counter(
             "microlock.hold.suspensions",
             unit="{suspension}",
-            description="Times that the renewal of a hold was not answered",
+            description="Holds that became suspended: a renewal got no answer",
         )
         meter.create_observable_up_down_counter(
             "microlock.hold.count",
             [lambda _: self._sum(lambda each: each.holds())],
             unit="{hold}",
-            description="Locks that are held now",
+            description="Locks held now",
         )
         meter.create_observable_up_down_counter(
             "microlock.wait.count",
             [lambda _: self._sum(lambda each: each.waits())],
             unit="{wait}",
-            description="Locks that wait in a queue now",
+            description="Locks waiting in a queue now",
         )
 
     def _sum(self, count: Callable[[Counts], Mapping[Said, int]]) -> list[metrics.Observation]:

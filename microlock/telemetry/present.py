@@ -1,4 +1,4 @@
-"""Which locks are held and waited for now, as their events have told."""
+"""The present holds and waits, as known from events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Held:
     span: trace.Span | None = None
 
     def end(self) -> None:
-        """Ends its span here."""
+        """Ends its span now."""
         if self.span:
             self.span.end()
 
@@ -60,8 +60,10 @@ class Present:
     # Holds.
 
     def began(self, lock: Face, hold: Held) -> None:
-        """A hold begins, and the wait for it is over. One before it whose end no event has told of,
-        since its outcome was in doubt, ends."""
+        """A hold begins, and the wait for it is over.
+
+        An earlier hold ends too, if its outcome was in doubt, so that no event reported its end.
+        """
         with self._mutex:
             self._waits.discard(lock)
             before = self._holds.pop(ref(lock), None)
@@ -70,8 +72,8 @@ class Present:
             before.end()
 
     def hold(self, lock: Face, token: int | None) -> Held:
-        """The hold of a lock; one that this object has taken over from its node, or that was there
-        before, is known from here on."""
+        """The hold of a lock. A hold that is not known yet, since it began earlier or was taken
+        over from the node, is known from now on."""
         with self._mutex:
             return self._holds.setdefault(ref(lock, self._dropped.append), Held(token))
 
@@ -84,7 +86,7 @@ class Present:
             return self._holds.pop(ref(lock))
 
     def end_dropped(self) -> None:
-        """Ends the holds whose locks are gone: a dropped lock is given back."""
+        """Ends the holds of dropped locks, which are given back."""
         while self._dropped:
             with self._mutex:
                 hold = self._holds.pop(self._dropped.pop(), None)

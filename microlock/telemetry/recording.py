@@ -1,4 +1,4 @@
-"""What each event of a lock says, to the instruments of a meter and as spans."""
+"""Records the events of locks: as measurements of instruments, and as spans."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Instrumentation:
         self._group = group
         self._failed = False
         self._present = Present()
-        self._zero: set[Said] = set()  # of whose holds nothing more has to begin at zero
+        self._zero: set[Said] = set()  # the attributes whose counters have begun at zero
         self._holds, self._waits = _Counted(), _Counted()
 
     def __repr__(self) -> str:
@@ -96,7 +96,7 @@ class Instrumentation:
     def end(self) -> None:
         """Records what has happened so far, and stops. A second call does nothing.
 
-        Spans of holds that still stand end here.
+        Spans of present holds end now.
         """
         self._observers.flush()
         with changing:
@@ -143,7 +143,7 @@ class Instrumentation:
         hold.span = self._span("microlock.hold", lock, event, now_ns)
 
     def _begin_at_zero(self, said: Attributes) -> None:
-        """Reports 0 first, so that a query for an increase sees the first one."""
+        """Reports 0 first, so that a query for an increase sees the first event."""
         if (items := tuple(said.items())) in self._zero:
             return
         self._zero.add(items)
@@ -260,7 +260,7 @@ _NOTES: Mapping[str, Callable[[Instrumentation, Face, LockEvent, float], None]] 
 
 
 class _Counted:
-    """Numbers by attributes, which stay once they were there, with 0 if there is nothing."""
+    """Counts by attributes. Attributes that were seen once stay, with the count 0."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()

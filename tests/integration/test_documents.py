@@ -56,7 +56,7 @@ def test_the_readmes_examples_run_as_pasted(
     exec(example("README.md", f"from {face} import", endpoint), names)
     if face == "microlock":
         names["etcd"].close()
-    assert capsys.readouterr().out.startswith("mine until the end of the block; token ")
+    assert capsys.readouterr().out.startswith("locked; token ")
 
 
 def test_the_tutorial_prints_what_it_shows(etcd_server: Any, capsys: Any) -> None:

@@ -192,7 +192,7 @@ def test_a_filter_finds_locks_and_nodes_and_outlives_a_reload(page: Page, servic
     page.driver.refresh()
     until(lambda: list(page.locks) == ["jobs/ü/#%"])
     page.find("#filter").send_keys("nothing")
-    until(lambda: page.text("#nothing") == "No lock or node is called so.")
+    until(lambda: page.text("#nothing") == "No lock or node matches.")
     for each in held:
         each.destroy()
 
@@ -227,7 +227,7 @@ def test_it_says_that_etcd_is_away_and_what_has_changed_when_it_is_back(
     until(lambda: page.locks.get("foo", {}).get("left") == ["10 min"])
     etcd.stop()
     until(lambda: page.state == "blind")
-    assert page.text("#state").startswith("The service does not hear from etcd: ")
+    assert page.text("#state").startswith("The service can't reach etcd: ")
     assert list(page.locks) == ["foo"]
     page.break_of("foo")
     page.click("#question-yes")

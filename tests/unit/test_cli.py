@@ -99,13 +99,13 @@ def test_what_is_not_held_by_the_token_is_76_and_untouched(
     call: Call, jobs: LockManager, command: str
 ) -> None:
     foo = jobs.lock("foo")
-    theirs = f"me holds it, by token {foo.token}"
+    theirs = f"me holds it with token {foo.token}"
     assert said(call(command, "foo", "1")) == (
         76,
         "",
-        f"microlock: 'foo' is not held by token 1; {theirs}\n",
+        f"microlock: 'foo' is not held with token 1; {theirs}\n",
     )
-    assert said(call(command, "bar", "1"))[2] == "microlock: 'bar' is not held by token 1\n"
+    assert said(call(command, "bar", "1"))[2] == "microlock: 'bar' is not held with token 1\n"
     foo.check()
 
 
@@ -140,7 +140,7 @@ def test_a_semaphore_is_given_back_and_extended_with_its_limit(
     other.lock()
     status, _, err = said(call(command, "foo", f"{other.token}"))
     assert status == 76
-    assert "say --limit as it was taken with" in err
+    assert "give the same --limit as for `lock`" in err
     assert said(call(command, "foo", f"{other.token}", "--limit", "2"))[0] == 0
     assert first.held
 
@@ -412,7 +412,7 @@ def test_the_page_names_all_variables() -> None:
         (["run", "foo", "--shared", "--limit", "2", "--", "true"], "--shared and --limit exclude"),
         (["run", "a", "b", "--shared", "--", "true"], "--shared and several names exclude"),
         (["run", "a", "--wait", "1", "--no-wait", "--", "true"], "--wait and --no-wait exclude"),
-        (["--etcd", "memory://", "status"], "--etcd stands after the command"),
+        (["--etcd", "memory://", "status"], "--etcd: options go after the command"),
         (["run", "a", "--ttl", "0", "--", "true"], "Invalid value for '--ttl': 0"),
         (["status", "--timeout", "0"], "Invalid value for '--timeout': 0"),
         (["unlock", "a", "1", "--limit", "0"], "Invalid value for '--limit': 0"),
@@ -553,7 +553,7 @@ def test_watch_goes_on_after_an_interruption_and_ends_with_a_refusal(
     monkeypatch.setattr("microlock.cli.watch.chosen", lambda *_, **__: Watched())
     status, out, err = said(call("watch", "foo", "--json"))
     assert (status, json.loads(out)["event"]) == (69, "locked")
-    assert err == "microlock: interrupted, and will go on: slow\nmicrolock: no\n"
+    assert err == "microlock: interrupted, trying again: slow\nmicrolock: no\n"
 
 
 def test_watch_of_an_etcd_that_never_answered_is_69(call: Call) -> None:

@@ -1,11 +1,11 @@
-"""The wire to one member of etcd: one request with one answer, and one stream.
+"""The wire to one member of etcd: calls with one answer, and streams.
 
-sockets, aio    drive a connection: from any number of threads, from a loop of asyncio
-dial            makes a socket: addresses, names, the next address after a while
-connection      gRPC, bytes in and bytes out: what came of a call, whether it may have happened
-tls, frames     what the bytes are wrapped in: TLS by OpenSSL, HTTP/2 by ngh2
-forks           which wait until no lock is held that a child needs
-grpcio          the same wire over a channel of grpcio that somebody lends
+sockets, aio    drive a connection: from any number of threads, or from an asyncio loop
+dial            makes a socket: looks up the name, tries the addresses one after the other
+connection      gRPC, bytes in and bytes out: the outcome of a call, whether it may have happened
+tls, frames     the layers below: TLS by OpenSSL, HTTP/2 by ngh2
+forks           makes a fork wait until no lock is held that the child needs
+grpcio          the same wire over a lent grpcio channel
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ M = TypeVar("M", bound=Message)
 
 Metadata = tuple[tuple[str, str], ...]
 
-# What takes the replies of a stream as they come, and at last the error that it ended with. It is
-# called in their order, on a thread of the wire or in `close()`, and no lock of the wire is held:
-# so it may take one, and call streams. It is to return at once, since others wait to be told.
+# Takes the replies of a stream as they come, and at last the error that ended it. It is called in
+# the order of the replies, on a thread of the wire or in `close()`. No lock of the wire is held, so
+# it may take one, and call streams. It must return at once, since other sinks wait.
 Sink = Callable[[M | MicrolockError], None]
 
-# Without it a stream to a member that is cut off from its leader stays silent for ever.
+# Without this header a stream to a member that is cut off from its leader stays silent for ever.
 HAS_LEADER: Metadata = (("hasleader", "true"),)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a member is.
+    """The address of a member.
 
     Attributes:
-        text: as it is shown.
-        host: a name or an IP address; empty for a socket of Unix.
-        port: of TCP.
-        path: of a socket of Unix; it begins with NUL if it is abstract.
+        text: the address as messages show it.
+        host: a name or an IP address; empty for a Unix socket.
+        port: the TCP port.
+        path: the path of a Unix socket; it begins with NUL if the socket is abstract.
     """
 
     text: str
@@ -55,18 +55,18 @@ class Stream(Protocol):
         """Sends requests together, if the stream has not ended."""
 
     def finish(self) -> None:
-        """No request follows."""
+        """Ends the requests. Replies may still come."""
 
     def close(self) -> None:
-        """Ends it; the sink gets DestroyedError."""
+        """Ends the stream. The sink gets DestroyedError."""
 
 
 class Wire(Protocol):
-    """The way to one member of etcd.
+    """The connection to one member of etcd.
 
     Attributes:
-        address: where it is, for messages.
-        answered: whether it ever gave an answer, or another member of the same etcd did.
+        address: the address of the member, for messages.
+        answered: whether this or another member of the same etcd has ever answered.
     """
 
     address: str
@@ -91,17 +91,17 @@ class Wire(Protocol):
         """Opens a stream, whose replies go to `sink`. Raises a MicrolockError if that fails."""
 
     def on_loop(self) -> LoopWire:
-        """The way to the same member for the tasks of the running loop of asyncio."""
+        """The wire to the same member for the tasks of the running asyncio loop."""
 
     def close(self) -> None: ...
 
 
 class LoopWire(Protocol):
-    """The way to one member of etcd, for the tasks of one loop of asyncio: calls only."""
+    """The wire to one member of etcd for the tasks of one asyncio loop: calls only."""
 
     async def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
-        """As `Wire.call`. A call that is cancelled may have happened."""
+        """As `Wire.call`. A cancelled call may have happened."""
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The wire on a loop of asyncio: calls only, which wait for nothing but the loop."""
+"""The wire on an asyncio loop, without threads after the dial: calls only."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from microlock.etcd.wire.dial import Dialler
 from microlock.etcd.wire.frames import BrokenFramesError, Headers
 from microlock.etcd.wire.member import CLOSED, LATE, Member, framed
 
-# Seconds after which an idle connection answers a ping, and between two looks at a silent peer.
+# Seconds until an idle connection answers a ping, and between two checks of a silent peer.
 _TICK = 0.25
-# Seconds that a dial may take.
+# The most seconds for a dial.
 _PATIENCE = 3.0
 
 
@@ -32,7 +32,7 @@ class AioWire:
         self._member = member
         self._dialler = dialler
         self._closed = False
-        self._link: _Link | None = None  # the newest
+        self._link: _Link | None = None  # the newest link
         self._links: WeakSet[_Link] = WeakSet()
         self._dialling = Shared[_Link]()
 
@@ -84,7 +84,7 @@ class AioWire:
             raise self._member.error(CLOSED)
 
     async def _dial(self) -> _Link:
-        """The link that all tasks use. Raises a MicrolockError: nothing was sent."""
+        """Dials the link that all tasks use. Raises a MicrolockError: nothing was sent."""
         self._check()
         loop = asyncio.get_running_loop()
         try:
@@ -102,7 +102,7 @@ class AioWire:
         return link
 
     def _opened(self) -> tuple[socket.socket, Connection]:
-        connection = self._member.connection()  # reads certificates, which may take a while
+        connection = self._member.connection()  # reads certificates: that may take a while
         return self._dialler.dial(clock.now() + _PATIENCE), connection
 
 
@@ -114,7 +114,7 @@ class _Link(asyncio.Protocol):
     """A connection and its transport.
 
     Attributes:
-        deadlines: of the calls under way.
+        deadlines: the deadlines of the calls under way.
     """
 
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
@@ -132,7 +132,7 @@ class _Link(asyncio.Protocol):
         return self._connection.ready and self._connection.usable
 
     async def greet(self, patience: float) -> None:
-        """Returns when the peer speaks HTTP/2; raises what hinders it."""
+        """Waits until the peer speaks HTTP/2. Raises the error if it does not."""
         try:
             await asyncio.wait({self._greeted}, timeout=patience)
         except asyncio.CancelledError:  # the next dial makes another
@@ -146,7 +146,10 @@ class _Link(asyncio.Protocol):
     def begin(
         self, headers: Headers, message: bytes, deadline: float
     ) -> tuple[Rpc, asyncio.Future[None]]:
-        """A call, and what is done when it has ended. Raises Failure: it was not sent."""
+        """Begins a call. Returns it, and a future that is done when the call has ended.
+
+        Raises Failure: it was not sent.
+        """
         ended = self._loop.create_future()
         rpc = Rpc(partial(_wake, ended))
         now, alone = clock.now(), self._connection.idle
@@ -157,7 +160,7 @@ class _Link(asyncio.Protocol):
             raise
         if alone:
             self._flush()
-        elif self._flushing is None:  # what other tasks ask for in this turn goes with it
+        elif self._flushing is None:  # the calls of other tasks in this turn go with it
             self._flushing = self._loop.call_soon(self._flush)
         self.deadlines[rpc] = deadline
         self._tick_by(deadline, now)
@@ -172,7 +175,7 @@ class _Link(asyncio.Protocol):
         self._connection.fail(ConnectionAbortedError("closed here"))
         self._settle()
 
-    # What the loop calls.
+    # Called by the loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -182,7 +185,7 @@ class _Link(asyncio.Protocol):
         now = clock.now()
         try:
             self._connection.receive(data, now)
-        except BaseException as error:  # an interrupt: half of it is lost
+        except BaseException as error:  # an interrupt: a part may be lost
             self._connection.fail(error)
             self._settle()
             raise
@@ -201,7 +204,7 @@ class _Link(asyncio.Protocol):
             try:
                 if out := self._connection.take(now):
                     self._transport.write(out)
-            except BaseException as error:  # an interrupt: half of it is lost
+            except BaseException as error:  # an interrupt: a part may be lost
                 self._connection.fail(error)
                 self._settle()
                 raise
@@ -209,7 +212,7 @@ class _Link(asyncio.Protocol):
                 self._tick_by(now + _TICK, now)
 
     def _tick_by(self, at: float, now: float) -> None:
-        """One timer for all calls: nearly none comes to its deadline."""
+        """Ticks at this time or earlier. One timer serves all calls: few reach their deadline."""
         if at < self._ticks_at:
             if self._ticking is not None:
                 self._ticking.cancel()
@@ -228,18 +231,18 @@ class _Link(asyncio.Protocol):
         self._settle()
 
     def _settle(self) -> None:
-        """Tells of the greeting, and closes what is of no use any more."""
+        """Ends the wait of `greet`, and closes a connection that can't be used any more."""
         connection = self._connection
         if (connection.ready or connection.broken) and not self._greeted.done():
             self._greeted.set_result(None)
         if self._transport is None:
             return
         if connection.broken:
-            self._transport.abort()  # the peer may take no bytes any more
+            self._transport.abort()  # the peer may no longer read
         elif connection.retiring and connection.idle:
             self._transport.close()
 
 
 def _wake(ended: asyncio.Future[None]) -> None:
-    if not ended.done():  # or its task is cancelled
+    if not ended.done():  # it is done if its task was cancelled
         ended.set_result(None)

@@ -1,4 +1,4 @@
-"""A wire that blocks, for a loop of asyncio: each call on a thread."""
+"""Uses a blocking wire on an asyncio loop: each call runs on a thread."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from microlock.engine.awaiting import aside
 from microlock.errors import StoreTimeoutError, StoreUnavailableError
 from microlock.etcd.wire import M, Metadata, Wire
 
-# So many calls of one loop wait at the same time.
+# The most calls of one loop at the same time.
 _AT_ONCE = 32
 
 
 class ThreadsWire:
-    """A `LoopWire`, whose calls block a thread each."""
+    """A `LoopWire` whose calls block one thread each."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -45,4 +45,4 @@ class ThreadsWire:
             ) from error
 
     def close(self) -> None:
-        pass  # the channel is that of the threads
+        pass  # the channel belongs to the blocking wire

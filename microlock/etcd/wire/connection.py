@@ -1,8 +1,8 @@
-"""gRPC over one HTTP/2 connection: bytes in, bytes out. It knows no socket, thread, loop or clock.
+"""gRPC over one HTTP/2 connection: bytes in, bytes out. It uses no socket, thread, loop or clock.
 
 The protocol: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
-One caller at a time; the time is an argument, in seconds by any clock that does not go back.
+One caller at a time. The time is an argument, in seconds by any clock that does not go back.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ _OF_HTTP = {
     b"503": "UNAVAILABLE",
     b"504": "UNAVAILABLE",
 }
-_REFUSED_STREAM = 7  # RFC 9113, 8.7: it was not processed
-_LAST_STREAM = 2**30  # half of those that a connection has
+_REFUSED_STREAM = 7  # RFC 9113, 8.7: the request was not processed
+_LAST_STREAM = 2**30  # half of the ids that a connection has
 LARGEST_MESSAGE = 256 * 2**20
 
-# A peer that says nothing for so many seconds, while something is asked of it, gets a ping, and has
-# so many to answer. etcd ends connections that ping more often than every 5 s
+# If a peer is silent for so many seconds while a request is under way, it gets a ping, and must
+# answer within so many seconds. etcd ends connections that ping more often than every 5 s
 # (--grpc-keepalive-min-time), or with nothing under way.
 _PING_AFTER = 6.0
 _PONG_WITHIN = 3.0
 
-# etcd's server sends a ping with nearly every reply, to measure the bandwidth. What answers it
-# waits so many seconds for the next request, or until so many bytes have come.
+# etcd's server sends a ping with nearly every reply, to measure the bandwidth. The answer to the
+# ping waits so many seconds for the next request, or until so many bytes have come.
 _LINGER = 0.2
 _UNTAKEN = 2**20
 
 
 class Failure(Exception):
-    """What came of a call that has no reply.
+    """The outcome of a call without a reply.
 
     Attributes:
-        status: a name of `STATUS`.
-        details: the peer's words, or ours.
-        may_have_happened: not for a call that was never sent, or that the peer says it did not
-            process; of the status of a peer it is not said.
-        answer: the peer said so; no fault of the connection.
+        status: a name in `STATUS`.
+        details: the text of the peer, or ours.
+        may_have_happened: False if the call was never sent, or if the peer says that it did not
+            process it. It says nothing about a status that the peer sent.
+        answer: whether the peer sent this status; otherwise the connection failed.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Failure(Exception):
 
 
 class Rpc:
-    """A call, or a stream: a request of any number of messages, and replies.
+    """A call or a stream: a request of any number of messages, and replies.
 
     Attributes:
-        reply: of a call: the message, after its prefix of 5 bytes.
-        failure: what it ended with; None: with the status OK, or not yet.
-        ended: nothing follows.
+        reply: the reply to a call, without its prefix of 5 bytes.
+        failure: why it failed; None: it has the status OK, or has not ended.
+        ended: whether it is over.
     """
 
     __slots__ = (
@@ -88,12 +88,12 @@ class Rpc:
         notify: Callable[[], object] | None = None,
         sink: Callable[[bytes], object] | None = None,
     ) -> None:
-        """`notify`: called once when it has ended. `sink`: gets each message of a stream."""
+        """`notify`: called once, at the end. `sink`: gets each message of a stream."""
         self.stream = 0
         self.reply: bytes | None = None
         self.failure: Failure | None = None
         self.ended = False
-        self.open = False  # its request ends after its answer
+        self.open = False  # whether its request ends only after its answer
         self.notify = notify
         self.sink = sink
         self.leading: Headers = ()
@@ -104,14 +104,14 @@ class Connection:
     """The client's side of gRPC on one connection.
 
     Args:
-        tls: what the bytes are wrapped in, if anything.
-        streams: the paths of methods that are streams, and of use as calls: a call of one ends its
-            request after the answer. A proxy that passes it on as a stream cancels it otherwise.
+        tls: encrypts the bytes; None: no TLS.
+        streams: the paths of streaming methods that are used as calls. Such a call ends its request
+            only after the answer. Otherwise a proxy, which passes it on as a stream, cancels it.
 
     Attributes:
-        ready: the peer has shown that it speaks HTTP/2.
-        broken: why nothing can be said or heard any more; None while it works.
-        retiring: no call is to begin; those under way go on.
+        ready: whether the peer has shown that it speaks HTTP/2.
+        broken: why the connection can't be used any more; None while it works.
+        retiring: whether no call may begin. Calls under way go on.
     """
 
     def __init__(self, tls: Tls | None = None, streams: Iterable[str] = ()) -> None:
@@ -122,10 +122,10 @@ class Connection:
         self._streams = frozenset((b":path", path.encode()) for path in streams)
         self._frames = Frames()
         self._rpcs: dict[int, Rpc] = {}
-        self._fine: Headers = ()  # trailers that say OK: mostly the same ones
-        self._unheard = inf  # since when the peer has said nothing to what was asked
-        self._pinged = inf  # when it was asked for a sign of life
-        self._taken = -inf  # when bytes were taken
+        self._fine: Headers = ()  # the last trailers with OK: they are mostly equal
+        self._unheard = inf  # since when the peer has been silent, with a request under way
+        self._pinged = inf  # when the ping without an answer was sent
+        self._taken = -inf  # when bytes were last taken
         self._received = 0  # bytes since then
 
     @property
@@ -138,7 +138,7 @@ class Connection:
         return not self._rpcs
 
     def begin(self, rpc: Rpc, headers: Headers, message: bytes, ended: bool, now: float) -> None:
-        """Asks for something. `ended`: this message is all of the request.
+        """Begins a call or a stream. `ended`: this message is the whole request.
 
         Raises:
             Failure: no call can begin; nothing was sent.
@@ -157,22 +157,22 @@ class Connection:
         self.retiring = rpc.stream > _LAST_STREAM
         if self._unheard == inf:
             self._unheard = now
-        else:  # by calls that were given up
+        else:  # silent since earlier calls, which were given up
             self.tend(now)
 
     def send(self, rpc: Rpc, message: bytes, *, ended: bool = False) -> None:
-        """More of a request, if nobody has ended it."""
+        """Sends another message of a request, unless the call has ended."""
         if not rpc.ended:
             self._frames.send(rpc.stream, message, ended)
 
     def cancel(self, rpc: Rpc, failure: Failure) -> None:
-        """Ends it with this, if it has not ended."""
+        """Ends a call with this failure, unless it has ended."""
         if self._rpcs.pop(rpc.stream, None):
             self._frames.reset(rpc.stream)
             self._end(rpc, failure)
 
     def take(self, now: float) -> bytes:
-        """Bytes for the peer."""
+        """Returns the bytes to send to the peer."""
         self._taken, self._received = now, 0
         if self.broken:
             return b""
@@ -184,11 +184,11 @@ class Connection:
             return b""
 
     def wants_taking(self, now: float) -> bool:
-        """Whether bytes for the peer should not wait for the next request."""
+        """Whether the bytes for the peer should be sent now, not with the next request."""
         return not self.ready or now - self._taken > _LINGER or self._received > _UNTAKEN
 
     def receive(self, data: bytes, now: float) -> None:
-        """Takes what the peer sent; nothing is the end of all that it sends."""
+        """Processes bytes of the peer. No bytes: the peer has closed the connection."""
         self._pinged = inf
         self._received += len(data)
         try:
@@ -202,9 +202,9 @@ class Connection:
         self._unheard = now if self._rpcs else inf
 
     def tend(self, now: float) -> None:
-        """Asks a silent peer for a sign of life, and gives up one that owes it.
+        """Pings a silent peer, and fails the connection if an answer to a ping is late.
 
-        To be called now and then while something is under way.
+        Call it now and then while a call is under way.
         """
         if now - self._pinged > _PONG_WITHIN:
             self.fail(TimeoutError("the peer did not answer a ping"))
@@ -213,14 +213,14 @@ class Connection:
             self._frames.ping()
 
     def fail(self, cause: BaseException) -> None:
-        """The connection is of no use any more: all that is under way has ended."""
+        """Marks the connection as broken, and ends all calls under way."""
         if self.broken is None:
             self.broken = cause
             rpcs, self._rpcs = self._rpcs, {}
             for rpc in rpcs.values():
                 self._end(rpc, Failure("UNAVAILABLE", _text(cause)))
 
-    # What the frames say.
+    # Called by the frames.
 
     def on_settings(self) -> None:
         self.ready = True
@@ -235,7 +235,7 @@ class Connection:
         rpc = self._rpcs.get(stream)
         if rpc is None:
             return
-        # One frame, one message: nearly always.
+        # Nearly always a frame is one message.
         if rpc.partial is None and data and not data[0] and _size(data) == len(data):
             self._message(rpc, data[5:])
         else:
@@ -249,7 +249,7 @@ class Connection:
                 self._end(rpc, None)
             else:
                 self._end(rpc, self._status(rpc, headers))
-            if rpc.sink is not None:  # our side of it may be open still
+            if rpc.sink is not None:  # our side of it may still be open
                 self._frames.reset(stream)
 
     def on_closed(self, stream: int, code: int) -> None:
@@ -266,7 +266,7 @@ class Connection:
         self.retiring = True
         for stream in [each for each in self._rpcs if each > last]:
             rpc = self._rpcs.pop(stream)
-            begun = bool(rpc.leading)  # whatever it says
+            begun = bool(rpc.leading)  # then it may have happened, whatever the GOAWAY says
             self._end(
                 rpc, Failure("UNAVAILABLE", "the peer is shutting down", may_have_happened=begun)
             )
@@ -287,7 +287,7 @@ class Connection:
         return Failure(status, details, answer=True)
 
     def _pieces(self, rpc: Rpc, data: bytes) -> None:
-        """A message in several frames, or several in one."""
+        """Joins a message in several frames, or splits several messages in one frame."""
         if rpc.partial is None:
             rpc.partial = bytearray()
         rest = rpc.partial
@@ -309,13 +309,13 @@ class Connection:
         if rpc.sink is not None:
             try:
                 rpc.sink(message)
-            except Exception as error:  # noqa: BLE001  it is to end no other call
+            except Exception as error:  # noqa: BLE001  it must not end other calls
                 self.cancel(rpc, Failure("INTERNAL", f"a message that can't be read: {error!r}"))
         elif rpc.reply is None:
             rpc.reply = message
             if rpc.open:
-                # The end of the request goes with the next one; without one the peer ends it when
-                # the call's time is over. What it says then is of no interest.
+                # The end of this request is sent with the next request. If none follows, the peer
+                # ends the call when its time is over. Its status does not matter then.
                 del self._rpcs[rpc.stream]
                 self._frames.send(rpc.stream, b"", True)
                 self._end(rpc, None)
@@ -336,12 +336,12 @@ def _text(cause: BaseException) -> str:
 
 
 def _size(data: bytes | bytearray) -> int:
-    """Of the message that begins here, with its prefix."""
+    """The size of the message that begins here, with its prefix."""
     return 5 + int.from_bytes(data[1:5], "big")
 
 
 def _not_grpc(leading: Headers) -> Failure | None:
-    """What the headers say of who does not speak gRPC: a proxy, for example."""
+    """The failure if the headers are not gRPC's, but for example a proxy's; None: they are."""
     said = dict(leading)
     http = said.get(b":status", b"200")
     if http == b"200" and said.get(b"content-type", b"application/grpc").startswith(

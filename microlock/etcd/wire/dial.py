@@ -1,9 +1,11 @@
-"""A socket to a member: its name is looked up anew at each dial, and all its addresses are tried,
-the next one after a while beside those before it (RFC 8305)."""
+"""Dials a member: looks its name up at each dial, and tries all its addresses (RFC 8305).
+
+If an address does not answer soon, the next one is tried beside it.
+"""
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401  or the first look-up would import it, beside a fork
+import encodings.idna  # noqa: F401  else the first look-up imports it, perhaps during a fork
 import errno
 import os
 import selectors
@@ -17,12 +19,12 @@ from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.threads import Daemon
 from microlock.etcd.wire import Address
 
-# Seconds until the next address is tried beside those that have not answered: RFC 8305, 8.
+# Seconds until the next address is tried too, if the others have not answered: RFC 8305, 8.
 NEXT_AFTER = 0.25
 
 _UNDER_WAY = {errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)} - {0}
 
-# The family, and what `connect()` takes.
+# The family, and the address for `connect()`.
 _Place = tuple[int, Any]
 
 
@@ -34,10 +36,11 @@ class Dialler:
         self._looking_up: _LookUp | None = None
 
     def dial(self, deadline: float) -> socket.socket:
-        """A socket that is connected, and does not block.
+        """Returns a connected, non-blocking socket.
 
         Raises:
-            OSError: of the last address that failed; TimeoutError after the deadline.
+            OSError: the error of the last address that failed.
+            TimeoutError: the deadline is over.
         """
         if not self._address.host:
             return _first([(socket.AF_UNIX, self._address.path)], deadline)
@@ -56,14 +59,14 @@ class Dialler:
                 Daemon("microlock-names", look_up.run).start()
             except RuntimeError as error:  # too many threads, or the interpreter exits
                 raise OSError(f"no thread can be started to look up {host}") from error
-            self._looking_up = look_up  # now that it ends
+            self._looking_up = look_up  # only once its thread runs, and so will end it
         if not look_up.done.wait(max(0.0, deadline - clock.now())):
             raise TimeoutError(f"the look-up of {host} timed out")
         return look_up.found()
 
 
 class _LookUp:
-    """A look-up, which no deadline can end: so it has a thread of its own."""
+    """A look-up of a name. No deadline can end it, so it has its own thread."""
 
     def __init__(self, host: str, port: int) -> None:
         self.done = ReentrantEvent()
@@ -73,7 +76,7 @@ class _LookUp:
     def run(self) -> None:
         try:
             self._outcome = places(self._host, self._port)
-        except Exception as error:  # noqa: BLE001  whoever dials is told
+        except Exception as error:  # noqa: BLE001  the dialling thread raises it
             reason = getattr(error, "strerror", None) or error
             self._outcome = f"{self._host} was not found: {reason}"
         finally:
@@ -86,7 +89,7 @@ class _LookUp:
 
 
 def places(host: str, port: int, *, numeric: bool = False) -> Sequence[_Place]:
-    """Where it is: IPv6 and IPv4 in turn, beginning with what the system puts first."""
+    """The addresses of a host: IPv6 and IPv4 in turn, in the system's order."""
     flags = socket.AI_NUMERICHOST if numeric else 0
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
@@ -99,7 +102,7 @@ def places(host: str, port: int, *, numeric: bool = False) -> Sequence[_Place]:
 
 
 def _first(places: Sequence[_Place], deadline: float) -> socket.socket:
-    """The first one that connects."""
+    """The first socket that connects."""
     left = list(places)
     error: OSError = TimeoutError("the connection timed out")
     with selectors.DefaultSelector() as trying:

@@ -1,12 +1,12 @@
-"""What a fork must not cut in two: in the child each lock that another thread held stays taken."""
+"""A lock that a fork waits for: in the child, a lock that another thread held stays taken."""
 
 from __future__ import annotations
 
 import os
 import threading
 
-# OpenSSL has locks of its own, and each module while it is imported: without this a child could
-# never use them. Reentrant, for a signal's handler that forks.
+# OpenSSL has its own locks, and so has each module while it is imported: if another thread held one
+# during a fork, the child could never take it. Reentrant, for a signal handler that forks.
 kept_out = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(

@@ -1,5 +1,7 @@
-"""HTTP/2 by `ngh2`, which is libnghttp2. The one file that knows it: another library for the frames
-has `Frames` to provide."""
+"""HTTP/2 frames by `ngh2` (libnghttp2).
+
+Only this file uses it: to use another library, write another `Frames`.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +25,21 @@ from ngh2 import (
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-# Bytes that the peer may send before we have taken them, on a stream and on all of them.
+# Bytes that the peer may send before we have read them, on one stream and on all together.
 WINDOW = 16 * 2**20
 
 _SETTINGS = {Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: WINDOW}
-# What a peer can make us hold is bounded by the limits that libnghttp2 has by itself: it ends the
-# connection for floods of frames. Trailers may carry a long text.
+# libnghttp2's own limits bound the memory that a peer can make us use: it ends the connection at a
+# flood of frames. Trailers may contain a long text.
 _CONFIGURATION = Configuration(max_continuations=16, max_inbound_header_list_size=256 * 1024)
 
 
 class BrokenFramesError(Exception):
-    """What came is no HTTP/2, or violates it: nothing more can be said on this connection."""
+    """The peer does not speak HTTP/2, or violates it. The connection can't be used any more."""
 
 
 class Events(Protocol):
-    """What the frames that came say, in their order."""
+    """The events of received frames, in order."""
 
     def on_settings(self) -> None:
         """The peer speaks HTTP/2."""
@@ -47,13 +49,13 @@ class Events(Protocol):
     def on_data(self, stream: int, data: bytes, ended: bool) -> None: ...
 
     def on_trailers(self, stream: int, headers: Headers) -> None:
-        """The last of a stream."""
+        """The stream ends with these headers."""
 
     def on_closed(self, stream: int, code: int) -> None:
-        """A stream is over; `code`: of RFC 9113, 7."""
+        """A stream is over. `code`: see RFC 9113, 7."""
 
     def on_goaway(self, last: int) -> None:
-        """The peer takes no new streams, and none that is above this one."""
+        """The peer accepts no new streams, and does not process those above `last`."""
 
 
 class Frames:
@@ -66,10 +68,10 @@ class Frames:
         self._take = connection.data_to_send
         self._receive, self._events = connection.receive_data, connection.events
         self._request, self._data = connection.send_request, connection.send_data
-        self._going = False  # by the peer's GOAWAY
+        self._going = False  # whether the peer has sent GOAWAY
 
     def open(self, headers: Headers, data: bytes, ended: bool) -> int:
-        """Begins a stream, as soon as the peer's limit of streams allows; its number.
+        """Begins a stream, when the peer's limit of streams allows. Returns its number.
 
         Raises BrokenFramesError: nothing was sent.
         """
@@ -94,7 +96,7 @@ class Frames:
             self._connection.ping()
 
     def take(self, events: Events) -> bytes:
-        """Bytes for the peer. A stream may be over with them, or with those that can't be sent.
+        """Returns the bytes for the peer. These, or bytes that can't be sent, may end a stream.
 
         Raises BrokenFramesError.
         """
@@ -106,21 +108,21 @@ class Frames:
         return out
 
     def receive(self, data: bytes, events: Events) -> None:
-        """Takes what the peer sent. Raises BrokenFramesError after what could be understood."""
+        """Processes bytes of the peer. Raises BrokenFramesError after the events before it."""
         try:
             self._receive(data)
         except NGH2Error as error:
             raise BrokenFramesError(str(error)) from error
         finally:
             self._tell(events)
-        # A violation is no exception: it wants to send a GOAWAY, and nothing else any more.
+        # ngh2 raises nothing for a violation: it only wants to send a GOAWAY, and nothing else.
         if not (self._going or self._connection.can_send_request):
             raise BrokenFramesError("HTTP/2 protocol error")
 
     def _tell(self, events: Events) -> None:
         event: Any
         for event in self._events():
-            kind = type(event)  # many: one look at each
+            kind = type(event)  # fast: there are many events
             if kind is ResponseReceived:
                 events.on_headers(event.stream_id, event.headers, event.end_stream)
             elif kind is DataReceived:

@@ -1,4 +1,4 @@
-"""The wire over a channel of grpcio: one that somebody lends, or where ngh2 can't be had."""
+"""The wire over a grpcio channel: a lent one, or our own if ngh2 is not available."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _FAULTS = {
     grpc.StatusCode.INTERNAL,
 }
 
-# grpcio reports every fault of a connection as UNAVAILABLE and tells them apart by text only.
-# The request never left: the name was not found, or no connection could be made.
+# grpcio reports every fault of a connection as UNAVAILABLE: only the text tells them apart.
+# The request was not sent: the name was not found, or no connection could be made.
 _PREFIX = r"^failed to connect to all addresses; last error: (\w+: )?"
 _NOT_SENT = ("failed to connect to all addresses", "errors resolving", "DNS resolution failed")
 # "Unwrap failed": with TLS 1.3 a server refuses a client's certificate after the handshake.
@@ -52,10 +52,10 @@ _BY_US = ("Channel closed", "Locally cancelled")
 
 
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
-    # gRPC's own backoff, 1 s and rising, would hide for seconds that etcd is back.
+    # With gRPC's own backoff, 1 s and rising, it would take seconds to notice that etcd is back.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # Despite its name, how long one attempt may take: TCP (which sends a lost packet again after
+    # Despite its name, the most time of one attempt: TCP (which sends a lost packet again after
     # 1 s), TLS and HTTP/2.
     ("grpc.min_reconnect_backoff_ms", 3_000),
     # Notice a member that stopped without a word. etcd ends connections that ping more often
@@ -63,7 +63,7 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_time_ms", 6_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.ping_timeout_ms", 3_000),
-    # The names under a lock may be many; etcd bounds what it sends by itself.
+    # There may be many names under a lock; etcd itself limits what it sends.
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
@@ -73,7 +73,7 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
 def dialled(
     address: Address, security: Security | None, server_name: str | None, answered: ReentrantEvent
 ) -> GrpcWire:
-    """The wire over a channel of our own, where the sockets' can't be had."""
+    """The wire over our own grpcio channel, where sockets with ngh2 are not available."""
     options = _OPTIONS
     if server_name:
         options += (("grpc.ssl_target_name_override", server_name),)
@@ -84,7 +84,7 @@ def dialled(
         make = partial(grpc.secure_channel, credentials=credentials)
     else:
         make = partial(grpc.insecure_channel)
-    # For the threads that grpcio starts: they block the signals that their starter blocks.
+    # grpcio's threads block the signals that the thread blocks which starts them.
     channel = OffMainThread().aside(lambda: make(address.text, options=options))
     return GrpcWire(channel, address.text, answered=answered)
 
@@ -124,7 +124,8 @@ class GrpcWire:
                 response_deserializer=reply.FromString,
             )
             call = self._calls[method] = partial(_first, call) if streamed else call
-        # A stream has a thread of grpcio's, which is to block the signals that its starter blocks.
+        # A stream has a grpcio thread, which blocks the signals that the thread blocks which starts
+        # it.
         run = self._off_main_thread.aside if method == KEEP_ALIVE else self._off_main_thread.run
         try:
             answer: M = run(
@@ -169,7 +170,9 @@ class GrpcWire:
         return stream
 
     def on_loop(self) -> ThreadsWire:
-        from microlock.etcd.wire.aside import ThreadsWire  # asyncio: not for everybody
+        from microlock.etcd.wire.aside import (
+            ThreadsWire,
+        )  # imports asyncio, which not everybody needs
 
         return ThreadsWire(self)
 
@@ -180,7 +183,7 @@ class GrpcWire:
     def _translated(self, error: Exception) -> MicrolockError:
         if isinstance(error, grpc.RpcError):
             translated = translate_rpc(error, self.address, answered=self.answered)
-            # A refusal is an answer. A fault of the connection is none.
+            # A refusal is an answer; a fault of the connection is not.
             if error.code() not in _FAULTS:
                 self._answered.set()
             return translated
@@ -190,7 +193,7 @@ class GrpcWire:
 
 
 def _first(open_stream: Callable[..., Any], message: Message, **options: Any) -> Any:
-    """One request and its answer. The stream ends after that: a proxy cancels it otherwise."""
+    """One request and its answer on a stream, which ends only then: else a proxy cancels it."""
     requests: SimpleQueue[Message | None] = SimpleQueue()
     requests.put(message)
     call = open_stream(iter(requests.get, None), **options)
@@ -203,7 +206,7 @@ def _first(open_stream: Callable[..., Any], message: Message, **options: Any) ->
 
 
 def _push(call: Any, sink: Sink[Any], translated: Callable[[Exception], MicrolockError]) -> None:
-    """Hands on what the call tells, until it has ended."""
+    """Passes the replies of a stream to the sink, and then the error that ended it."""
     end: MicrolockError
     try:
         for reply in call:
@@ -212,7 +215,7 @@ def _push(call: Any, sink: Sink[Any], translated: Callable[[Exception], Microloc
     except grpc.RpcError as error:
         end = translated(error)
         end.__cause__ = error
-    except Exception as error:  # noqa: BLE001  whoever waits for a reply learns of it
+    except Exception as error:  # noqa: BLE001  the sink gets it
         end = StoreError(f"the stream can't be read: {error!r}", may_have_happened=True)
         end.__cause__ = error
     sink(end)
@@ -231,17 +234,17 @@ class GrpcStream:
         self._requests.put(None)
 
     def close(self) -> None:
-        self.finish()  # lets the thread go that grpcio reads the requests with
+        self.finish()  # ends the thread by which grpcio reads the requests
         self._cancel()
 
 
 def translate_rpc(error: grpc.RpcError, address: str, *, answered: bool) -> MicrolockError:
-    """What an RPC's failure means.
+    """Translates the failure of an RPC.
 
     Args:
-        error: as raised by a call.
-        address: where it was sent, for the message.
-        answered: whether this address ever gave an answer.
+        error: the error that a call raised.
+        address: the address of the member, for the message.
+        answered: whether this address has ever answered.
     """
     code, details = error.code(), error.details() or ""
 

@@ -1,4 +1,4 @@
-"""Connections on blocking sockets: one that a thread has to itself, and one that many share."""
+"""Connections on blocking sockets: for one thread at a time, or shared by many."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from microlock.etcd.wire.frames import Headers
 from microlock.etcd.wire.member import CLOSED, LATE, Member, framed
 
 _CHUNK = 64 * 1024
-# Seconds that a read takes before deadlines are looked at, and signals that another thread got.
+# The most seconds of one read: then deadlines are checked, and signals that another thread got.
 _TICK = 0.5
-# Seconds that the shared link stays without anything under way.
+# Seconds that the shared link stays open with nothing under way.
 _LINGER = 30.0
-# Seconds that a dial may take at the most, and that a peer may let bytes wait.
+# The most seconds for a dial, and for a peer to read our bytes.
 PATIENCE = 3.0
 
 _timeval = struct.Struct("@ll").pack
@@ -35,8 +35,8 @@ class Link:
     """A connection and its socket, for one thread at a time.
 
     Attributes:
-        heard: when something came last.
-        of_main: the main thread dialled it, and no other one uses it.
+        heard: when bytes last came.
+        of_main: whether the main thread dialled it; then no other thread uses it.
     """
 
     def __init__(self, sock: socket.socket, connection: Connection, *, of_main: bool) -> None:
@@ -46,19 +46,19 @@ class Link:
         self._sock = sock
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Where sockets are the system's, so are the timeouts: Python's cost a poll each time.
+        # Sockets of the system (not gevent's) use its timeouts: Python's cost a poll each time.
         self._kernels = sys.platform != "win32" and type(sock).__module__ == "socket"
         if self._kernels:
             sock.settimeout(None)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0, 500_000))
         self._tick = 0.0
         self.tick(_TICK)
-        # A number of a file that is closed may be another's by the time that `shut` uses it.
+        # For `shut` and `close`: a closed file descriptor may belong to another file at once.
         self._ending = threading.RLock()
         self._closed = False
 
     def greet(self, deadline: float) -> None:
-        """Returns when the peer speaks HTTP/2; raises what hinders it."""
+        """Waits until the peer speaks HTTP/2. Raises the error if it does not."""
         now = clock.now()
         self.flush(now, deadline)
         while not self.connection.ready:
@@ -69,7 +69,7 @@ class Link:
             now = self.listen(now, deadline)
 
     def tick(self, seconds: float) -> None:
-        """How long one read takes at the most."""
+        """Sets the most seconds of one read."""
         if seconds != self._tick:
             self._tick = seconds
             if self._kernels:
@@ -79,7 +79,7 @@ class Link:
                 self._sock.settimeout(seconds)
 
     def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
-        """What came of it. Raises Failure: it was not sent."""
+        """Makes a call, and returns it when it has ended. Raises Failure: it was not sent."""
         connection, rpc = self.connection, Rpc()
         now = clock.now()
         connection.begin(rpc, headers, message, True, now)
@@ -92,7 +92,7 @@ class Link:
         return rpc
 
     def listen(self, now: float, deadline: float) -> float:
-        """Reads once, and answers what must not wait. Returns the time."""
+        """Reads once, and sends bytes that must not wait. Returns the time."""
         self.tick(min(_TICK, max(deadline - now, 0.001)))
         data = self.read()
         now = clock.now()
@@ -102,7 +102,7 @@ class Link:
         return now
 
     def read(self) -> bytes | None:
-        """What has come: nothing at the end of all; None if nothing came for a tick."""
+        """Returns the bytes that came; none: the peer has closed; None: nothing came for a tick."""
         try:
             return self._sock.recv(_CHUNK)
         except (BlockingIOError, TimeoutError):
@@ -119,7 +119,7 @@ class Link:
             self.connection.receive(data, now)
 
     def look(self, now: float) -> None:
-        """Takes what has come while nobody read."""
+        """Processes bytes that came while no thread read."""
         flags: int = 0
         if self._kernels:
             flags = socket.MSG_DONTWAIT
@@ -160,13 +160,13 @@ class Link:
                 raise TimeoutError("the peer takes no more data")
 
     def shut(self) -> None:
-        """Ends it, from any thread: whoever reads finds the end."""
+        """Shuts the socket down, from any thread: a reading thread gets the end of the data."""
         with self._ending, suppress(OSError):
             if not self._closed:
                 self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """To be called when no other thread reads or sends."""
+        """Closes the socket. Call it when no other thread reads or sends."""
         self.shut()
         with self._ending:
             self._closed = True
@@ -174,22 +174,22 @@ class Link:
 
 
 class SharedLink:
-    """A link for any number of threads, but the main one; and one that reads for all.
+    """A link for any number of threads except the main one. One thread reads for all.
 
     Attributes:
-        calls: those under way.
+        calls: the calls under way.
     """
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._connection = link.connection
-        # Of the connection, and of what follows. Reentrant, for the handler of a signal that closes
+        # Guards the connection and the fields below. Reentrant, for a signal handler that closes
         # the client while the main thread closes it.
         self._lock = threading.RLock()
-        self._sending = False  # somebody sends: what he finds after it he sends as well
-        self._news: deque[Callable[[], object]] = deque()  # for the sinks, in order
-        self._telling = False  # somebody tells them: one at a time, or the order is lost
-        self._read_out = False  # nobody reads any more
+        self._sending = False  # whether a thread sends: it also sends what comes meanwhile
+        self._news: deque[Callable[[], object]] = deque()  # calls of the sinks, in order
+        self._telling = False  # whether a thread calls sinks: only one at a time keeps the order
+        self._read_out = False  # whether reading has ended
         self._used = link.heard
         self.calls: set[Rpc] = set()
 
@@ -198,7 +198,7 @@ class SharedLink:
         return self._connection.usable
 
     def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
-        """What came of it. Raises Failure: it was not sent."""
+        """Makes a call, and returns it when it has ended. Raises Failure: it was not sent."""
         alarm = threading.Lock()
         alarm.acquire()
         rpc = Rpc(alarm.release)
@@ -209,7 +209,7 @@ class SharedLink:
             late = not alarm.acquire(timeout=max(0.0, deadline - clock.now()))
         finally:
             self.calls.discard(rpc)
-            if late:  # or a greenlet is killed
+            if late:  # or its greenlet was killed
                 self.cancel(rpc, LATE)
         return rpc
 
@@ -223,13 +223,14 @@ class SharedLink:
         self._do(lambda _: self._connection.cancel(rpc, failure))
 
     def news(self, tell: Callable[[], object]) -> None:
-        """Under the lock: something for a sink, which is told without it."""
+        """Queues a call of a sink, which `tell` makes without the lock. Call it under the lock."""
         self._news.append(tell)
 
     def tell(self) -> None:
-        """Tells the sinks, unless somebody does: he tells this as well.
+        """Calls the sinks, unless another thread does: then that thread makes these calls too.
 
-        For the thread that reads, and for who closes a stream: others may hold what a sink takes.
+        Only the reading thread and `SocketStream.close` may call this: other threads may hold a
+        lock that a sink takes.
         """
         while self._news:
             mine = False
@@ -252,11 +253,11 @@ class SharedLink:
                 out = self._take(now)
         finally:
             if self._connection.broken is not None:
-                self._link.shut()  # whoever reads finds the end, and tells of it
+                self._link.shut()  # the reading thread gets the end, and reports it
         self._send(out)
 
     def _take(self, now: float) -> bytes:
-        """Under the lock: what this thread is to send."""
+        """The bytes that this thread must send. Call it under the lock."""
         if self._sending or self._connection.broken:
             return b""
         out = self._connection.take(now)
@@ -264,7 +265,7 @@ class SharedLink:
         return out
 
     def _send(self, out: bytes) -> None:
-        """Sends this and what comes meanwhile."""
+        """Sends these bytes, and those that other threads add meanwhile."""
         if not out:
             return
         try:
@@ -287,7 +288,7 @@ class SharedLink:
                 self._link.close()
 
     def read_for_all(self) -> None:
-        """What its thread does, until nothing is left to read."""
+        """Reads until the link has ended: the work of its thread."""
         connection, link = self._connection, self._link
         link.tick(PATIENCE)
         try:
@@ -313,7 +314,7 @@ class SharedLink:
             with self._lock:
                 connection.fail(ConnectionResetError("the connection is no longer used"))
                 self._read_out = True
-                # By the last who uses it: the number of a closed socket may be another's at once.
+                # The last user closes it: a closed file descriptor may belong to another at once.
                 if not self._sending:
                     link.close()
             self.tell()
@@ -351,7 +352,7 @@ class SocketStream:
     def _hand(self, told: Any) -> None:
         try:
             self._sink(told)
-        except Exception as error:  # noqa: BLE001  it is to end no other stream
+        except Exception as error:  # noqa: BLE001  it must not end other streams
             self._link.cancel(
                 self.rpc, Failure("INTERNAL", f"a message can't be processed: {error!r}")
             )

@@ -1,4 +1,4 @@
-"""One member of etcd, as every driver speaks to it: what a call sends, and what came of it."""
+"""One member of etcd, for all drivers: the headers of calls, and the meaning of their outcomes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from microlock.etcd.wire.tls import Security, Tls
 
 _LONGEST = 1e6
 
-# What ends a call here.
+# The failures of calls that end on our side.
 LATE = Failure("DEADLINE_EXCEEDED", "no answer in time")
 CLOSED = Failure("CANCELLED", "closed here")
 
 
 class Member:
-    """Attributes:
-    address: where it is.
-    answered: set when it, or another member of the same etcd, gave an answer.
-    closed: no connection is wanted any more.
+    """One member of etcd.
+
+    Attributes:
+        address: the address of the member.
+        answered: set when this or another member of the same etcd has answered.
+        closed: whether the client is closed, so that no connection may be made.
     """
 
     def __init__(
@@ -50,14 +52,14 @@ class Member:
         self._headers: dict[tuple[str, int, Metadata], Headers] = {}
 
     def connection(self) -> Connection:
-        """A new one, before its first byte. Raises OSError: a certificate can't be used."""
+        """A new connection, before its first byte. Raises OSError: a certificate can't be used."""
         tls = Tls(self._security, self._server_name) if self._security else None
         return Connection(tls, streams=(KEEP_ALIVE,))
 
     def time(self, timeout: float) -> float:
-        """Seconds that a call may take: what waits, and gRPC, takes no number of any size.
+        """The seconds that a call may take, cut to a size that waits and gRPC accept.
 
-        Raises StoreTimeoutError if there are none.
+        Raises StoreTimeoutError if no time is left.
         """
         if timeout <= 0:
             raise StoreTimeoutError(f"no time was left for a call to {self.address.text}")
@@ -79,7 +81,7 @@ class Member:
         return headers
 
     def reply(self, rpc: Rpc, kind: type[M]) -> M:
-        """What a call was answered. Raises a MicrolockError if there is no such answer."""
+        """The reply to a call. Raises a MicrolockError if it failed."""
         if rpc.failure is not None:
             raise self.error(rpc.failure)
         self.answered.set()
@@ -91,12 +93,12 @@ class Member:
             ) from error
 
     def error(self, failure: Failure) -> MicrolockError:
-        """What the failure of a call means."""
+        """The error for the failure of a call."""
         if self.closed or failure is CLOSED:
             return DestroyedError(f"the connection to {self.address.text} was closed")
         answered = self.answered.is_set()
         if failure.answer and failure.status != "UNIMPLEMENTED":
-            self.answered.set()  # a refusal is one; a fault of the connection is none
+            self.answered.set()  # a refusal is an answer; a fault of the connection is not
         return translate(
             failure.status,
             failure.details,
@@ -106,13 +108,13 @@ class Member:
         )
 
     def not_connected(self, error: OSError | BrokenFramesError) -> MicrolockError:
-        """Why there is no connection."""
+        """The error if there is no connection."""
         if self.closed:
             return self.error(CLOSED)
         return not_connected(error, self.address.text, answered=self.answered.is_set())
 
 
 def framed(message: Message) -> bytes:
-    """As gRPC sends it: not compressed, its size, itself."""
+    """A message as gRPC sends it: a flag for "not compressed", the size, the message."""
     data = message.SerializeToString()
     return b"\0" + len(data).to_bytes(4, "big") + data

@@ -1,10 +1,10 @@
 """The wire over blocking sockets, for any number of threads.
 
-There are two ways to use a connection. A thread has one to itself for the time of a call: it sends,
-and reads until its answer is there, with no other thread and no lock. A second thread that calls
-meanwhile uses the shared one, as the streams do: whoever sends, sends for all, and one thread reads
-for all. The main thread never uses that: a signal's handler that raises, as Ctrl-C does, can end
-its call on any line, and with it the connection.
+There are two ways to use a connection. A thread has one to itself during a call: it sends, and
+reads until its answer has come, without another thread or a lock. A second thread that calls
+meanwhile uses the shared connection, as streams do: a thread that sends, sends for all, and one
+thread reads for all. The main thread never uses the shared one: a signal handler that raises, as
+Ctrl-C does, can end its call on any line, and with it the connection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from microlock.etcd.wire.tls import Security
 if TYPE_CHECKING:
     from microlock.etcd.wire.aio import AioWire
 
-# Seconds after which a link may have been closed by the peer: it is looked at before a call.
+# After so many seconds the peer may have closed a link, so it is checked before a call.
 _FRESH = 0.05
 
 
@@ -50,12 +50,12 @@ class SocketWire:
         self.address = address.text
         self._member = Member(address, security, server_name, answered or ReentrantEvent())
         self._dialler = Dialler(address)
-        # Links that nobody uses now, or None: one may be made. Taken out and put back in one step.
+        # Unused links; None: a new link may be made. Items are taken out and put back in one step.
         self._free_on_main: list[Link | None] = [None]
         self._free: list[Link | None] = [None]
-        self._links: set[Link] = set()  # all, to be shut when this is closed
+        self._links: set[Link] = set()  # all links, which `close` shuts
         self._shared: SharedLink | None = None
-        self._dialling = threading.Lock()  # the shared one; never taken by the main thread
+        self._dialling = threading.Lock()  # held while the shared link is dialled; never on main
         self._dial_failed: tuple[float, MicrolockError] | None = None
 
     @property
@@ -76,14 +76,14 @@ class SocketWire:
 
     def _call(self, headers: Headers, data: bytes, deadline: float) -> Rpc:
         main = _on_main()
-        if not main and self._shared and self._shared.calls:  # many are quicker on one than on two
+        if not main and self._shared and self._shared.calls:  # one link is faster for many than two
             return self._shared_link(deadline).call(headers, data, deadline)
         free = self._free_on_main if main else self._free
         link: Link | None
         try:
             link = free.pop()
         except IndexError:
-            if not main:  # another thread has it
+            if not main:  # another thread uses the link
                 return self._shared_link(deadline).call(headers, data, deadline)
             link = None  # this is a signal's handler, in the middle of a call
         try:
@@ -98,7 +98,7 @@ class SocketWire:
                 link = self._dial(deadline)
             rpc = link.call(headers, data, deadline)
         except BaseException:
-            # First: interrupted once more, it is lost, and not used by another call.
+            # First: after a second interrupt the link is lost, but no other call uses it.
             free.append(None)
             if link is not None:
                 self._drop(link)
@@ -128,7 +128,7 @@ class SocketWire:
         return stream
 
     def on_loop(self) -> AioWire:
-        from microlock.etcd.wire.aio import AioWire  # asyncio: not for everybody
+        from microlock.etcd.wire.aio import AioWire  # imports asyncio, which not everybody needs
 
         return AioWire(self._member, self._dialler)
 
@@ -146,7 +146,7 @@ class SocketWire:
     def _drop_free(self) -> None:
         for free in (self._free_on_main, self._free):
             with suppress(IndexError):
-                while True:  # one that is taken out is nobody else's
+                while True:  # no other thread uses a link that is taken out
                     if link := free.pop():
                         self._drop(link)
 
@@ -194,7 +194,7 @@ class SocketWire:
         sock: socket.socket | None = None
         link: Link | None = None
         try:
-            deadline = min(deadline, clock.now() + PATIENCE)  # another one may do better
+            deadline = min(deadline, clock.now() + PATIENCE)  # another member may answer
             sock = self._dialler.dial(deadline)
             link = Link(sock, self._member.connection(), of_main=_on_main())
             self._links.add(link)

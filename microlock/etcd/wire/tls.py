@@ -1,5 +1,7 @@
-"""TLS by OpenSSL, bytes in and bytes out: beside the socket, since one `SSLSocket` is not for two
-threads, and for every driver the same."""
+"""TLS by OpenSSL, bytes in and bytes out, without a socket.
+
+So all drivers use the same code, and two threads can use a connection, unlike an `SSLSocket`.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,15 @@ _CHUNK = 64 * 1024
 
 
 class NoHttp2Error(ssl.SSLError):
-    """The peer speaks TLS, and does not offer HTTP/2 within it."""
+    """The peer speaks TLS, but does not offer HTTP/2 within it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """What TLS is made with; the files are read at each dial, so that they can be replaced.
+    """The settings of TLS. The files are read at each dial, so that they can be replaced.
 
     Attributes:
-        ca, key, cert: paths of PEM files; without a CA those are trusted that the system does.
+        ca, key, cert: paths of PEM files. Without `ca`, the system's CAs are trusted.
     """
 
     ca: str | None = None
@@ -33,21 +35,21 @@ class Security:
         """Raises OSError (ssl.SSLError is one) for a file that can't be used."""
         with forks.kept_out, _naming_files():
             context = ssl.create_default_context(cafile=self.ca)
-            # As Go and BoringSSL: certificates made by hand will do, and whatever is given as CA is
-            # trusted, one in the middle of a chain too. Python's own choice differs by version.
+            # As Go and BoringSSL: accepts certificates made by hand, and trusts whatever is given
+            # as CA, also an intermediate one. Python's own defaults differ by version.
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             context.hostname_checks_common_name = False
             context.set_alpn_protocols(["h2"])
             if self.cert:
-                # An encrypted key would be asked for on the terminal.
+                # Otherwise OpenSSL asks on the terminal for the password of an encrypted key.
                 context.load_cert_chain(self.cert, self.key, password="")
             return context
 
 
 @contextmanager
 def _naming_files() -> Iterator[None]:
-    """OpenSSL's "No such file" says of nothing that it was a certificate."""
+    """Adds to OpenSSL's "No such file" that the file was a certificate or a key."""
     try:
         yield
     except ssl.SSLError:
@@ -69,11 +71,11 @@ class Tls:
                 )
             except (TypeError, ValueError) as error:
                 raise ssl.SSLError(1, f"{server_name!a} is not a valid server name") from error
-        self._early = b""  # what is to be sent after the handshake
+        self._early = b""  # bytes to send after the handshake
         self._established = False
 
     def seal(self, data: bytes) -> bytes:
-        """What is to be sent in place of this, and for the handshake."""
+        """Encrypts bytes. Returns them, with those of the handshake."""
         if self._established:
             if data:
                 self._tls.write(data)
@@ -83,7 +85,7 @@ class Tls:
         return self._out.read()
 
     def open(self, data: bytes) -> bytes:
-        """What this says. Raises ssl.SSLError."""
+        """Decrypts bytes of the peer. Raises ssl.SSLError."""
         self._in.write(data)
         if not self._established:
             self._shake_hands()

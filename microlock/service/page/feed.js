@@ -1,6 +1,6 @@
-// The stream of the service: it is opened again whenever it ends, or is silent for too long.
+// The stream of the service. It is opened again when it ends, or is silent for too long.
 
-// Without even a heartbeat for so long the connection is dead.
+// After so long without even a heartbeat the connection is dead.
 const SILENCE_MS = 25_000;
 const FIRST_PAUSE_MS = 1_000;
 const LONGEST_PAUSE_MS = 10_000;
@@ -9,7 +9,7 @@ const LONGEST_PAUSE_MS = 10_000;
  * Follows the events at an address, for as long as the page lives.
  *
  * `told` has: `snapshot(locks)`, `change(locks)`, and `state(name, why)` with "live", "lost" or
- * "blind": the service does not hear from its store.
+ * "blind": the service can't reach its store.
  */
 export function follow(address, told) {
   let source, watchdog, again;

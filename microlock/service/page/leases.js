@@ -1,15 +1,15 @@
-// How long holds live yet: asked for what is on the screen, and counted down in between.
+// The time left of holds: asked for those on the screen, and counted down in between.
 
 const EVERY_MS = 3_000;
 const SOON_MS = 150;
-// What was told longer ago is not known any more.
+// After so long an answer is not shown any more.
 const OLD_MS = 10_000;
-// In one request.
+// The most leases in one request.
 const MOST = 100;
 
 export class Leases {
-  #cells = new Map(); // a cell on the screen: the lease that it shows
-  #ends = new Map(); // a lease: when it ends, by the clock of this page, in ms
+  #cells = new Map(); // the lease of each cell on the screen
+  #ends = new Map(); // when each lease ends, by the clock of this page, in ms
   #seen = new IntersectionObserver((entries) => this.#look(entries), { rootMargin: "50px" });
   #answered = 0;
   #soon = 0;
@@ -21,7 +21,7 @@ export class Leases {
     document.addEventListener("visibilitychange", () => document.hidden || this.#ask());
   }
 
-  /** Shows in this cell what the lease has left. */
+  /** Shows the time left of the lease in this cell. */
   show(cell, lease) {
     if (cell.dataset.lease === lease) return;
     cell.dataset.lease = lease;
@@ -70,13 +70,13 @@ export class Leases {
       const old = this.#ends;
       this.#ends = new Map(ids.map((id) => [id, now + 1_000 * (leases[id] ?? 0)]));
       for (const [id, end] of this.#ends) {
-        // Whole seconds come: what was counted down since the last answer is finer.
+        // Answers are whole seconds: the countdown since the last answer is finer.
         const before = old.get(id);
         if (before !== undefined && Math.abs(before - end) < 1_000) this.#ends.set(id, before);
       }
       this.#count();
     } catch {
-      // The stream tells that the connection is lost.
+      // The stream reports that the connection is lost.
     } finally {
       this.#asking = false;
     }

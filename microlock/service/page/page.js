@@ -14,7 +14,7 @@ const leases = new Leases();
 const table = new Table(document.querySelector("table"), leases, question);
 const filter = find("filter");
 
-// What screen readers are told beside the state of the connection: what somebody asked for.
+// Announces the result of an action to screen readers.
 function say(text) {
   find("said").textContent = text;
 }
@@ -23,7 +23,7 @@ const STATES = {
   connecting: "Connecting …",
   live: "Live",
   lost: "Connection lost. Trying again …",
-  blind: "The service does not hear from etcd",
+  blind: "The service can't reach etcd",
 };
 
 function show(state, why) {
@@ -38,11 +38,11 @@ function summarise() {
     `${few}${counted(all, "lock", "locks")}, ${counted(waiting, "waiter", "waiters")}`;
   const nothing = find("nothing");
   nothing.hidden = shown > 0 || !table.known;
-  const text = all ? "No lock or node is called so." : "No locks.";
+  const text = all ? "No lock or node matches." : "No locks.";
   if (nothing.textContent !== text) nothing.textContent = text;
 }
 
-// What comes is drawn with the next frame, however much it is.
+// All changes until the next frame are drawn together.
 let planned = false;
 function draw() {
   if (planned) return;
@@ -52,7 +52,7 @@ function draw() {
     table.draw();
     summarise();
   };
-  // A page that nobody sees has no frames.
+  // A hidden page has no frames.
   if (document.hidden) setTimeout(drawn, 1000);
   else requestAnimationFrame(drawn);
 }
@@ -71,7 +71,7 @@ function fromAddress() {
   try {
     filter.value = decodeURIComponent(location.hash.slice(1));
   } catch {
-    filter.value = ""; // no text of ours
+    filter.value = ""; // not a filter of this page
   }
   table.filter(filter.value);
   draw();

@@ -1,4 +1,4 @@
-// Breaking a hold: asked first, and with the token of the service where it wants one.
+// Breaks a hold, after a question, with the auth token of the service if it needs one.
 
 import { inText } from "./names.js";
 
@@ -13,7 +13,7 @@ export class Question {
   #say;
   #about; // key and token of the hold, as they were shown
 
-  /** `say(text)` tells what came of it. */
+  /** `say(text)` announces the result. */
   constructor(say) {
     this.#say = say;
     document.getElementById("question-no").addEventListener("click", () => this.#dialog.close());
@@ -31,9 +31,10 @@ export class Question {
     this.#set(
       "question-text",
       waits
-        ? `${who} waits with token ${place.token}. Its call fails, or it queues anew at the end.`
-        : `${who} holds it with token ${place.token}. It learns of the loss, but may be at work ` +
-          "still, beside the next in the queue, who gets the lock.",
+        ? `${who} waits with token ${place.token}. Its call fails, or joins the queue again at ` +
+          "the end."
+        : `${who} holds it with token ${place.token}. The next waiter gets the lock. The old ` +
+          "holder learns of the loss, but may go on working for a while.",
     );
     this.#yes.textContent = waits ? "Remove" : "Break";
     this.#error.textContent = "";
@@ -60,7 +61,7 @@ export class Question {
       });
       if (answer.status === 401) {
         sessionStorage.removeItem(KEPT);
-        this.#error.textContent = token ? "This is not the token of the service." : "";
+        this.#error.textContent = token ? "This is not the token of this service." : "";
         this.#token.hidden = false;
         field.focus();
         field.select();
@@ -75,7 +76,7 @@ export class Question {
       field.value = "";
       this.#dialog.close();
       const name = inText(this.#about.key);
-      this.#say(said.broken ? `Broken: ${name}` : `Had ended already: ${name}`);
+      this.#say(said.broken ? `Broken: ${name}` : `It had ended already: ${name}`);
     } catch {
       this.#error.textContent = "The service does not answer.";
     } finally {

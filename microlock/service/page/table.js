@@ -1,17 +1,17 @@
-// The table: a group of rows for each lock. There are those about the screen alone, however many
-// locks there are, and of these those are touched that changed.
+// The table: a group of rows for each lock. Only groups on or near the screen exist, however many
+// locks there are, and only changed groups are drawn again.
 
 import { inText, named } from "./names.js";
 
-// Groups above the screen, and as many below.
+// Groups kept above the screen, and below it.
 const AROUND = 30;
-// It is moved by so many.
+// The window of groups moves by so many.
 const STEP = 10;
-// Of one lock.
+// The most waiters shown for a lock.
 const MOST_WAITERS = 200;
 
 export class Table {
-  known = false; // a first snapshot came
+  known = false; // whether a first snapshot has come
   changed = () => {}; // called when there is something to draw
 
   #table;
@@ -22,14 +22,14 @@ export class Table {
   #locks = new Map(); // by key
   #keys = []; // sorted
   #sorted = true;
-  #groups = new Map(); // by key, of those that are in the table
+  #groups = new Map(); // by key: the groups in the table
   #stale = new Set(); // keys of groups that show an older state
-  #open = new Set(); // keys of those whose queue is open
+  #open = new Set(); // keys of locks whose queue is unfolded
   #words = "";
   #shown = 0;
-  #from = 0; // the first that is in the table, of those that fit the filter
+  #from = 0; // the first in the table, counted among those that match the filter
   #height = 40; // of a group, on the average
-  #width = 0; // of the page, when that was measured; 0: never
+  #width = 0; // of the page, when the height was measured; 0: never
   #still = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(table, leases, question) {
@@ -101,32 +101,32 @@ export class Table {
       const top = this.#above.getBoundingClientRect().bottom;
       this.#height = (this.#below.getBoundingClientRect().top - top) / wanted.length;
       this.#width = innerWidth;
-      this.changed(); // as many as the screen takes
+      this.changed(); // draws as many as fit on the screen
     }
     this.#fillSpace(this.#above, this.#from);
     this.#fillSpace(this.#below, keys.length - this.#from - wanted.length);
   }
 
-  /** How many groups there are at once. */
+  /** The number of groups in the table. */
   #size() {
     return Math.ceil(innerHeight / this.#height) + 2 * AROUND + STEP;
   }
 
-  /** The first that is to be there, by how far the page is scrolled. */
+  /** The first group that should be in the table, from the scroll position. */
   #begins() {
     const gone = -this.#above.getBoundingClientRect().top / this.#height;
     const from = Math.floor((gone - AROUND) / STEP) * STEP;
     return Math.max(0, Math.min(from, this.#shown - this.#size()));
   }
 
-  /** Takes the place of so many groups. */
+  /** Makes an empty space as high as so many groups. */
   #fillSpace(space, number) {
     space.rows[0].cells[0].style.height = `${number * this.#height}px`;
   }
 
   #fits(key) {
     const lock = this.#locks.get(key);
-    // The same as long as the lock is: it is looked at for each key that is typed.
+    // Kept with the lock: it is read at each keystroke.
     lock.text ??= [key, ...[...lock.holders, ...lock.waiters].map((place) => place.node_id ?? "")]
       .join("\n")
       .toLowerCase();
@@ -142,7 +142,7 @@ export class Table {
       group.querySelectorAll(".left").forEach((cell) => this.#leases.forget(cell));
       group.remove();
       this.#groups.delete(key);
-      // Whoever goes by keyboard is not thrown back to the top of the page.
+      // The keyboard focus must not go back to the top of the page.
       if (focused) (near.querySelector("button") ?? document.getElementById("filter")).focus();
     }
   }
@@ -176,7 +176,7 @@ export class Table {
     return [cell("who"), cell("token"), cell("left"), cell("act")];
   }
 
-  /** Has the group show this state: what is the same stays as it is, and keeps its focus. */
+  /** Shows this state in the group. Unchanged parts stay, and keep their focus. */
   #fill(group, lock) {
     const [first] = group.rows;
     const holders = lock.holders.length ? lock.holders : [null];
@@ -286,7 +286,7 @@ function same(one, other) {
 
 const ROLES = { THEAD: "rowgroup", TBODY: "rowgroup", TR: "row", TD: "cell" };
 
-// On a phone these are laid out as blocks, and are a table still.
+// On a phone CSS lays these out as blocks; the roles keep them a table.
 function withRole(element) {
   const head = element.parentElement ? "columnheader" : "rowheader";
   element.setAttribute("role", ROLES[element.tagName] ?? head);
