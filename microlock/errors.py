@@ -136,9 +136,9 @@ class LockLostError(LockNotOwnedError):
             cure = "call renew() in time, or use auto_renew=True"
             if auto_renew:
                 cure = "etcd did not answer, this process was paused, or max_hold was over"
-            why = f"its ttl of {ttl} s passed without a renewal ({cure})"
+            why = f"the ttl of {ttl} s passed without a renewal ({cure})"
         super().__init__(key, node_id)
-        self.args = (f"{node_id!r} lost the lock {key!r}, which another may hold now: {why}",)
+        self.args = (f"{node_id!r} lost the lock {key!r}: {why}. Another node may hold it now",)
         self.reason = reason
 
 

@@ -45,7 +45,7 @@ CALLS = {
 FAULTS = {
     "kill_leader": "the leader is killed",
     "kill_connected": "the connected member is killed",
-    "restart_all": "all members are killed, and come back",
+    "restart_all": "all members are killed and restarted",
     "pause_leader": "the connected leader is paused for 3 ttls",
     "pause_client": "the process of the client is paused for 2 ttls",
     "partition_leader": "the connected leader is cut off from the other members",
@@ -58,7 +58,7 @@ FAULTS = {
     "loss": "20 % of the packets are lost",
     "slow_disk": "each write to disk takes 0.3 s longer",
     "no_space": "the database is full",
-    "compaction": "the client is disconnected, and what it misses is compacted",
+    "compaction": "the client is disconnected, and etcd compacts what it misses",
     "token_expiry": "the token of the user has expired",
     "suspend": "the machine is suspended for 2 ttls",
     "wall_clock": "the wall clock jumps forward or back",

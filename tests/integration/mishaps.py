@@ -120,7 +120,7 @@ def _(scene: Scene) -> None:
     scene.lock("localhost:1").lock()
 
 
-@mishap("Something else answers there")
+@mishap("Another server answers at the address")
 def _(scene: Scene) -> None:
     class Page(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None: ...
@@ -145,17 +145,17 @@ def closes_each_connection(foo: Microlock) -> None:
                 raise
 
 
-@mishap("TLS is on at one side only", "etcd has TLS")
+@mishap("Only one side uses TLS", "etcd has TLS")
 def _(scene: Scene) -> None:
     closes_each_connection(scene.lock(scene.with_tls.endpoint, timeout=SOON))
 
 
-@mishap("TLS is on at one side only", "the client has TLS")
+@mishap("Only one side uses TLS", "the client has TLS")
 def _(scene: Scene) -> None:
     closes_each_connection(scene.lock(ca_cert=scene.pki.ca, timeout=SOON))
 
 
-@mishap("The certificate is of another CA")
+@mishap("Another CA signed the certificate")
 def _(scene: Scene) -> None:
     scene.lock(scene.with_tls.endpoint, ca_cert=scene.pki.other_ca).lock()
 
@@ -165,7 +165,7 @@ def _(scene: Scene) -> None:
     scene.lock(scene.with_tls.endpoint, ca_cert=scene.pki.ca, server_name="etcd-1").lock()
 
 
-@mishap("etcd wants a certificate of the client")
+@mishap("etcd needs a client certificate")
 def _(scene: Scene) -> None:
     scene.lock(scene.with_tls.endpoint, ca_cert=scene.pki.ca).lock()
 
@@ -175,12 +175,12 @@ def _(scene: Scene) -> None:
     scene.lock(scene.guarded.endpoint, user="worker", password="wrong").lock()
 
 
-@mishap("etcd wants a user")
+@mishap("etcd needs a user")
 def _(scene: Scene) -> None:
     scene.lock(scene.guarded.endpoint).lock()
 
 
-@mishap("The user may not touch the key")
+@mishap("The user has no permission for the key")
 def _(scene: Scene) -> None:
     etcd = scene.guarded.client()
     scene.known[scene.guarded.endpoint] = "etcd-1:2379"
@@ -212,7 +212,7 @@ def _(scene: Scene) -> None:
         foo.renew()
 
 
-@mishap("An unknown outcome", "`lock(timeout=...)`")
+@mishap("The outcome is unknown", "`lock(timeout=...)`")
 def _(scene: Scene) -> None:
     other = scene.lock(node="node-b")
     other.lock()
@@ -224,7 +224,7 @@ def _(scene: Scene) -> None:
             other.destroy()
 
 
-@mishap("An unknown outcome", "`lock()`")
+@mishap("The outcome is unknown", "`lock()`")
 def _(scene: Scene) -> None:
     with scene.proxied() as (proxy, foo):
         foo.holder()
@@ -232,7 +232,7 @@ def _(scene: Scene) -> None:
         foo.lock()
 
 
-@mishap("An unknown outcome", "`unlock()`")
+@mishap("The outcome is unknown", "`unlock()`")
 def _(scene: Scene) -> None:
     with scene.proxied() as (proxy, foo):
         foo.lock()
@@ -243,7 +243,7 @@ def _(scene: Scene) -> None:
 # Losses
 
 
-@mishap("Nobody renewed")
+@mishap("The hold was not renewed")
 def _(scene: Scene) -> None:
     foo = Microlock(scene.memory.connect(), scene.key, "node-a", ttl=10)
     foo.lock()
@@ -251,7 +251,7 @@ def _(scene: Scene) -> None:
     foo.unlock()
 
 
-@mishap("`auto_renew` did not get through")
+@mishap("`auto_renew` could not renew")
 def _(scene: Scene) -> None:
     foo = Microlock(scene.memory.connect(), scene.key, "node-a", ttl=10, auto_renew=True)
     foo.lock()
@@ -306,13 +306,13 @@ def _(scene: Scene) -> None:
         Microlock(etcd, scene.key, "node-a", ttl=10).lock()
 
 
-@mishap("The same thread asks again")
+@mishap("The same thread locks again")
 def _(scene: Scene) -> None:
     with Microlock(scene.memory.connect(), scene.key, "node-a", ttl=10) as foo:
         foo.lock(timeout=30)
 
 
-@mishap("Another object of the same node holds it")
+@mishap("Another object of the same node holds the lock")
 def _(scene: Scene) -> None:
     etcd = scene.memory.connect()
     with Microlock(etcd, scene.key, "node-a", ttl=10):
@@ -331,7 +331,7 @@ def _(scene: Scene) -> None:
     Microlock(scene.memory.connect(), scene.key, "node-a", ttl=0)
 
 
-@mishap("An event is misspelt")
+@mishap("An event name is wrong")
 def _(scene: Scene) -> None:
     Microlock(scene.memory.connect(), scene.key, "node-a").on("unlock", print)
 

@@ -919,7 +919,7 @@ def measured(root: Raw, who: Raw, number: Iterator[int]) -> dict[str, bool]:
         "raise and clear alarms": [alarm],
         "compact the history": [compact],
         "read all in a snapshot": [snapshot],
-        "grant leases, up to memory": [lambda: who.grant(next(number))],
+        "grant leases until memory is full": [lambda: who.grant(next(number))],
         "revoke, keep alive, see leases without keys": [
             *(lambda: who.revoke(bare()), lambda: who.keep_alive(bare())),
             lambda: who.time_to_live(bare()),

@@ -191,7 +191,7 @@ class Slow:
 
 def test_an_extension_that_is_over_before_it_returns_is_lost(foo, hold, store):
     caller = Caller(store, {Revoke: Slow()})
-    with pytest.raises(LockLostError, match="its ttl of 30 s passed") as raised:
+    with pytest.raises(LockLostError, match="the ttl of 30 s passed") as raised:
         run(caller, elsewhere.extend([ADMIN], hold.token, 30, lease_ids=store.lease_ids))
     assert raised.value.reason is LossReason.EXPIRED
 

@@ -233,7 +233,7 @@ def test_a_hold_that_expired_says_its_ttl_and_the_cure(store, auto_renew, cure):
     foo = Foo(store, auto_renew=auto_renew)
     foo.lock().result()
     store.pass_time(60)
-    with pytest.raises(LockLostError, match=f"its ttl of {TTL} s passed .*{cure}"):
+    with pytest.raises(LockLostError, match=f"the ttl of {TTL} s passed .*{cure}"):
         foo.unlock().result()
 
 
