@@ -55,7 +55,6 @@ class Link:
         self.tick(_TICK)
         # A number of a file that is closed may be another's by the time that `shut` uses it.
         self._ending = threading.RLock()
-        self._closed = False
 
     def greet(self, deadline: float) -> None:
         """Returns when the peer speaks HTTP/2; raises what hinders it."""
@@ -120,27 +119,13 @@ class Link:
 
     def look(self, now: float) -> None:
         """Takes what has come while nobody read."""
-        flags: int = 0
-        if self._kernels:
-            flags = socket.MSG_DONTWAIT
-        else:
-            self._sock.setblocking(False)
-        with suppress(BlockingIOError):
-            while self.connection.broken is None:
-                try:
-                    data = self._sock.recv(_CHUNK, flags)
-                except BlockingIOError:
-                    raise
-                except OSError as error:
-                    self.connection.fail(error)
-                else:
-                    self.connection.receive(data, now)
-        if not self._kernels:
-            self._sock.settimeout(self._tick)
+        before = self._sock.gettimeout()
+        self._sock.settimeout(0)
+        while self.connection.broken is None and (data := self.read()) is not None:
+            self.hear(data, now)
+        self._sock.settimeout(before)
 
     def flush(self, now: float, deadline: float) -> None:
-        if self.connection.broken is not None:
-            return
         try:
             self.send(self.connection.take(now), deadline)
         except OSError as error:
@@ -161,15 +146,13 @@ class Link:
 
     def shut(self) -> None:
         """Ends it, from any thread: whoever reads finds the end."""
-        with self._ending, suppress(OSError):
-            if not self._closed:
-                self._sock.shutdown(socket.SHUT_RDWR)
+        with self._ending, suppress(OSError):  # it is closed, or the peer has ended it
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """To be called when no other thread reads or sends."""
         self.shut()
         with self._ending:
-            self._closed = True
             self._sock.close()
 
 
