@@ -4,8 +4,6 @@ threads, and for every driver the same."""
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from microlock.etcd.wire import forks
@@ -31,7 +29,7 @@ class Security:
 
     def context(self) -> ssl.SSLContext:
         """Raises OSError (ssl.SSLError is one) for a file that can't be used."""
-        with forks.kept_out, _naming_files():
+        try:
             context = ssl.create_default_context(cafile=self.ca)
             # As Go and BoringSSL: certificates made by hand will do, and whatever is given as CA is
             # trusted, one in the middle of a chain too. Python's own choice differs by version.
@@ -42,19 +40,12 @@ class Security:
             if self.cert:
                 # An encrypted key would be asked for on the terminal.
                 context.load_cert_chain(self.cert, self.key, password="")
-            return context
-
-
-@contextmanager
-def _naming_files() -> Iterator[None]:
-    """OpenSSL's "No such file" says of nothing that it was a certificate."""
-    try:
-        yield
-    except ssl.SSLError:
-        raise
-    except OSError as error:
-        text = f"a file with certificates or a key: {error.strerror}"
-        raise OSError(error.errno, text) from error
+        except ssl.SSLError:
+            raise
+        except OSError as error:  # its text, "No such file", does not say that it is a certificate
+            text = f"a file with certificates or a key: {error.strerror}"
+            raise OSError(error.errno, text) from error
+        return context
 
 
 class Tls:
