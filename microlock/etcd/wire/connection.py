@@ -220,9 +220,10 @@ class Connection:
             for rpc in rpcs.values():
                 self._end(rpc, Failure("UNAVAILABLE", _text(cause)))
 
-    # What the frames say.
+    # What the frames that came say, in their order.
 
     def on_settings(self) -> None:
+        """The peer speaks HTTP/2."""
         self.ready = True
 
     def on_headers(self, stream: int, headers: Headers, ended: bool) -> None:
@@ -244,6 +245,7 @@ class Connection:
             self.on_closed(stream, 0)
 
     def on_trailers(self, stream: int, headers: Headers) -> None:
+        """The last of a stream."""
         if rpc := self._rpcs.pop(stream, None):
             if headers == self._fine:
                 self._end(rpc, None)
@@ -253,6 +255,7 @@ class Connection:
                 self._frames.reset(stream)
 
     def on_closed(self, stream: int, code: int) -> None:
+        """A stream is over; `code`: of RFC 9113, 7."""
         if rpc := self._rpcs.pop(stream, None):
             refused = code == _REFUSED_STREAM and not rpc.leading
             failure = _not_grpc(rpc.leading) or Failure(
@@ -263,6 +266,7 @@ class Connection:
             self._end(rpc, failure)
 
     def on_goaway(self, last: int) -> None:
+        """The peer takes no new streams, and none that is above this one."""
         self.retiring = True
         for stream in [each for each in self._rpcs if each > last]:
             rpc = self._rpcs.pop(stream)

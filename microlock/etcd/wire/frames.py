@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ngh2 import (
     Configuration,
@@ -21,6 +21,9 @@ from ngh2 import (
     TrailersReceived,
 )
 
+if TYPE_CHECKING:
+    from microlock.etcd.wire import connection
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 # Bytes that the peer may send before we have taken them, on a stream and on all of them.
@@ -34,26 +37,6 @@ _CONFIGURATION = Configuration(max_continuations=16, max_inbound_header_list_siz
 
 class BrokenFramesError(Exception):
     """What came is no HTTP/2, or violates it: nothing more can be said on this connection."""
-
-
-class Events(Protocol):
-    """What the frames that came say, in their order."""
-
-    def on_settings(self) -> None:
-        """The peer speaks HTTP/2."""
-
-    def on_headers(self, stream: int, headers: Headers, ended: bool) -> None: ...
-
-    def on_data(self, stream: int, data: bytes, ended: bool) -> None: ...
-
-    def on_trailers(self, stream: int, headers: Headers) -> None:
-        """The last of a stream."""
-
-    def on_closed(self, stream: int, code: int) -> None:
-        """A stream is over; `code`: of RFC 9113, 7."""
-
-    def on_goaway(self, last: int) -> None:
-        """The peer takes no new streams, and none that is above this one."""
 
 
 class Frames:
@@ -93,7 +76,7 @@ class Frames:
         with suppress(NGH2Error):
             self._connection.ping()
 
-    def take(self, events: Events) -> bytes:
+    def take(self, events: connection.Connection) -> bytes:
         """Bytes for the peer. A stream may be over with them, or with those that can't be sent.
 
         Raises BrokenFramesError.
@@ -105,7 +88,7 @@ class Frames:
         self._tell(events)
         return out
 
-    def receive(self, data: bytes, events: Events) -> None:
+    def receive(self, data: bytes, events: connection.Connection) -> None:
         """Takes what the peer sent. Raises BrokenFramesError after what could be understood."""
         try:
             self._receive(data)
@@ -117,7 +100,7 @@ class Frames:
         if not (self._going or self._connection.can_send_request):
             raise BrokenFramesError("HTTP/2 protocol error")
 
-    def _tell(self, events: Events) -> None:
+    def _tell(self, events: connection.Connection) -> None:
         event: Any
         for event in self._events():
             kind = type(event)  # many: one look at each
