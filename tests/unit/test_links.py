@@ -526,14 +526,14 @@ def test_a_message_of_a_stream_that_cannot_be_read_ends_that_stream_alone(
 ) -> None:
     member.answer = lambda _: b"\xff\xff"
     stream, seen = watch(wire)
-    other, others = watch(wire)
+    _, others = watch(wire)
     stream.send(pb.WatchRequest())
     stream.finish()
     error = seen.get(timeout=DEADLINE)
     assert isinstance(error, StoreError)
     assert "can't be read" in str(error)
     assert others.empty()
-    other.close()
+    wire.close()
     assert isinstance(others.get(timeout=DEADLINE), DestroyedError)
     assert member.accepted == 1
 

@@ -23,8 +23,8 @@ M = TypeVar("M", bound=Message)
 Metadata = tuple[tuple[str, str], ...]
 
 # What takes the replies of a stream as they come, and at last the error that it ended with. It is
-# called in their order, on a thread of the wire or in `close()`, and no lock of the wire is held:
-# so it may take one, and call streams. It is to return at once, since others wait to be told.
+# called in their order, on a thread of the wire, and no lock of the wire is held: so it may take
+# one, and call streams. It is to return at once, since others wait to be told.
 Sink = Callable[[M | MicrolockError], None]
 
 # Without it a stream to a member that is cut off from its leader stays silent for ever.
@@ -58,7 +58,7 @@ class Stream(Protocol):
         """No request follows."""
 
     def close(self) -> None:
-        """Ends it; the sink gets DestroyedError."""
+        """Ends it. The sink may still get what came before, and an error a while later."""
 
 
 class Wire(Protocol):

@@ -171,7 +171,6 @@ class SharedLink:
         self._lock = threading.RLock()
         self._sending = False  # somebody sends: what he finds after it he sends as well
         self._news: deque[Callable[[], object]] = deque()  # for the sinks, in order
-        self._telling = False  # somebody tells them: one at a time, or the order is lost
         self._read_out = False  # nobody reads any more
         self._used = link.heard
         self.calls: set[Rpc] = set()
@@ -210,22 +209,9 @@ class SharedLink:
         self._news.append(tell)
 
     def tell(self) -> None:
-        """Tells the sinks, unless somebody does: he tells this as well.
-
-        For the thread that reads, and for who closes a stream: others may hold what a sink takes.
-        """
+        """Tells the sinks. For the thread that reads: others may hold what a sink takes."""
         while self._news:
-            mine = False
-            try:
-                with self._lock:
-                    if self._telling or not self._news:
-                        return
-                    mine = self._telling = True  # in this order, for an interrupt in between
-                    tell = self._news.popleft()
-                tell()
-            finally:
-                if mine:
-                    self._telling = False
+            self._news.popleft()()
 
     def _do(self, act: Callable[[float], object]) -> None:
         now = clock.now()
@@ -320,7 +306,6 @@ class SocketStream:
 
     def close(self) -> None:
         self._link.cancel(self.rpc, CLOSED)
-        self._link.tell()
 
     # Called under the lock of the link.
 
