@@ -223,6 +223,22 @@ def test_a_shared_connection_whose_peer_goes_away_finishes_and_the_next_call_has
     until(lambda: member.connections[0].fileno() == -1)  # closed by us, and so by the member
 
 
+def test_a_stream_that_cannot_begin_is_an_error_and_its_sink_is_told_nothing(
+    wire: SocketWire, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch(wire)
+    assert wire._shared
+    monkeypatch.setattr(links.SharedLink, "usable", True)  # as a moment ago
+    wire._shared._connection.retiring = True
+    seen: SimpleQueue[Any] = SimpleQueue()
+    with pytest.raises(StoreUnavailableError, match="shutting down") as refused:
+        wire.stream(WATCH, pb.WatchResponse, seen.put, timeout=None, metadata=())
+    assert not refused.value.may_have_happened
+    wire.close()
+    until(lambda: not readers())
+    assert seen.empty()
+
+
 def test_a_socket_that_an_interrupt_lost_is_closed_with_the_wire(member: Member) -> None:
     wire = wire_to(member._listening)
     grant(wire, 1)

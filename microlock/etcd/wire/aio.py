@@ -46,10 +46,7 @@ class AioWire:
         link = self._link
         if link is None or not link.usable:
             link = await self._connected(deadline)
-        try:
-            rpc, ended = link.begin(headers, framed(message), deadline)
-        except Failure as failure:
-            raise self._member.error(failure) from None
+        rpc, ended = link.begin(headers, framed(message), deadline)
         try:
             await ended
         except GeneratorExit:  # the loop has ended
@@ -146,16 +143,14 @@ class _Link(asyncio.Protocol):
     def begin(
         self, headers: Headers, message: bytes, deadline: float
     ) -> tuple[Rpc, asyncio.Future[None]]:
-        """A call, and what is done when it has ended. Raises Failure: it was not sent."""
+        """A call, and what is done when it has ended."""
         ended = self._loop.create_future()
         rpc = Rpc(partial(_wake, ended))
         now, alone = clock.now(), self._connection.idle
-        try:
-            self._connection.begin(rpc, headers, message, True, now)
-        except Failure:
+        self._connection.begin(rpc, headers, message, True, now)
+        if rpc.ended:
             self._settle()
-            raise
-        if alone:
+        elif alone:
             self._flush()
         elif self._flushing is None:  # what other tasks ask for in this turn goes with it
             self._flushing = self._loop.call_soon(self._flush)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import inf
 from urllib.parse import unquote
 
@@ -49,7 +50,8 @@ _LINGER = 0.2
 _UNTAKEN = 2**20
 
 
-class Failure(Exception):
+@dataclass(frozen=True, slots=True)
+class Failure:
     """What came of a call that has no reply.
 
     Attributes:
@@ -60,14 +62,10 @@ class Failure(Exception):
         answer: the peer said so; no fault of the connection.
     """
 
-    def __init__(
-        self, status: str, details: str, *, may_have_happened: bool = True, answer: bool = False
-    ) -> None:
-        super().__init__(f"{status}: {details}")
-        self.status = status
-        self.details = details
-        self.may_have_happened = may_have_happened
-        self.answer = answer
+    status: str
+    details: str
+    may_have_happened: bool = True
+    answer: bool = False
 
 
 class Rpc:
@@ -140,19 +138,19 @@ class Connection:
     def begin(self, rpc: Rpc, headers: Headers, message: bytes, ended: bool, now: float) -> None:
         """Asks for something. `ended`: this message is all of the request.
 
-        Raises:
-            Failure: no call can begin; nothing was sent.
+        If no call can begin, it has ended, its `stream` is 0, and nothing was sent.
         """
         self.tend(now)
-        if not self.usable:
-            why = "the peer is shutting down" if self.broken is None else _text(self.broken)
-            raise Failure("UNAVAILABLE", why, may_have_happened=False)
         rpc.open = ended and rpc.sink is None and not self._streams.isdisjoint(headers)
-        try:
-            rpc.stream = self._frames.open(headers, message, ended and not rpc.open)
-        except BrokenFramesError as error:
-            self.fail(error)
-            raise Failure("UNAVAILABLE", str(error), may_have_happened=False) from error
+        if self.usable:
+            try:
+                rpc.stream = self._frames.open(headers, message, ended and not rpc.open)
+            except BrokenFramesError as error:
+                self.fail(error)
+        if not rpc.stream:
+            why = "the peer is shutting down" if self.broken is None else _text(self.broken)
+            self._end(rpc, Failure("UNAVAILABLE", why, may_have_happened=False))
+            return
         self._rpcs[rpc.stream] = rpc
         self.retiring = rpc.stream > _LAST_STREAM
         if self._unheard == inf:

@@ -78,7 +78,7 @@ class Link:
                 self._sock.settimeout(seconds)
 
     def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
-        """What came of it. Raises Failure: it was not sent."""
+        """What came of it."""
         connection, rpc = self.connection, Rpc()
         now = clock.now()
         connection.begin(rpc, headers, message, True, now)
@@ -180,7 +180,7 @@ class SharedLink:
         return self._connection.usable
 
     def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
-        """What came of it. Raises Failure: it was not sent."""
+        """What came of it."""
         alarm = threading.Lock()
         alarm.acquire()
         rpc = Rpc(alarm.release)
@@ -215,13 +215,9 @@ class SharedLink:
 
     def _do(self, act: Callable[[float], object]) -> None:
         now = clock.now()
-        try:
-            with self._lock:
-                act(now)
-                out = self._take(now)
-        finally:
-            if self._connection.broken is not None:
-                self._link.shut()  # whoever reads finds the end, and tells of it
+        with self._lock:
+            act(now)
+            out = self._take(now)
         self._send(out)
 
     def _take(self, now: float) -> bytes:
@@ -234,8 +230,6 @@ class SharedLink:
 
     def _send(self, out: bytes) -> None:
         """Sends this and what comes meanwhile."""
-        if not out:
-            return
         try:
             while out:
                 now = clock.now()
@@ -251,9 +245,10 @@ class SharedLink:
                 raise
         finally:
             if self._connection.broken is not None:
-                self._link.shut()
-            if self._read_out:
-                self._link.close()
+                self._link.shut()  # whoever reads finds the end, and tells of it
+                # By the last who uses it: the number of a closed socket may be another's at once.
+                if self._read_out and not self._sending:
+                    self._link.close()
 
     def read_for_all(self) -> None:
         """What its thread does, until nothing is left to read."""
@@ -278,13 +273,10 @@ class SharedLink:
                 connection.fail(error)
             raise
         finally:
-            link.shut()
             with self._lock:
                 connection.fail(ConnectionResetError("the connection is no longer used"))
                 self._read_out = True
-                # By the last who uses it: the number of a closed socket may be another's at once.
-                if not self._sending:
-                    link.close()
+            self._send(b"")
             self.tell()
 
 
@@ -314,7 +306,8 @@ class SocketStream:
 
     def _ended(self) -> None:
         failure = self.rpc.failure or Failure("UNAVAILABLE", "etcd ended the stream")
-        self._link.news(partial(self._hand, self._member.error(failure)))
+        if self.rpc.stream:  # it has begun; otherwise `stream()` raises
+            self._link.news(partial(self._hand, self._member.error(failure)))
 
     def _hand(self, told: Any) -> None:
         try:

@@ -22,7 +22,7 @@ from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.threads import Daemon
 from microlock.errors import MicrolockError, StoreTimeoutError, StoreUnavailableError
 from microlock.etcd.wire import Address, M, Metadata, Sink, Stream
-from microlock.etcd.wire.connection import Failure, Rpc
+from microlock.etcd.wire.connection import Rpc
 from microlock.etcd.wire.dial import Dialler
 from microlock.etcd.wire.frames import BrokenFramesError, Headers
 from microlock.etcd.wire.links import PATIENCE, Link, SharedLink, SocketStream
@@ -68,11 +68,7 @@ class SocketWire:
         timeout = self._member.time(timeout)
         deadline = clock.now() + timeout
         headers = self._member.headers(method, timeout, metadata)
-        try:
-            rpc = self._call(headers, framed(message), deadline)
-        except Failure as failure:
-            raise self._member.error(failure) from None
-        return self._member.reply(rpc, reply)
+        return self._member.reply(self._call(headers, framed(message), deadline), reply)
 
     def _call(self, headers: Headers, data: bytes, deadline: float) -> Rpc:
         main = _on_main()
@@ -121,10 +117,9 @@ class SocketWire:
         patience = PATIENCE if timeout is None else timeout
         link = self._shared_link(clock.now() + patience)
         stream = SocketStream(link, self._member, reply, sink)
-        try:
-            link.begin(stream.rpc, headers, b"", ended=False)
-        except Failure as failure:
-            raise self._member.error(failure) from None
+        link.begin(stream.rpc, headers, b"", ended=False)
+        if stream.rpc.failure is not None and not stream.rpc.stream:
+            raise self._member.error(stream.rpc.failure)
         return stream
 
     def on_loop(self) -> AioWire:
