@@ -245,7 +245,7 @@ def test_a_socket_that_an_interrupt_lost_is_closed_with_the_wire(member: Member)
     (link,) = wire._links
     wire._free_on_main.remove(link)  # taken out by a call that ended before its `try`
     wire.close()
-    assert link._sock.fileno() == -1
+    assert link.sock.fileno() == -1
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -428,7 +428,7 @@ def test_close_leaves_no_descriptor_behind(member: Member) -> None:
     grant(wire, 1)
     aside(lambda: grant(wire, 1))
     stream, _ = watch(wire)
-    socks = [each._sock for each in wire._links]
+    socks = [each.sock for each in wire._links]
     assert len(socks) == 3
     wire.close()
     until(lambda: all(each.fileno() == -1 for each in socks))
@@ -449,7 +449,7 @@ def test_a_sender_may_use_the_socket_for_as_long_as_it_sends(
     def slow(out: bytes, deadline: float) -> None:
         sending.set()
         assert go_on.wait(DEADLINE)
-        assert link._sock.fileno() >= 0
+        assert link.sock.fileno() >= 0
         send(out, deadline)
 
     link.send = slow  # type: ignore[method-assign]
@@ -462,7 +462,7 @@ def test_a_sender_may_use_the_socket_for_as_long_as_it_sends(
         until(lambda: not readers())
         go_on.set()
         assert isinstance(call.exception(DEADLINE), StoreUnavailableError)
-    until(lambda: link._sock.fileno() == -1)
+    until(lambda: link.sock.fileno() == -1)
 
 
 def test_1000_calls_to_nobody_leave_nothing() -> None:
@@ -737,7 +737,7 @@ def test_an_interrupt_in_the_middle_of_the_clean_up_does_not_leave_a_connection_
     assert link not in wire._free_on_main
     assert grant(wire, 3) == 3
     member.wait(lambda: len(member.requests) == 3)
-    link._sock.close()
+    link.sock.close()
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no signals to itself")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from weakref import WeakSet
@@ -15,22 +15,21 @@ from microlock.engine.awaiting import Shared, aside
 from microlock.errors import StoreTimeoutError, StoreUnavailableError
 from microlock.etcd.wire import M, Metadata
 from microlock.etcd.wire.connection import Connection, Failure, Rpc
-from microlock.etcd.wire.dial import Dialler
-from microlock.etcd.wire.frames import BrokenFramesError, Headers
+from microlock.etcd.wire.frames import Headers
+from microlock.etcd.wire.links import Link
 from microlock.etcd.wire.member import CLOSED, LATE, Member, framed
 
 # Seconds after which an idle connection answers a ping, and between two looks at a silent peer.
 _TICK = 0.25
-# Seconds that a dial may take.
-_PATIENCE = 3.0
 
 
 class AioWire:
     """A `LoopWire` over a transport of the loop."""
 
-    def __init__(self, member: Member, dialler: Dialler) -> None:
+    def __init__(self, member: Member, dial: Callable[[], Link]) -> None:
+        """`dial`: makes a connection, on any thread. Raises a MicrolockError."""
         self._member = member
-        self._dialler = dialler
+        self._opened = dial
         self._closed = False
         self._link: _Link | None = None  # the newest
         self._links: WeakSet[_Link] = WeakSet()
@@ -85,26 +84,19 @@ class AioWire:
         self._check()
         loop = asyncio.get_running_loop()
         try:
-            sock, connection = await aside("microlock-dial", self._opened, _close)
-            _, link = await loop.create_connection(partial(_Link, connection, loop), sock=sock)
-            self._link = link
-            self._links.add(link)
-            await link.greet(_PATIENCE)
-        except (OSError, BrokenFramesError) as error:
-            raise self._member.not_connected(error) from error
+            opened = await aside("microlock-dial", self._opened, Link.close)
         except RuntimeError as error:  # too many threads, or the interpreter exits
             raise StoreUnavailableError(
                 f"no thread can be started to connect to {self._member.address.text}"
             ) from error
+        make = partial(_Link, opened.connection, loop)
+        try:
+            _, link = await loop.create_connection(make, sock=opened.sock)
+        except OSError as error:
+            raise self._member.not_connected(error) from error
+        self._link = link
+        self._links.add(link)
         return link
-
-    def _opened(self) -> tuple[socket.socket, Connection]:
-        connection = self._member.connection()  # reads certificates, which may take a while
-        return self._dialler.dial(clock.now() + _PATIENCE), connection
-
-
-def _close(opened: tuple[socket.socket, Connection]) -> None:
-    opened[0].close()
 
 
 class _Link(asyncio.Protocol):
@@ -117,8 +109,7 @@ class _Link(asyncio.Protocol):
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
         self._loop = loop
-        self._transport: asyncio.Transport | None = None
-        self._greeted = loop.create_future()
+        self._transport: asyncio.Transport  # before anybody gets this
         self._flushing: asyncio.Handle | None = None  # at the end of this turn of the loop
         self._ticking: asyncio.TimerHandle | None = None
         self._ticks_at = inf
@@ -126,19 +117,7 @@ class _Link(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        return self._connection.ready and self._connection.usable
-
-    async def greet(self, patience: float) -> None:
-        """Returns when the peer speaks HTTP/2; raises what hinders it."""
-        try:
-            await asyncio.wait({self._greeted}, timeout=patience)
-        except asyncio.CancelledError:  # the next dial makes another
-            self.close()
-            raise
-        if not self._connection.ready:
-            error = self._connection.broken or TimeoutError("it did not begin HTTP/2 in time")
-            self.close()
-            raise error
+        return self._connection.usable
 
     def begin(
         self, headers: Headers, message: bytes, deadline: float
@@ -171,7 +150,6 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self._flush()
 
     def data_received(self, data: bytes) -> None:
         now = clock.now()
@@ -191,7 +169,7 @@ class _Link(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flushing = None
-        if self._transport is not None and self._connection.broken is None:
+        if self._connection.broken is None:
             now = clock.now()
             try:
                 if out := self._connection.take(now):
@@ -223,15 +201,10 @@ class _Link(asyncio.Protocol):
         self._settle()
 
     def _settle(self) -> None:
-        """Tells of the greeting, and closes what is of no use any more."""
-        connection = self._connection
-        if (connection.ready or connection.broken) and not self._greeted.done():
-            self._greeted.set_result(None)
-        if self._transport is None:
-            return
-        if connection.broken:
+        """Closes what is of no use any more."""
+        if self._connection.broken:
             self._transport.abort()  # the peer may take no bytes any more
-        elif connection.retiring and connection.idle:
+        elif self._connection.retiring and self._connection.idle:
             self._transport.close()
 
 

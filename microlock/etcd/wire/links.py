@@ -40,24 +40,24 @@ class Link:
     """
 
     def __init__(self, sock: socket.socket, connection: Connection, *, of_main: bool) -> None:
+        self.sock = sock
         self.connection = connection
         self.of_main = of_main
         self.heard = clock.now()
-        self._sock = sock
-        if sock.family != getattr(socket, "AF_UNIX", None):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Where sockets are the system's, so are the timeouts: Python's cost a poll each time.
         self._kernels = sys.platform != "win32" and type(sock).__module__ == "socket"
-        if self._kernels:
-            sock.settimeout(None)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0, 500_000))
         self._tick = 0.0
-        self.tick(_TICK)
         # A number of a file that is closed may be another's by the time that `shut` uses it.
         self._ending = threading.RLock()
 
     def greet(self, deadline: float) -> None:
         """Returns when the peer speaks HTTP/2; raises what hinders it."""
+        if self.sock.family != getattr(socket, "AF_UNIX", None):
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._kernels:
+            self.sock.settimeout(None)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0, 500_000))
+        self.tick(_TICK)
         now = clock.now()
         self.flush(now, deadline)
         while not self.connection.ready:
@@ -73,9 +73,9 @@ class Link:
             self._tick = seconds
             if self._kernels:
                 value = _timeval(int(seconds), int(seconds % 1 * 1e6))
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
             else:
-                self._sock.settimeout(seconds)
+                self.sock.settimeout(seconds)
 
     def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
         """What came of it."""
@@ -103,7 +103,7 @@ class Link:
     def read(self) -> bytes | None:
         """What has come: nothing at the end of all; None if nothing came for a tick."""
         try:
-            return self._sock.recv(_CHUNK)
+            return self.sock.recv(_CHUNK)
         except (BlockingIOError, TimeoutError):
             return None
         except OSError as error:
@@ -119,11 +119,11 @@ class Link:
 
     def look(self, now: float) -> None:
         """Takes what has come while nobody read."""
-        before = self._sock.gettimeout()
-        self._sock.settimeout(0)
+        before = self.sock.gettimeout()
+        self.sock.settimeout(0)
         while self.connection.broken is None and (data := self.read()) is not None:
             self.hear(data, now)
-        self._sock.settimeout(before)
+        self.sock.settimeout(before)
 
     def flush(self, now: float, deadline: float) -> None:
         try:
@@ -135,7 +135,7 @@ class Link:
         """Raises OSError."""
         while out:
             try:
-                sent = self._sock.send(out)
+                sent = self.sock.send(out)
             except (BlockingIOError, TimeoutError):
                 sent = 0
             if sent == len(out):
@@ -147,13 +147,13 @@ class Link:
     def shut(self) -> None:
         """Ends it, from any thread: whoever reads finds the end."""
         with self._ending, suppress(OSError):  # it is closed, or the peer has ended it
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """To be called when no other thread reads or sends."""
         self.shut()
         with self._ending:
-            self._sock.close()
+            self.sock.close()
 
 
 class SharedLink:

@@ -9,10 +9,10 @@ its call on any line, and with it the connection.
 
 from __future__ import annotations
 
-import socket
 import threading
 from contextlib import suppress
 from copy import copy
+from math import inf
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
@@ -125,7 +125,7 @@ class SocketWire:
     def on_loop(self) -> AioWire:
         from microlock.etcd.wire.aio import AioWire  # asyncio: not for everybody
 
-        return AioWire(self._member, self._dialler)
+        return AioWire(self._member, self._dial_for_loop)
 
     def close(self) -> None:
         self._member.closed = True
@@ -186,24 +186,25 @@ class SocketWire:
         """Raises a MicrolockError: nothing was sent."""
         if self._member.closed:
             raise self._member.error(CLOSED)
-        sock: socket.socket | None = None
-        link: Link | None = None
         try:
+            connection = self._member.connection()
             deadline = min(deadline, clock.now() + PATIENCE)  # another one may do better
-            sock = self._dialler.dial(deadline)
-            link = Link(sock, self._member.connection(), of_main=_on_main())
+            link = Link(self._dialler.dial(deadline), connection, of_main=_on_main())
             self._links.add(link)
-            if self._member.closed:  # `close()` has not seen this one
-                link.shut()
-            link.greet(deadline)
-        except BaseException as error:
-            if link is not None:
+            try:
+                if self._member.closed:  # `close()` has not seen this one
+                    link.shut()
+                link.greet(deadline)
+            except BaseException:
                 self._drop(link)
-            elif sock is not None:
-                sock.close()
-            if isinstance(error, OSError | BrokenFramesError):
-                raise self._member.not_connected(error) from error
-            raise
+                raise
+        except (OSError, BrokenFramesError) as error:
+            raise self._member.not_connected(error) from error
+        return link
+
+    def _dial_for_loop(self) -> Link:
+        link = self._dial(inf)
+        self._links.discard(link)  # it is the loop's now
         return link
 
     def _drop(self, link: Link) -> None:
