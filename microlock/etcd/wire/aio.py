@@ -17,7 +17,7 @@ from microlock.etcd.wire import M, Metadata
 from microlock.etcd.wire.connection import Connection, Failure, Rpc
 from microlock.etcd.wire.frames import Headers
 from microlock.etcd.wire.links import Link
-from microlock.etcd.wire.member import CLOSED, LATE, Member, framed
+from microlock.etcd.wire.member import CLOSED, LATE, Member
 
 # Seconds after which an idle connection answers a ping, and between two looks at a silent peer.
 _TICK = 0.25
@@ -39,13 +39,11 @@ class AioWire:
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
         self._check()
-        timeout = self._member.time(timeout)
-        deadline = clock.now() + timeout
-        headers = self._member.headers(method, timeout, metadata)
+        headers, data, deadline = self._member.request(method, message, timeout, metadata)
         link = self._link
         if link is None or not link.usable:
             link = await self._connected(deadline)
-        rpc, ended = link.begin(headers, framed(message), deadline)
+        rpc, ended = link.begin(headers, data, deadline)
         try:
             await ended
         except GeneratorExit:  # the loop has ended

@@ -26,7 +26,7 @@ from microlock.etcd.wire.connection import Rpc
 from microlock.etcd.wire.dial import Dialler
 from microlock.etcd.wire.frames import BrokenFramesError, Headers
 from microlock.etcd.wire.links import PATIENCE, Link, SharedLink, SocketStream
-from microlock.etcd.wire.member import CLOSED, Member, framed
+from microlock.etcd.wire.member import CLOSED, Member
 from microlock.etcd.wire.tls import Security
 
 if TYPE_CHECKING:
@@ -65,10 +65,8 @@ class SocketWire:
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
-        timeout = self._member.time(timeout)
-        deadline = clock.now() + timeout
-        headers = self._member.headers(method, timeout, metadata)
-        return self._member.reply(self._call(headers, framed(message), deadline), reply)
+        request = self._member.request(method, message, timeout, metadata)
+        return self._member.reply(self._call(*request), reply)
 
     def _call(self, headers: Headers, data: bytes, deadline: float) -> Rpc:
         main = _on_main()
