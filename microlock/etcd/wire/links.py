@@ -163,8 +163,10 @@ class SharedLink:
         calls: those under way.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, drop: Callable[[Link], object]) -> None:
+        """`drop`: closes the link when nobody uses it any more."""
         self._link = link
+        self._drop = drop
         self._connection = link.connection
         # Of the connection, and of what follows. Reentrant, for the handler of a signal that closes
         # the client while the main thread closes it.
@@ -248,7 +250,7 @@ class SharedLink:
                 self._link.shut()  # whoever reads finds the end, and tells of it
                 # By the last who uses it: the number of a closed socket may be another's at once.
                 if self._read_out and not self._sending:
-                    self._link.close()
+                    self._drop(self._link)
 
     def read_for_all(self) -> None:
         """What its thread does, until nothing is left to read."""

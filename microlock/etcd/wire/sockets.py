@@ -128,10 +128,8 @@ class SocketWire:
     def close(self) -> None:
         self._member.closed = True
         for link in list(self._links):
-            if (
-                _on_main() and link.of_main
-            ):  # no other thread uses it; an interrupt may have lost it
-                link.close()
+            if link.of_main and _on_main():
+                link.close()  # no other thread uses it; an interrupt may have lost it
             else:
                 link.shut()
         self._drop_free()
@@ -163,16 +161,9 @@ class SocketWire:
         except MicrolockError as error:
             self._dial_failed = clock.now(), error
             raise
-        shared = SharedLink(link)
-
-        def read() -> None:
-            try:
-                shared.read_for_all()
-            finally:
-                self._links.discard(link)
-
+        shared = SharedLink(link, self._drop)
         try:
-            Daemon("microlock-wire", read).start()
+            Daemon("microlock-wire", shared.read_for_all).start()
         except RuntimeError as error:  # too many threads, or the interpreter exits
             self._drop(link)
             raise StoreUnavailableError(
