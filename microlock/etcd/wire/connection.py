@@ -175,8 +175,9 @@ class Connection:
         if self.broken:
             return b""
         try:
-            out = self._frames.take(self)
-            return out if self._tls is None else self._tls.seal(out)
+            if self._tls is None:
+                return self._frames.take(self)
+            return self._tls.seal(self._frames.take(self) if self._tls.established else b"")
         except (BrokenFramesError, ssl.SSLError) as error:
             self.fail(error)
             return b""

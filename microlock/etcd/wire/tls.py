@@ -60,27 +60,24 @@ class Tls:
                 )
             except (TypeError, ValueError) as error:
                 raise ssl.SSLError(1, f"{server_name!a} is not a valid server name") from error
-        self._early = b""  # what is to be sent after the handshake
-        self._established = False
+        self.established = False  # before that it takes nothing to be sealed
 
     def seal(self, data: bytes) -> bytes:
         """What is to be sent in place of this, and for the handshake."""
-        if self._established:
-            if data:
-                self._tls.write(data)
-        else:
-            self._early += data
+        if not self.established:
             self._shake_hands()
+        elif data:
+            self._tls.write(data)
         return self._out.read()
 
     def open(self, data: bytes) -> bytes:
         """What this says. Raises ssl.SSLError."""
         self._in.write(data)
-        if not self._established:
+        if not self.established:
             self._shake_hands()
         parts = []
         try:
-            while self._established and (part := self._tls.read(_CHUNK)):
+            while self.established and (part := self._tls.read(_CHUNK)):
                 parts.append(part)
         except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
             pass
@@ -94,7 +91,4 @@ class Tls:
             return
         if self._tls.selected_alpn_protocol() != "h2":
             raise NoHttp2Error(1, "the peer does not offer HTTP/2 (ALPN)")
-        self._established = True
-        if self._early:
-            self._tls.write(self._early)
-            self._early = b""
+        self.established = True
