@@ -35,6 +35,7 @@ from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.messages import GRANT
 from microlock.etcd.watching import WATCH
 from microlock.etcd.wire import Address, links
+from microlock.etcd.wire.connection import Connection
 from microlock.etcd.wire.member import framed
 from microlock.etcd.wire.sockets import SocketWire
 from microlock.etcd.wire.tls import Security
@@ -269,6 +270,19 @@ def test_a_peer_that_hangs_up_ends_calls_in_doubt_and_streams_and_the_next_call_
             assert error.may_have_happened
     assert isinstance(seen.get(timeout=DEADLINE), StoreUnavailableError)
     assert grant(wire, 1) == 1
+
+
+def test_what_a_read_meets_changes_the_connection_only_when_it_is_heard() -> None:
+    """A read takes no lock: a call that began at that moment would never end."""
+    here, there = socket.socketpair()
+    with there:
+        link = links.Link(here, Connection(), of_main=False)
+        here.close()  # so a read fails
+        met = link.read()
+        assert link.connection.broken is None
+        link.hear(met, 0.0)
+        assert isinstance(met, OSError)
+        assert link.connection.broken is met
 
 
 def test_the_thread_that_reads_ends_when_nothing_was_under_way_for_a_while(

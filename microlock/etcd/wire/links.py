@@ -100,19 +100,20 @@ class Link:
             self.flush(now, deadline)
         return now
 
-    def read(self) -> bytes | None:
-        """What has come: nothing at the end of all; None if nothing came for a tick."""
+    def read(self) -> bytes | OSError | None:
+        """What has come: nothing at the end of all; None if nothing came for a tick; an error."""
         try:
             return self.sock.recv(_CHUNK)
         except (BlockingIOError, TimeoutError):
             return None
         except OSError as error:
-            self.connection.fail(error)
-            return b""
+            return error
 
-    def hear(self, data: bytes | None, now: float) -> None:
+    def hear(self, data: bytes | OSError | None, now: float) -> None:
         if data is None:
             self.connection.tend(now)
+        elif isinstance(data, OSError):
+            self.connection.fail(data)
         elif self.connection.broken is None:
             self.heard = now
             self.connection.receive(data, now)
