@@ -141,8 +141,7 @@ class _Link(asyncio.Protocol):
             self._flush()
 
     def close(self) -> None:
-        self._connection.fail(ConnectionAbortedError("closed here"))
-        self._settle()
+        self._fail(ConnectionAbortedError("closed here"))
 
     # What the loop calls.
 
@@ -154,16 +153,14 @@ class _Link(asyncio.Protocol):
         try:
             self._connection.receive(data, now)
         except BaseException as error:  # an interrupt: half of it is lost
-            self._connection.fail(error)
-            self._settle()
+            self._fail(error)
             raise
         if self._connection.wants_taking(now):
             self._flush()
         self._settle()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._connection.fail(error or ConnectionResetError("the peer closed the connection"))
-        self._settle()
+        self._fail(error or ConnectionResetError("the peer closed the connection"))
 
     def _flush(self) -> None:
         self._flushing = None
@@ -173,8 +170,7 @@ class _Link(asyncio.Protocol):
                 if out := self._connection.take(now):
                     self._transport.write(out)
             except BaseException as error:  # an interrupt: half of it is lost
-                self._connection.fail(error)
-                self._settle()
+                self._fail(error)
                 raise
             if not self._connection.idle:
                 self._tick_by(now + _TICK, now)
@@ -196,6 +192,10 @@ class _Link(asyncio.Protocol):
                 self._tick_by(deadline, now)
         self._connection.tend(now)
         self._flush()
+        self._settle()
+
+    def _fail(self, cause: BaseException) -> None:
+        self._connection.fail(cause)
         self._settle()
 
     def _settle(self) -> None:
