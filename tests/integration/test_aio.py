@@ -23,14 +23,12 @@ from microlock import (
     StoreTlsError,
     StoreUnavailableError,
 )
-from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.etcd import messages
 from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.wire import Address
 from microlock.etcd.wire.aio import AioWire
 from microlock.etcd.wire.connection import Connection
-from microlock.etcd.wire.dial import Dialler
-from microlock.etcd.wire.member import Member
+from microlock.etcd.wire.sockets import SocketWire
 from microlock.etcd.wire.tls import Security
 
 TIMEOUT = 5.0
@@ -58,8 +56,7 @@ def with_wire(
     endpoint: str, use: Callable[[AioWire], Awaitable[object]], security: Security | None = None
 ) -> None:
     async def main() -> None:
-        where = address(endpoint)
-        wire = AioWire(Member(where, security, None, ReentrantEvent()), Dialler(where))
+        wire = SocketWire(address(endpoint), security=security).on_loop()
         try:
             await use(wire)
         finally:
@@ -228,7 +225,7 @@ def test_a_dial_that_the_end_of_the_loop_cancels_leaves_no_connection(proxy: Pro
     async def use(wire: AioWire) -> None:
         proxy.replies.clear()
         waiting = asyncio.ensure_future(read(wire))
-        while wire._link is None:  # it connects, and nobody greets
+        while not proxy.accepted:  # it connects, and nobody greets
             await asyncio.sleep(0.01)
         assert wire._dialling.task
         wire._dialling.task.cancel()  # as `asyncio.run()` does to all tasks
@@ -249,8 +246,7 @@ def test_an_interrupt_in_the_middle_of_what_comes_and_goes_ends_the_connection(
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    where_ = address(proxy.endpoint)
-    wire = AioWire(Member(where_, None, None, ReentrantEvent()), Dialler(where_))
+    wire = SocketWire(address(proxy.endpoint)).on_loop()
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(read(wire))

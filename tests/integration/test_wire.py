@@ -145,7 +145,7 @@ def test_an_idle_connection_outlives_etcds_pings_or_is_made_anew(own_etcd: OwnEt
         assert proxy.accepted == 2
         (link,) = wire._free_on_main
         assert link
-        assert eventually(lambda: has_ended(link._sock))
+        assert eventually(lambda: has_ended(link.sock))
         assert grant(wire).ID
         assert proxy.accepted == 3
         assert seen.empty()

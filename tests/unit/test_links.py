@@ -35,6 +35,7 @@ from microlock.etcd import rpc_pb2 as pb
 from microlock.etcd.messages import GRANT
 from microlock.etcd.watching import WATCH
 from microlock.etcd.wire import Address, links
+from microlock.etcd.wire.connection import Connection
 from microlock.etcd.wire.member import framed
 from microlock.etcd.wire.sockets import SocketWire
 from microlock.etcd.wire.tls import Security
@@ -223,13 +224,29 @@ def test_a_shared_connection_whose_peer_goes_away_finishes_and_the_next_call_has
     until(lambda: member.connections[0].fileno() == -1)  # closed by us, and so by the member
 
 
+def test_a_stream_that_cannot_begin_is_an_error_and_its_sink_is_told_nothing(
+    wire: SocketWire, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch(wire)
+    assert wire._shared
+    monkeypatch.setattr(links.SharedLink, "usable", True)  # as a moment ago
+    wire._shared._connection.retiring = True
+    seen: SimpleQueue[Any] = SimpleQueue()
+    with pytest.raises(StoreUnavailableError, match="shutting down") as refused:
+        wire.stream(WATCH, pb.WatchResponse, seen.put, timeout=None, metadata=())
+    assert not refused.value.may_have_happened
+    wire.close()
+    until(lambda: not readers())
+    assert seen.empty()
+
+
 def test_a_socket_that_an_interrupt_lost_is_closed_with_the_wire(member: Member) -> None:
     wire = wire_to(member._listening)
     grant(wire, 1)
     (link,) = wire._links
     wire._free_on_main.remove(link)  # taken out by a call that ended before its `try`
     wire.close()
-    assert link._sock.fileno() == -1
+    assert link.sock.fileno() == -1
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -253,6 +270,19 @@ def test_a_peer_that_hangs_up_ends_calls_in_doubt_and_streams_and_the_next_call_
             assert error.may_have_happened
     assert isinstance(seen.get(timeout=DEADLINE), StoreUnavailableError)
     assert grant(wire, 1) == 1
+
+
+def test_what_a_read_meets_changes_the_connection_only_when_it_is_heard() -> None:
+    """A read takes no lock: a call that began at that moment would never end."""
+    here, there = socket.socketpair()
+    with there:
+        link = links.Link(here, Connection(), of_main=False)
+        here.close()  # so a read fails
+        met = link.read()
+        assert link.connection.broken is None
+        link.hear(met, 0.0)
+        assert isinstance(met, OSError)
+        assert link.connection.broken is met
 
 
 def test_the_thread_that_reads_ends_when_nothing_was_under_way_for_a_while(
@@ -412,7 +442,7 @@ def test_close_leaves_no_descriptor_behind(member: Member) -> None:
     grant(wire, 1)
     aside(lambda: grant(wire, 1))
     stream, _ = watch(wire)
-    socks = [each._sock for each in wire._links]
+    socks = [each.sock for each in wire._links]
     assert len(socks) == 3
     wire.close()
     until(lambda: all(each.fileno() == -1 for each in socks))
@@ -433,7 +463,7 @@ def test_a_sender_may_use_the_socket_for_as_long_as_it_sends(
     def slow(out: bytes, deadline: float) -> None:
         sending.set()
         assert go_on.wait(DEADLINE)
-        assert link._sock.fileno() >= 0
+        assert link.sock.fileno() >= 0
         send(out, deadline)
 
     link.send = slow  # type: ignore[method-assign]
@@ -446,7 +476,7 @@ def test_a_sender_may_use_the_socket_for_as_long_as_it_sends(
         until(lambda: not readers())
         go_on.set()
         assert isinstance(call.exception(DEADLINE), StoreUnavailableError)
-    until(lambda: link._sock.fileno() == -1)
+    until(lambda: link.sock.fileno() == -1)
 
 
 def test_1000_calls_to_nobody_leave_nothing() -> None:
@@ -526,14 +556,14 @@ def test_a_message_of_a_stream_that_cannot_be_read_ends_that_stream_alone(
 ) -> None:
     member.answer = lambda _: b"\xff\xff"
     stream, seen = watch(wire)
-    other, others = watch(wire)
+    _, others = watch(wire)
     stream.send(pb.WatchRequest())
     stream.finish()
     error = seen.get(timeout=DEADLINE)
     assert isinstance(error, StoreError)
     assert "can't be read" in str(error)
     assert others.empty()
-    other.close()
+    wire.close()
     assert isinstance(others.get(timeout=DEADLINE), DestroyedError)
     assert member.accepted == 1
 
@@ -721,7 +751,7 @@ def test_an_interrupt_in_the_middle_of_the_clean_up_does_not_leave_a_connection_
     assert link not in wire._free_on_main
     assert grant(wire, 3) == 3
     member.wait(lambda: len(member.requests) == 3)
-    link._sock.close()
+    link.sock.close()
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no signals to itself")

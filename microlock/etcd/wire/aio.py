@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from weakref import WeakSet
@@ -15,22 +15,21 @@ from microlock.engine.awaiting import Shared, aside
 from microlock.errors import StoreTimeoutError, StoreUnavailableError
 from microlock.etcd.wire import M, Metadata
 from microlock.etcd.wire.connection import Connection, Failure, Rpc
-from microlock.etcd.wire.dial import Dialler
-from microlock.etcd.wire.frames import BrokenFramesError, Headers
-from microlock.etcd.wire.member import CLOSED, LATE, Member, framed
+from microlock.etcd.wire.frames import Headers
+from microlock.etcd.wire.links import Link
+from microlock.etcd.wire.member import CLOSED, LATE, Member
 
 # Seconds until an idle connection answers a ping, and between two checks of a silent peer.
 _TICK = 0.25
-# The most seconds for a dial.
-_PATIENCE = 3.0
 
 
 class AioWire:
     """A `LoopWire` over a transport of the loop."""
 
-    def __init__(self, member: Member, dialler: Dialler) -> None:
+    def __init__(self, member: Member, dial: Callable[[], Link]) -> None:
+        """`dial`: makes a connection, on any thread. Raises a MicrolockError."""
         self._member = member
-        self._dialler = dialler
+        self._opened = dial
         self._closed = False
         self._link: _Link | None = None  # the newest link
         self._links: WeakSet[_Link] = WeakSet()
@@ -40,16 +39,11 @@ class AioWire:
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
         self._check()
-        timeout = self._member.time(timeout)
-        deadline = clock.now() + timeout
-        headers = self._member.headers(method, timeout, metadata)
+        headers, data, deadline = self._member.request(method, message, timeout, metadata)
         link = self._link
         if link is None or not link.usable:
             link = await self._connected(deadline)
-        try:
-            rpc, ended = link.begin(headers, framed(message), deadline)
-        except Failure as failure:
-            raise self._member.error(failure) from None
+        rpc, ended = link.begin(headers, data, deadline)
         try:
             await ended
         except GeneratorExit:  # the loop has ended
@@ -88,26 +82,19 @@ class AioWire:
         self._check()
         loop = asyncio.get_running_loop()
         try:
-            sock, connection = await aside("microlock-dial", self._opened, _close)
-            _, link = await loop.create_connection(partial(_Link, connection, loop), sock=sock)
-            self._link = link
-            self._links.add(link)
-            await link.greet(_PATIENCE)
-        except (OSError, BrokenFramesError) as error:
-            raise self._member.not_connected(error) from error
+            opened = await aside("microlock-dial", self._opened, Link.close)
         except RuntimeError as error:  # too many threads, or the interpreter exits
             raise StoreUnavailableError(
                 f"no thread can be started to connect to {self._member.address.text}"
             ) from error
+        make = partial(_Link, opened.connection, loop)
+        try:
+            _, link = await loop.create_connection(make, sock=opened.sock)
+        except OSError as error:
+            raise self._member.not_connected(error) from error
+        self._link = link
+        self._links.add(link)
         return link
-
-    def _opened(self) -> tuple[socket.socket, Connection]:
-        connection = self._member.connection()  # reads certificates: that may take a while
-        return self._dialler.dial(clock.now() + _PATIENCE), connection
-
-
-def _close(opened: tuple[socket.socket, Connection]) -> None:
-    opened[0].close()
 
 
 class _Link(asyncio.Protocol):
@@ -120,8 +107,7 @@ class _Link(asyncio.Protocol):
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
         self._loop = loop
-        self._transport: asyncio.Transport | None = None
-        self._greeted = loop.create_future()
+        self._transport: asyncio.Transport  # before anybody gets this
         self._flushing: asyncio.Handle | None = None  # at the end of this turn of the loop
         self._ticking: asyncio.TimerHandle | None = None
         self._ticks_at = inf
@@ -129,36 +115,19 @@ class _Link(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        return self._connection.ready and self._connection.usable
-
-    async def greet(self, patience: float) -> None:
-        """Waits until the peer speaks HTTP/2. Raises the error if it does not."""
-        try:
-            await asyncio.wait({self._greeted}, timeout=patience)
-        except asyncio.CancelledError:  # the next dial makes another
-            self.close()
-            raise
-        if not self._connection.ready:
-            error = self._connection.broken or TimeoutError("it did not begin HTTP/2 in time")
-            self.close()
-            raise error
+        return self._connection.usable
 
     def begin(
         self, headers: Headers, message: bytes, deadline: float
     ) -> tuple[Rpc, asyncio.Future[None]]:
-        """Begins a call. Returns it, and a future that is done when the call has ended.
-
-        Raises Failure: it was not sent.
-        """
+        """Begins a call. Returns it, and a future that is done when the call has ended."""
         ended = self._loop.create_future()
         rpc = Rpc(partial(_wake, ended))
         now, alone = clock.now(), self._connection.idle
-        try:
-            self._connection.begin(rpc, headers, message, True, now)
-        except Failure:
+        self._connection.begin(rpc, headers, message, True, now)
+        if rpc.ended:
             self._settle()
-            raise
-        if alone:
+        elif alone:
             self._flush()
         elif self._flushing is None:  # the calls of other tasks in this turn go with it
             self._flushing = self._loop.call_soon(self._flush)
@@ -172,41 +141,36 @@ class _Link(asyncio.Protocol):
             self._flush()
 
     def close(self) -> None:
-        self._connection.fail(ConnectionAbortedError("closed here"))
-        self._settle()
+        self._fail(ConnectionAbortedError("closed here"))
 
     # Called by the loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self._flush()
 
     def data_received(self, data: bytes) -> None:
         now = clock.now()
         try:
             self._connection.receive(data, now)
         except BaseException as error:  # an interrupt: a part may be lost
-            self._connection.fail(error)
-            self._settle()
+            self._fail(error)
             raise
         if self._connection.wants_taking(now):
             self._flush()
         self._settle()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._connection.fail(error or ConnectionResetError("the peer closed the connection"))
-        self._settle()
+        self._fail(error or ConnectionResetError("the peer closed the connection"))
 
     def _flush(self) -> None:
         self._flushing = None
-        if self._transport is not None and self._connection.broken is None:
+        if self._connection.broken is None:
             now = clock.now()
             try:
                 if out := self._connection.take(now):
                     self._transport.write(out)
             except BaseException as error:  # an interrupt: a part may be lost
-                self._connection.fail(error)
-                self._settle()
+                self._fail(error)
                 raise
             if not self._connection.idle:
                 self._tick_by(now + _TICK, now)
@@ -230,16 +194,15 @@ class _Link(asyncio.Protocol):
         self._flush()
         self._settle()
 
+    def _fail(self, cause: BaseException) -> None:
+        self._connection.fail(cause)
+        self._settle()
+
     def _settle(self) -> None:
-        """Ends the wait of `greet`, and closes a connection that can't be used any more."""
-        connection = self._connection
-        if (connection.ready or connection.broken) and not self._greeted.done():
-            self._greeted.set_result(None)
-        if self._transport is None:
-            return
-        if connection.broken:
+        """Closes a connection that can't be used any more."""
+        if self._connection.broken:
             self._transport.abort()  # the peer may no longer read
-        elif connection.retiring and connection.idle:
+        elif self._connection.retiring and self._connection.idle:
             self._transport.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import inf
 from urllib.parse import unquote
 
@@ -49,7 +50,8 @@ _LINGER = 0.2
 _UNTAKEN = 2**20
 
 
-class Failure(Exception):
+@dataclass(frozen=True, slots=True)
+class Failure:
     """The outcome of a call without a reply.
 
     Attributes:
@@ -60,14 +62,10 @@ class Failure(Exception):
         answer: whether the peer sent this status; otherwise the connection failed.
     """
 
-    def __init__(
-        self, status: str, details: str, *, may_have_happened: bool = True, answer: bool = False
-    ) -> None:
-        super().__init__(f"{status}: {details}")
-        self.status = status
-        self.details = details
-        self.may_have_happened = may_have_happened
-        self.answer = answer
+    status: str
+    details: str
+    may_have_happened: bool = True
+    answer: bool = False
 
 
 class Rpc:
@@ -140,19 +138,19 @@ class Connection:
     def begin(self, rpc: Rpc, headers: Headers, message: bytes, ended: bool, now: float) -> None:
         """Begins a call or a stream. `ended`: this message is the whole request.
 
-        Raises:
-            Failure: no call can begin; nothing was sent.
+        If no call can begin, it has ended, its `stream` is 0, and nothing was sent.
         """
         self.tend(now)
-        if not self.usable:
-            why = "the peer is shutting down" if self.broken is None else _text(self.broken)
-            raise Failure("UNAVAILABLE", why, may_have_happened=False)
         rpc.open = ended and rpc.sink is None and not self._streams.isdisjoint(headers)
-        try:
-            rpc.stream = self._frames.open(headers, message, ended and not rpc.open)
-        except BrokenFramesError as error:
-            self.fail(error)
-            raise Failure("UNAVAILABLE", str(error), may_have_happened=False) from error
+        if self.usable:
+            try:
+                rpc.stream = self._frames.open(headers, message, ended and not rpc.open)
+            except BrokenFramesError as error:
+                self.fail(error)
+        if not rpc.stream:
+            why = "the peer is shutting down" if self.broken is None else _text(self.broken)
+            self._end(rpc, Failure("UNAVAILABLE", why, may_have_happened=False))
+            return
         self._rpcs[rpc.stream] = rpc
         self.retiring = rpc.stream > _LAST_STREAM
         if self._unheard == inf:
@@ -177,8 +175,9 @@ class Connection:
         if self.broken:
             return b""
         try:
-            out = self._frames.take(self)
-            return out if self._tls is None else self._tls.seal(out)
+            if self._tls is None:
+                return self._frames.take(self)
+            return self._tls.seal(self._frames.take(self) if self._tls.established else b"")
         except (BrokenFramesError, ssl.SSLError) as error:
             self.fail(error)
             return b""
@@ -220,9 +219,10 @@ class Connection:
             for rpc in rpcs.values():
                 self._end(rpc, Failure("UNAVAILABLE", _text(cause)))
 
-    # Called by the frames.
+    # Called by the frames, in the order of what came.
 
     def on_settings(self) -> None:
+        """The peer speaks HTTP/2."""
         self.ready = True
 
     def on_headers(self, stream: int, headers: Headers, ended: bool) -> None:
@@ -244,6 +244,7 @@ class Connection:
             self.on_closed(stream, 0)
 
     def on_trailers(self, stream: int, headers: Headers) -> None:
+        """The last of a stream."""
         if rpc := self._rpcs.pop(stream, None):
             if headers == self._fine:
                 self._end(rpc, None)
@@ -253,6 +254,7 @@ class Connection:
                 self._frames.reset(stream)
 
     def on_closed(self, stream: int, code: int) -> None:
+        """A stream is over; `code`: of RFC 9113, 7."""
         if rpc := self._rpcs.pop(stream, None):
             refused = code == _REFUSED_STREAM and not rpc.leading
             failure = _not_grpc(rpc.leading) or Failure(
@@ -263,6 +265,7 @@ class Connection:
             self._end(rpc, failure)
 
     def on_goaway(self, last: int) -> None:
+        """The peer takes no new streams, and none that is above this one."""
         self.retiring = True
         for stream in [each for each in self._rpcs if each > last]:
             rpc = self._rpcs.pop(stream)

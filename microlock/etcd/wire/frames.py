@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ngh2 import (
     Configuration,
@@ -23,6 +23,9 @@ from ngh2 import (
     TrailersReceived,
 )
 
+if TYPE_CHECKING:
+    from microlock.etcd.wire import connection
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 # Bytes that the peer may send before we have read them, on one stream and on all together.
@@ -36,26 +39,6 @@ _CONFIGURATION = Configuration(max_continuations=16, max_inbound_header_list_siz
 
 class BrokenFramesError(Exception):
     """The peer does not speak HTTP/2, or violates it. The connection can't be used any more."""
-
-
-class Events(Protocol):
-    """The events of received frames, in order."""
-
-    def on_settings(self) -> None:
-        """The peer speaks HTTP/2."""
-
-    def on_headers(self, stream: int, headers: Headers, ended: bool) -> None: ...
-
-    def on_data(self, stream: int, data: bytes, ended: bool) -> None: ...
-
-    def on_trailers(self, stream: int, headers: Headers) -> None:
-        """The stream ends with these headers."""
-
-    def on_closed(self, stream: int, code: int) -> None:
-        """A stream is over. `code`: see RFC 9113, 7."""
-
-    def on_goaway(self, last: int) -> None:
-        """The peer accepts no new streams, and does not process those above `last`."""
 
 
 class Frames:
@@ -95,7 +78,7 @@ class Frames:
         with suppress(NGH2Error):
             self._connection.ping()
 
-    def take(self, events: Events) -> bytes:
+    def take(self, events: connection.Connection) -> bytes:
         """Returns the bytes for the peer. These, or bytes that can't be sent, may end a stream.
 
         Raises BrokenFramesError.
@@ -107,7 +90,7 @@ class Frames:
         self._tell(events)
         return out
 
-    def receive(self, data: bytes, events: Events) -> None:
+    def receive(self, data: bytes, events: connection.Connection) -> None:
         """Processes bytes of the peer. Raises BrokenFramesError after the events before it."""
         try:
             self._receive(data)
@@ -119,7 +102,7 @@ class Frames:
         if not (self._going or self._connection.can_send_request):
             raise BrokenFramesError("HTTP/2 protocol error")
 
-    def _tell(self, events: Events) -> None:
+    def _tell(self, events: connection.Connection) -> None:
         event: Any
         for event in self._events():
             kind = type(event)  # fast: there are many events

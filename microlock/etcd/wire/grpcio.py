@@ -255,9 +255,7 @@ def translate_rpc(error: grpc.RpcError, address: str, *, answered: bool) -> Micr
         return DestroyedError(f"the connection to {address} was closed")
     if code is not grpc.StatusCode.UNAVAILABLE or not has(_NOT_SENT):
         return translate(code.name, details, address, answered=answered)
-    reason = short(
-        re.sub(r"^failed to connect to all addresses; last error: (\w+: )?", "", details)
-    )
+    reason = short(re.sub(_PREFIX, "", details))
     if has(_TLS):
         return StoreTlsError(f"no TLS connection to {address} ({reason})")
     if has(_NOT_ETCD):

@@ -40,25 +40,24 @@ class Link:
     """
 
     def __init__(self, sock: socket.socket, connection: Connection, *, of_main: bool) -> None:
+        self.sock = sock
         self.connection = connection
         self.of_main = of_main
         self.heard = clock.now()
-        self._sock = sock
-        if sock.family != getattr(socket, "AF_UNIX", None):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Sockets of the system (not gevent's) use its timeouts: Python's cost a poll each time.
         self._kernels = sys.platform != "win32" and type(sock).__module__ == "socket"
-        if self._kernels:
-            sock.settimeout(None)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0, 500_000))
         self._tick = 0.0
-        self.tick(_TICK)
         # For `shut` and `close`: a closed file descriptor may belong to another file at once.
         self._ending = threading.RLock()
-        self._closed = False
 
     def greet(self, deadline: float) -> None:
         """Waits until the peer speaks HTTP/2. Raises the error if it does not."""
+        if self.sock.family != getattr(socket, "AF_UNIX", None):
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._kernels:
+            self.sock.settimeout(None)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0, 500_000))
+        self.tick(_TICK)
         now = clock.now()
         self.flush(now, deadline)
         while not self.connection.ready:
@@ -74,12 +73,12 @@ class Link:
             self._tick = seconds
             if self._kernels:
                 value = _timeval(int(seconds), int(seconds % 1 * 1e6))
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
             else:
-                self._sock.settimeout(seconds)
+                self.sock.settimeout(seconds)
 
     def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
-        """Makes a call, and returns it when it has ended. Raises Failure: it was not sent."""
+        """Makes a call, and returns it when it has ended."""
         connection, rpc = self.connection, Rpc()
         now = clock.now()
         connection.begin(rpc, headers, message, True, now)
@@ -101,46 +100,34 @@ class Link:
             self.flush(now, deadline)
         return now
 
-    def read(self) -> bytes | None:
-        """Returns the bytes that came; none: the peer has closed; None: nothing came for a tick."""
+    def read(self) -> bytes | OSError | None:
+        """Returns the bytes that came (none: the peer has closed), None (nothing for a tick), or an
+        error."""
         try:
-            return self._sock.recv(_CHUNK)
+            return self.sock.recv(_CHUNK)
         except (BlockingIOError, TimeoutError):
             return None
         except OSError as error:
-            self.connection.fail(error)
-            return b""
+            return error
 
-    def hear(self, data: bytes | None, now: float) -> None:
+    def hear(self, data: bytes | OSError | None, now: float) -> None:
         if data is None:
             self.connection.tend(now)
+        elif isinstance(data, OSError):
+            self.connection.fail(data)
         elif self.connection.broken is None:
             self.heard = now
             self.connection.receive(data, now)
 
     def look(self, now: float) -> None:
         """Processes bytes that came while no thread read."""
-        flags: int = 0
-        if self._kernels:
-            flags = socket.MSG_DONTWAIT
-        else:
-            self._sock.setblocking(False)
-        with suppress(BlockingIOError):
-            while self.connection.broken is None:
-                try:
-                    data = self._sock.recv(_CHUNK, flags)
-                except BlockingIOError:
-                    raise
-                except OSError as error:
-                    self.connection.fail(error)
-                else:
-                    self.connection.receive(data, now)
-        if not self._kernels:
-            self._sock.settimeout(self._tick)
+        before = self.sock.gettimeout()
+        self.sock.settimeout(0)
+        while self.connection.broken is None and (data := self.read()) is not None:
+            self.hear(data, now)
+        self.sock.settimeout(before)
 
     def flush(self, now: float, deadline: float) -> None:
-        if self.connection.broken is not None:
-            return
         try:
             self.send(self.connection.take(now), deadline)
         except OSError as error:
@@ -150,7 +137,7 @@ class Link:
         """Raises OSError."""
         while out:
             try:
-                sent = self._sock.send(out)
+                sent = self.sock.send(out)
             except (BlockingIOError, TimeoutError):
                 sent = 0
             if sent == len(out):
@@ -161,16 +148,14 @@ class Link:
 
     def shut(self) -> None:
         """Shuts the socket down, from any thread: a reading thread gets the end of the data."""
-        with self._ending, suppress(OSError):
-            if not self._closed:
-                self._sock.shutdown(socket.SHUT_RDWR)
+        with self._ending, suppress(OSError):  # it is closed, or the peer has ended it
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Closes the socket. Call it when no other thread reads or sends."""
         self.shut()
         with self._ending:
-            self._closed = True
-            self._sock.close()
+            self.sock.close()
 
 
 class SharedLink:
@@ -180,15 +165,16 @@ class SharedLink:
         calls: the calls under way.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, drop: Callable[[Link], object]) -> None:
+        """`drop`: closes the link when nobody uses it any more."""
         self._link = link
+        self._drop = drop
         self._connection = link.connection
         # Guards the connection and the fields below. Reentrant, for a signal handler that closes
         # the client while the main thread closes it.
         self._lock = threading.RLock()
         self._sending = False  # whether a thread sends: it also sends what comes meanwhile
         self._news: deque[Callable[[], object]] = deque()  # calls of the sinks, in order
-        self._telling = False  # whether a thread calls sinks: only one at a time keeps the order
         self._read_out = False  # whether reading has ended
         self._used = link.heard
         self.calls: set[Rpc] = set()
@@ -198,7 +184,7 @@ class SharedLink:
         return self._connection.usable
 
     def call(self, headers: Headers, message: bytes, deadline: float) -> Rpc:
-        """Makes a call, and returns it when it has ended. Raises Failure: it was not sent."""
+        """Makes a call, and returns it when it has ended."""
         alarm = threading.Lock()
         alarm.acquire()
         rpc = Rpc(alarm.release)
@@ -227,33 +213,15 @@ class SharedLink:
         self._news.append(tell)
 
     def tell(self) -> None:
-        """Calls the sinks, unless another thread does: then that thread makes these calls too.
-
-        Only the reading thread and `SocketStream.close` may call this: other threads may hold a
-        lock that a sink takes.
-        """
+        """Calls the sinks. Only the reading thread may: others may hold a lock that a sink takes."""
         while self._news:
-            mine = False
-            try:
-                with self._lock:
-                    if self._telling or not self._news:
-                        return
-                    mine = self._telling = True  # in this order, for an interrupt in between
-                    tell = self._news.popleft()
-                tell()
-            finally:
-                if mine:
-                    self._telling = False
+            self._news.popleft()()
 
     def _do(self, act: Callable[[float], object]) -> None:
         now = clock.now()
-        try:
-            with self._lock:
-                act(now)
-                out = self._take(now)
-        finally:
-            if self._connection.broken is not None:
-                self._link.shut()  # the reading thread gets the end, and reports it
+        with self._lock:
+            act(now)
+            out = self._take(now)
         self._send(out)
 
     def _take(self, now: float) -> bytes:
@@ -266,8 +234,6 @@ class SharedLink:
 
     def _send(self, out: bytes) -> None:
         """Sends these bytes, and those that other threads add meanwhile."""
-        if not out:
-            return
         try:
             while out:
                 now = clock.now()
@@ -283,9 +249,10 @@ class SharedLink:
                 raise
         finally:
             if self._connection.broken is not None:
-                self._link.shut()
-            if self._read_out:
-                self._link.close()
+                self._link.shut()  # the reading thread gets the end, and reports it
+                # The last user closes it: a closed file descriptor may belong to another at once.
+                if self._read_out and not self._sending:
+                    self._drop(self._link)
 
     def read_for_all(self) -> None:
         """Reads until the link has ended: the work of its thread."""
@@ -310,13 +277,10 @@ class SharedLink:
                 connection.fail(error)
             raise
         finally:
-            link.shut()
             with self._lock:
                 connection.fail(ConnectionResetError("the connection is no longer used"))
                 self._read_out = True
-                # The last user closes it: a closed file descriptor may belong to another at once.
-                if not self._sending:
-                    link.close()
+            self._send(b"")
             self.tell()
 
 
@@ -338,7 +302,6 @@ class SocketStream:
 
     def close(self) -> None:
         self._link.cancel(self.rpc, CLOSED)
-        self._link.tell()
 
     # Called under the lock of the link.
 
@@ -347,7 +310,8 @@ class SocketStream:
 
     def _ended(self) -> None:
         failure = self.rpc.failure or Failure("UNAVAILABLE", "etcd ended the stream")
-        self._link.news(partial(self._hand, self._member.error(failure)))
+        if self.rpc.stream:  # it has begun; otherwise `stream()` raises
+            self._link.news(partial(self._hand, self._member.error(failure)))
 
     def _hand(self, told: Any) -> None:
         try:

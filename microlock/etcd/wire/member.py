@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError, Message
 
+from microlock.engine import clock
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.errors import DestroyedError, MicrolockError, StoreError, StoreTimeoutError
 from microlock.etcd.messages import KEEP_ALIVE
@@ -13,6 +14,7 @@ from microlock.etcd.wire.connection import Connection, Failure, Rpc
 from microlock.etcd.wire.frames import BrokenFramesError, Headers
 from microlock.etcd.wire.tls import Security, Tls
 
+# The most seconds for a call: waits and gRPC accept no larger number.
 _LONGEST = 1e6
 
 # The failures of calls that end on our side.
@@ -56,14 +58,15 @@ class Member:
         tls = Tls(self._security, self._server_name) if self._security else None
         return Connection(tls, streams=(KEEP_ALIVE,))
 
-    def time(self, timeout: float) -> float:
-        """The seconds that a call may take, cut to a size that waits and gRPC accept.
-
-        Raises StoreTimeoutError if no time is left.
-        """
+    def request(
+        self, method: str, message: Message, timeout: float, metadata: Metadata
+    ) -> tuple[Headers, bytes, float]:
+        """What a call sends, and its deadline. Raises StoreTimeoutError if no time is left."""
         if timeout <= 0:
             raise StoreTimeoutError(f"no time was left for a call to {self.address.text}")
-        return min(timeout, _LONGEST)
+        timeout = min(timeout, _LONGEST)
+        deadline = clock.now() + timeout
+        return self.headers(method, timeout, metadata), framed(message), deadline
 
     def headers(self, method: str, timeout: float | None, metadata: Metadata) -> Headers:
         # Whole seconds: a little longer than the caller waits, and few different ones.

@@ -9,10 +9,10 @@ Ctrl-C does, can end its call on any line, and with it the connection.
 
 from __future__ import annotations
 
-import socket
 import threading
 from contextlib import suppress
 from copy import copy
+from math import inf
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
@@ -22,11 +22,11 @@ from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.threads import Daemon
 from microlock.errors import MicrolockError, StoreTimeoutError, StoreUnavailableError
 from microlock.etcd.wire import Address, M, Metadata, Sink, Stream
-from microlock.etcd.wire.connection import Failure, Rpc
+from microlock.etcd.wire.connection import Rpc
 from microlock.etcd.wire.dial import Dialler
 from microlock.etcd.wire.frames import BrokenFramesError, Headers
 from microlock.etcd.wire.links import PATIENCE, Link, SharedLink, SocketStream
-from microlock.etcd.wire.member import CLOSED, Member, framed
+from microlock.etcd.wire.member import CLOSED, Member
 from microlock.etcd.wire.tls import Security
 
 if TYPE_CHECKING:
@@ -65,14 +65,8 @@ class SocketWire:
     def call(
         self, method: str, message: Message, reply: type[M], *, timeout: float, metadata: Metadata
     ) -> M:
-        timeout = self._member.time(timeout)
-        deadline = clock.now() + timeout
-        headers = self._member.headers(method, timeout, metadata)
-        try:
-            rpc = self._call(headers, framed(message), deadline)
-        except Failure as failure:
-            raise self._member.error(failure) from None
-        return self._member.reply(rpc, reply)
+        request = self._member.request(method, message, timeout, metadata)
+        return self._member.reply(self._call(*request), reply)
 
     def _call(self, headers: Headers, data: bytes, deadline: float) -> Rpc:
         main = _on_main()
@@ -121,24 +115,21 @@ class SocketWire:
         patience = PATIENCE if timeout is None else timeout
         link = self._shared_link(clock.now() + patience)
         stream = SocketStream(link, self._member, reply, sink)
-        try:
-            link.begin(stream.rpc, headers, b"", ended=False)
-        except Failure as failure:
-            raise self._member.error(failure) from None
+        link.begin(stream.rpc, headers, b"", ended=False)
+        if stream.rpc.failure is not None and not stream.rpc.stream:
+            raise self._member.error(stream.rpc.failure)
         return stream
 
     def on_loop(self) -> AioWire:
         from microlock.etcd.wire.aio import AioWire  # imports asyncio, which not everybody needs
 
-        return AioWire(self._member, self._dialler)
+        return AioWire(self._member, self._dial_for_loop)
 
     def close(self) -> None:
         self._member.closed = True
         for link in list(self._links):
-            if (
-                _on_main() and link.of_main
-            ):  # no other thread uses it; an interrupt may have lost it
-                link.close()
+            if link.of_main and _on_main():
+                link.close()  # no other thread uses it; an interrupt may have lost it
             else:
                 link.shut()
         self._drop_free()
@@ -170,16 +161,9 @@ class SocketWire:
         except MicrolockError as error:
             self._dial_failed = clock.now(), error
             raise
-        shared = SharedLink(link)
-
-        def read() -> None:
-            try:
-                shared.read_for_all()
-            finally:
-                self._links.discard(link)
-
+        shared = SharedLink(link, self._drop)
         try:
-            Daemon("microlock-wire", read).start()
+            Daemon("microlock-wire", shared.read_for_all).start()
         except RuntimeError as error:  # too many threads, or the interpreter exits
             self._drop(link)
             raise StoreUnavailableError(
@@ -191,24 +175,25 @@ class SocketWire:
         """Raises a MicrolockError: nothing was sent."""
         if self._member.closed:
             raise self._member.error(CLOSED)
-        sock: socket.socket | None = None
-        link: Link | None = None
         try:
+            connection = self._member.connection()
             deadline = min(deadline, clock.now() + PATIENCE)  # another member may answer
-            sock = self._dialler.dial(deadline)
-            link = Link(sock, self._member.connection(), of_main=_on_main())
+            link = Link(self._dialler.dial(deadline), connection, of_main=_on_main())
             self._links.add(link)
-            if self._member.closed:  # `close()` has not seen this one
-                link.shut()
-            link.greet(deadline)
-        except BaseException as error:
-            if link is not None:
+            try:
+                if self._member.closed:  # `close()` has not seen this one
+                    link.shut()
+                link.greet(deadline)
+            except BaseException:
                 self._drop(link)
-            elif sock is not None:
-                sock.close()
-            if isinstance(error, OSError | BrokenFramesError):
-                raise self._member.not_connected(error) from error
-            raise
+                raise
+        except (OSError, BrokenFramesError) as error:
+            raise self._member.not_connected(error) from error
+        return link
+
+    def _dial_for_loop(self) -> Link:
+        link = self._dial(inf)
+        self._links.discard(link)  # it is the loop's now
         return link
 
     def _drop(self, link: Link) -> None:

@@ -6,8 +6,6 @@ So all drivers use the same code, and two threads can use a connection, unlike a
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from microlock.etcd.wire import forks
@@ -33,7 +31,7 @@ class Security:
 
     def context(self) -> ssl.SSLContext:
         """Raises OSError (ssl.SSLError is one) for a file that can't be used."""
-        with forks.kept_out, _naming_files():
+        try:
             context = ssl.create_default_context(cafile=self.ca)
             # As Go and BoringSSL: accepts certificates made by hand, and trusts whatever is given
             # as CA, also an intermediate one. Python's own defaults differ by version.
@@ -44,19 +42,12 @@ class Security:
             if self.cert:
                 # Otherwise OpenSSL asks on the terminal for the password of an encrypted key.
                 context.load_cert_chain(self.cert, self.key, password="")
-            return context
-
-
-@contextmanager
-def _naming_files() -> Iterator[None]:
-    """Adds to OpenSSL's "No such file" that the file was a certificate or a key."""
-    try:
-        yield
-    except ssl.SSLError:
-        raise
-    except OSError as error:
-        text = f"a file with certificates or a key: {error.strerror}"
-        raise OSError(error.errno, text) from error
+        except ssl.SSLError:
+            raise
+        except OSError as error:  # its text, "No such file", does not say that it is a certificate
+            text = f"a file with certificates or a key: {error.strerror}"
+            raise OSError(error.errno, text) from error
+        return context
 
 
 class Tls:
@@ -71,27 +62,24 @@ class Tls:
                 )
             except (TypeError, ValueError) as error:
                 raise ssl.SSLError(1, f"{server_name!a} is not a valid server name") from error
-        self._early = b""  # bytes to send after the handshake
-        self._established = False
+        self.established = False  # before that it takes nothing to be sealed
 
     def seal(self, data: bytes) -> bytes:
         """Encrypts bytes. Returns them, with those of the handshake."""
-        if self._established:
-            if data:
-                self._tls.write(data)
-        else:
-            self._early += data
+        if not self.established:
             self._shake_hands()
+        elif data:
+            self._tls.write(data)
         return self._out.read()
 
     def open(self, data: bytes) -> bytes:
         """Decrypts bytes of the peer. Raises ssl.SSLError."""
         self._in.write(data)
-        if not self._established:
+        if not self.established:
             self._shake_hands()
         parts = []
         try:
-            while self._established and (part := self._tls.read(_CHUNK)):
+            while self.established and (part := self._tls.read(_CHUNK)):
                 parts.append(part)
         except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
             pass
@@ -105,7 +93,4 @@ class Tls:
             return
         if self._tls.selected_alpn_protocol() != "h2":
             raise NoHttp2Error(1, "the peer does not offer HTTP/2 (ALPN)")
-        self._established = True
-        if self._early:
-            self._tls.write(self._early)
-            self._early = b""
+        self.established = True
