@@ -213,7 +213,7 @@ class SharedLink:
         self._news.append(tell)
 
     def tell(self) -> None:
-        """Calls the sinks. Only the reading thread may: others may hold a lock that a sink takes."""
+        """Calls the sinks. Only the reading thread may: others may hold a lock of a sink."""
         while self._news:
             self._news.popleft()()
 
