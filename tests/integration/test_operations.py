@@ -265,10 +265,10 @@ def test_a_restore_to_before_a_hold_is_a_loss_that_is_told(
         stack.callback(server.close)
         server.start()
         etcd = stack.enter_context(connect(server.endpoint))
-        before = Microlock(etcd, "before", "one", ttl=30, auto_renew=True)
+        before = Microlock(etcd, "before", "one", ttl=12, auto_renew=True)
         before.lock()
         Etcdctl(server.endpoint)("snapshot", "save", str(snapshot))
-        after = Microlock(etcd, "after", "one", ttl=30, auto_renew=True)
+        after = Microlock(etcd, "after", "one", ttl=12, auto_renew=True)
         told = Witness(after, "lost")
         after.lock()
         assert not after.lost.wait(0.5)  # its entry is watched by now
@@ -293,6 +293,6 @@ def test_a_restore_to_before_a_hold_is_a_loss_that_is_told(
         assert after.lost.wait(DEADLINE)
         assert after.lost_reason in (LossReason.DELETED, LossReason.LEASE_GONE)
         assert told.saw("lost")
-        assert before.renew() > 20
+        assert before.renew() > 8
         before.unlock()
         assert_works(Microlock(etcd, "after", "one", ttl=5))
