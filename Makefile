@@ -7,7 +7,7 @@ export ETCD_VERSION
 
 VENV = .venv
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
-PYTEST = $(VENV)/bin/python -m pytest
+PYTEST = PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest
 # Most tests wait for a ttl or a timeout, so more tests than cores can run at once.
 JOBS = 4
 SECONDS = 60

@@ -21,6 +21,8 @@ from cluster import Cluster, keep_logs
 from ctl import Etcdctl
 from nodes import Make, nodes
 
+from microlock.engine import handlers, reader
+from microlock.etcd.wire import connection
 from microlock.server import EtcdServer, binaries, binary_version, find_binary
 
 UNDER_TEST = pytest.StashKey[str]()
@@ -185,6 +187,20 @@ def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
     """Makes locks on the shared etcd, as `nodes` does."""
     with nodes(etcd_server.endpoint, key) as make:
         yield make
+
+
+@pytest.fixture
+def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads and streams that have nothing to do any more end soon, not after two seconds."""
+    monkeypatch.setattr(reader, "_LINGER", 0.1)
+    monkeypatch.setattr(handlers, "_IDLE", 0.1)
+
+
+@pytest.fixture
+def soon_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection is given up when its peer has been silent for 3 s, not for 9."""
+    monkeypatch.setattr(connection, "_PING_AFTER", 1.5)
+    monkeypatch.setattr(connection, "_PONG_WITHIN", 1.5)
 
 
 @pytest.fixture

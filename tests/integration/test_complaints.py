@@ -74,21 +74,7 @@ def test_the_loss_is_told_at_once(make: Make, etcdctl: Etcdctl, key: str) -> Non
     assert not foo.held
 
 
-# Waiting for ever when the store is down
-
-
-@pytest.mark.parametrize("fault", ["kill", "pause"])
-def test_waiting_ends_when_etcd_goes_down(own_etcd: Callable[..., Etcd], fault: str) -> None:
-    etcd = own_etcd()
-    with nodes(etcd.endpoint, "foo", timeout=1) as make:
-        one, two = make("one", ttl=2), make("two")
-        two.lock()
-        waiting = begin(lambda: one.lock(timeout=None))
-        assert queued(two)
-        getattr(etcd, fault)()
-        assert isinstance(waiting.exception(DEADLINE), StoreError | LockUncertainError)
-        if fault == "pause":
-            etcd.resume()
+# Waiting for ever when the store is down (one etcd alone that goes down: test_waiting)
 
 
 @pytest.mark.parametrize("joined", [False, True])
@@ -161,7 +147,7 @@ def test_no_renewal_brings_a_lock_back_after_unlock(make: Make, etcdctl: Etcdctl
 def test_work_that_takes_longer_than_the_ttl_keeps_the_lock(make: Make) -> None:
     with make("one", ttl=2, auto_renew=True) as foo:
         token = foo.token
-        sleep(5)
+        assert len(Recorder(foo, "renewed").wait_for(4)) >= 4  # more than a ttl
         foo.check()
         holder = foo.holder()
     assert holder

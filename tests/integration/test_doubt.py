@@ -27,6 +27,7 @@ from microlock import (
 from microlock.etcd.client import EtcdClient
 
 TIMEOUT = 4.0
+SHORT = 2.5  # of a client that gets no answer to the end
 SLACK = 1.5
 # In no request but the one that puts the entry.
 NODE = "node-whose-name-marks-the-put"
@@ -41,6 +42,12 @@ def proxy(etcd_server: Etcd) -> Iterator[Proxy]:
 @pytest.fixture
 def etcd(proxy: Proxy) -> Iterator[EtcdClient]:
     with connect(proxy.endpoint, timeout=TIMEOUT) as client:
+        yield client
+
+
+@pytest.fixture
+def soon(proxy: Proxy) -> Iterator[EtcdClient]:
+    with connect(proxy.endpoint, timeout=SHORT) as client:
         yield client
 
 
@@ -159,11 +166,11 @@ def test_extend_is_done_when_only_the_reply_was_lost(
 
 
 def test_lock_says_that_it_does_not_know_when_etcd_does_not_answer_any_more(
-    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl, etcd_server: Etcd
+    soon: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl, etcd_server: Etcd
 ) -> None:
-    foo = Microlock(etcd, key, NODE, ttl=60)
+    foo = Microlock(soon, key, NODE, ttl=60)
     proxy.withhold_replies_from(NODE.encode())
-    with at_most(TIMEOUT + SLACK), pytest.raises(LockUncertainError) as told:
+    with at_most(SHORT + SLACK), pytest.raises(LockUncertainError) as told:
         foo.lock()
     assert not foo.held
     # Its revocation did arrive, only nobody heard of it.
@@ -191,14 +198,14 @@ def test_the_entry_in_doubt_is_gone_after_its_ttl(
 
 
 def test_lock_that_reached_nobody_leaves_nothing_beyond_what_it_said_when_it_arrives_late(
-    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
+    soon: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
-    foo = Microlock(etcd, key, NODE, ttl=6)
+    foo = Microlock(soon, key, NODE, ttl=4)
     foo.lock()
     foo.unlock()  # leaves a lease, so that the very next request takes the lock
     proxy.swallow()
     with (
-        at_most(TIMEOUT + SLACK),
+        at_most(SHORT + SLACK),
         pytest.raises((StoreUnavailableError, LockUncertainError)) as told,
     ):
         foo.lock()
@@ -207,19 +214,19 @@ def test_lock_that_reached_nobody_leaves_nothing_beyond_what_it_said_when_it_arr
     # The put arrives, its copies, and last of all the revocation; etcd may pass over each one, as
     # nobody waits for it any more.
     if not isinstance(told.value, LockUncertainError):
-        assert not eventually(lambda: entries(etcdctl, key), within=3)
+        assert not eventually(lambda: entries(etcdctl, key), within=1.5)
     hold = foo.lock(timeout=10)
     assert entries(etcdctl, key) == [f"{key}/{hold.lease_id:x}"]
     foo.destroy()
 
 
 def test_unlock_that_is_not_answered_is_uncertain_and_ends_the_hold(
-    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
+    soon: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
-    foo = Microlock(etcd, key, NODE, ttl=60)
+    foo = Microlock(soon, key, NODE, ttl=60)
     foo.lock()
     proxy.replies.clear()
-    with at_most(TIMEOUT + SLACK), pytest.raises(LockUncertainError):
+    with at_most(SHORT + SLACK), pytest.raises(LockUncertainError):
         foo.unlock()
     assert not foo.held
     assert entries(etcdctl, key) == []
@@ -229,12 +236,12 @@ def test_unlock_that_is_not_answered_is_uncertain_and_ends_the_hold(
 
 
 def test_extend_that_is_not_answered_leaves_a_hold_that_the_next_renewal_settles(
-    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
+    soon: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
-    foo = Microlock(etcd, key, NODE, ttl=60)
+    foo = Microlock(soon, key, NODE, ttl=60)
     hold = foo.lock()
     proxy.withhold_replies_from(NODE.encode())
-    with at_most(TIMEOUT + SLACK), pytest.raises(StoreError) as told:
+    with at_most(SHORT + SLACK), pytest.raises(StoreError) as told:
         foo.extend(600)
     assert told.value.may_have_happened
     assert foo.held
@@ -328,13 +335,13 @@ def test_an_interrupted_lock_leaves_no_entry_though_its_put_was_applied(
 
 
 def test_an_interrupted_lock_leaves_no_entry_beyond_its_ttl_though_its_put_arrives_late(
-    etcd: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
+    soon: EtcdClient, proxy: Proxy, key: str, etcdctl: Etcdctl
 ) -> None:
-    foo = Microlock(etcd, key, NODE, ttl=6)
+    foo = Microlock(soon, key, NODE, ttl=4)
     foo.lock()
     foo.unlock()  # leaves a lease, so that the very next request takes the lock
     proxy.swallow()
-    with at_most(TIMEOUT + SLACK):
+    with at_most(SHORT + SLACK):
         interrupted(foo.lock, when=lambda: not eventually(lambda: False, within=0.3))
     assert not foo.held
     proxy.let_through()

@@ -74,6 +74,7 @@ def test_a_lock_in_a_circle_is_given_back_when_that_is_collected(
             two.lock(timeout=DEADLINE)
 
 
+@pytest.mark.usefixtures("no_linger")
 def test_a_dropped_listener_leaves_no_watch_on_a_quiet_etcd_and_no_thread(
     own_etcd: OwnEtcd,
 ) -> None:

@@ -749,7 +749,7 @@ def test_the_thread_that_looks_after_locks_ends_with_the_last_of_them(make: Make
 
 
 @ONLY_THREADS
-@pytest.mark.usefixtures("no_threads")
+@pytest.mark.usefixtures("no_threads", "no_linger")
 def test_the_watch_ends_with_the_last_lock_that_is_destroyed(make: Make, prefix: str) -> None:
     made = [make("one", key=f"{prefix}{number}") for number in range(3)]
     for lock in made:
@@ -760,7 +760,7 @@ def test_the_watch_ends_with_the_last_lock_that_is_destroyed(make: Make, prefix:
     assert eventually(lambda: not threads_of_microlock())
 
 
-@pytest.mark.usefixtures("no_threads")
+@pytest.mark.usefixtures("no_threads", "no_linger")
 def test_the_watch_ends_with_the_last_lock_that_is_dropped(etcd_server: Etcd, prefix: str) -> None:
     with connect(etcd_server.endpoint) as client:
         made = [Microlock(client, f"{prefix}{number}", "one") for number in range(3)]
@@ -771,6 +771,7 @@ def test_the_watch_ends_with_the_last_lock_that_is_dropped(etcd_server: Etcd, pr
         assert eventually(no_thread_is_left)
 
 
+@pytest.mark.usefixtures("no_linger")
 def test_a_listener_that_is_dropped_on_a_quiet_etcd_leaves_no_watch_no_stream_and_no_thread(
     own_etcd: Callable[..., Etcd],
 ) -> None:
@@ -837,7 +838,7 @@ def test_closing_the_client_while_etcd_is_away_ends_its_threads(
     assert not one.held
 
 
-@pytest.mark.usefixtures("no_threads")
+@pytest.mark.usefixtures("no_threads", "no_linger")
 def test_closing_a_lent_client_ends_the_threads(
     etcd_server: Etcd, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -853,7 +854,7 @@ def test_closing_a_lent_client_ends_the_threads(
         assert eventually(no_thread_is_left)
 
 
-@pytest.mark.usefixtures("no_threads")
+@pytest.mark.usefixtures("no_threads", "no_linger")
 def test_a_lent_client_that_is_dropped_leaves_no_thread(etcd_server: Etcd, key: str) -> None:
     host, _, port = etcd_server.endpoint.rpartition(":")
     etcd = microlock.etcd3.client(host=host, port=int(port))

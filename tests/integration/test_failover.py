@@ -36,6 +36,7 @@ from microlock.engine import clock
 from microlock.server import HOST, EtcdServer
 
 TIMEOUT = 10.0
+LESS = 5.0  # with half of which for each member there is time for three
 # For what comes after a call's own time: a busy machine, the handlers of the last events.
 SLACK = 1.5
 OwnEtcd = Callable[..., Etcd]
@@ -70,9 +71,9 @@ def dead(request: pytest.FixtureRequest) -> list[str]:
 def test_a_call_reaches_the_member_that_lives(
     etcd_server: Etcd, prefix: str, dead: list[str], count: int
 ) -> None:
-    with connect([*dead[:count], etcd_server.endpoint], timeout=TIMEOUT) as etcd:
+    with connect([*dead[:count], etcd_server.endpoint], timeout=LESS) as etcd:
         foo = Microlock(etcd, prefix + "foo", "node-a", ttl=5)
-        with at_most(TIMEOUT):
+        with at_most(LESS):
             foo.lock()
         # Who was found dead is not asked again.
         with at_most(AT_ONCE):
@@ -87,13 +88,13 @@ def test_a_listener_hears_the_very_next_change_though_the_first_members_are_dead
 ) -> None:
     """`on()` returns when it watches, since some member can be reached."""
     with (
-        connect([*dead[:count], etcd_server.endpoint], timeout=TIMEOUT) as etcd,
+        connect([*dead[:count], etcd_server.endpoint], timeout=LESS) as etcd,
         connect(etcd_server.endpoint) as other,
     ):
         theirs = Microlock(other, prefix + "foo", "node-b", ttl=5)
         theirs.lock()
         foo = Microlock(etcd, prefix + "foo", "node-a")
-        with at_most(TIMEOUT + SLACK):
+        with at_most(LESS + SLACK):
             witness = Witness(foo, "unlocked")
         theirs.unlock()
         assert witness.saw("unlocked", within=5)
@@ -207,6 +208,7 @@ def _grows(tokens: list[int], length: int) -> bool:
     return eventually(lambda: len(tokens) >= length)
 
 
+@pytest.mark.usefixtures("soon_silent")
 def test_calls_and_watch_leave_a_member_that_hangs(cluster: Cluster) -> None:
     victim = (cluster.leader() + 1) % 3
     others = [endpoint for i, endpoint in enumerate(cluster.endpoints) if i != victim]
@@ -242,17 +244,17 @@ def test_lock_without_a_majority_ends_in_time_and_leaves_what_it_said(
     kept = leader if role == "leader" else (leader + 1) % 3
     rest = [member for i, member in enumerate(cluster.members) if i != kept]
     with (
-        connect(cluster.endpoints[kept], timeout=3) as etcd,
+        connect(cluster.endpoints[kept], timeout=2) as etcd,
         connect(cluster.endpoints, timeout=TIMEOUT) as other,
     ):
-        foo = Microlock(etcd, "foo", "node-a", ttl=6)
+        foo = Microlock(etcd, "foo", "node-a", ttl=4)
         foo.lock()
         foo.unlock()  # leaves a lease, so that the next request is the one that takes the lock
         for member in rest:
             hang(member)
         try:
             with (
-                at_most(3 + SLACK),
+                at_most(2 + SLACK),
                 pytest.raises((StoreUnavailableError, LockUncertainError)) as told,
             ):
                 foo.lock()
@@ -264,7 +266,7 @@ def test_lock_without_a_majority_ends_in_time_and_leaves_what_it_said(
         if isinstance(told.value, LockUncertainError):  # the ttl, and once more for an election
             theirs.lock(timeout=15)
         else:
-            assert not eventually(lambda: theirs.holder() is not None, within=4)
+            assert not eventually(lambda: theirs.holder() is not None, within=2)
             theirs.lock()
         theirs.unlock()
 
@@ -322,6 +324,7 @@ def test_lock_says_in_time_that_etcd_went_down(own_etcd: OwnEtcd) -> None:
         assert_works(foo)
 
 
+@pytest.mark.usefixtures("soon_silent")
 @pytest.mark.parametrize("how", ["kill", "pause"])
 def test_an_outage_is_told_once_and_the_watch_does_not_spin_in_it(
     own_etcd: OwnEtcd, how: str
@@ -335,10 +338,9 @@ def test_an_outage_is_told_once_and_the_watch_does_not_spin_in_it(
             server.kill()
         else:
             hang(server)
-        # The ping that finds a paused one out is sent after 6 s, and waited for for 3 s.
         assert witness.saw("error", within=15)
         started, used = time.monotonic(), time.process_time()
-        time.sleep(4)  # the measurement itself
+        time.sleep(2)  # the measurement itself
         share = (time.process_time() - used) / (time.monotonic() - started)
         assert share < 0.05
         assert witness.names == ["error"]
@@ -366,7 +368,6 @@ def test_a_call_to_a_paused_etcd_ends_in_time_and_leaves_what_it_said(
             foo.lock()
         error: Exception | None = None
         hang(server)
-        started = time.monotonic()
         try:
             with at_most(HANGING + SLACK):
                 try:
@@ -392,6 +393,7 @@ def test_a_call_to_a_paused_etcd_ends_in_time_and_leaves_what_it_said(
             assert foo.renew() > 3
             assert [entry.rpartition("/")[2] for entry in entries(etcdctl, "foo")]
             foo.unlock()
+            foo.destroy()  # ends its lease
         elif isinstance(error, StoreError):
             assert not error.may_have_happened
         assert not foo.held
@@ -399,8 +401,7 @@ def test_a_call_to_a_paused_etcd_ends_in_time_and_leaves_what_it_said(
         within = 12.0 if isinstance(error, LockUncertainError) else 0.2
         assert eventually(lambda: theirs.holder() is None, within)
         # And nothing comes later, either.
-        rest = started + 5 - time.monotonic()
-        assert not eventually(lambda: theirs.holder() is not None, max(0.5, rest))
+        assert not eventually(lambda: theirs.holder() is not None, within=1.5)
         assert eventually(lambda: leases(etcdctl) == [] or call == "on")
 
 

@@ -7,8 +7,10 @@ import math
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import partial
 from itertools import product
+from subprocess import Popen
 from time import monotonic, sleep
 
 import pytest
@@ -22,6 +24,7 @@ from witness import AT_ONCE, at_most, entries
 
 from microlock import (
     AlreadyLockedError,
+    EtcdClient,
     InvalidArgumentError,
     LockNotOwnedError,
     State,
@@ -29,6 +32,8 @@ from microlock import (
 )
 
 pytestmark = BOTH_FACES
+
+Futures = dict[tuple[str, int], Future[None]]
 
 MIN_HOLD = 3
 SOON = 3.5  # for etcd to notice the end of a lease, rounded up to a second, on a busy machine
@@ -59,7 +64,7 @@ TTLS = [2, 60]
 
 
 @pytest.fixture(scope="module")
-def given_back(face: str, etcd_server: Etcd) -> Iterator[dict[tuple[str, int], Future[None]]]:
+def given_back(face: str, etcd_server: Etcd) -> Iterator[Futures]:
     """Locks that are given back early in every way: waits once for all the tests."""
 
     def give_back(way: str, foo: Microlock, two: Microlock) -> None:
@@ -84,28 +89,45 @@ def given_back(face: str, etcd_server: Etcd) -> Iterator[dict[tuple[str, int], F
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("ttl", TTLS)
 def test_nobody_else_gets_it_before_and_somebody_does_soon_after(
-    given_back: dict[tuple[str, int], Future[None]], way: str, ttl: int
+    given_back: Futures, way: str, ttl: int
 ) -> None:
     given_back[way, ttl].result(DEADLINE)
 
 
-def test_a_dropped_lock_stays_taken_until_then(make: Make, etcd_server: Etcd, key: str) -> None:
-    two, started = make("two"), monotonic()
-    with connect(etcd_server.endpoint) as etcd:
-        Microlock(etcd, key, "one", 60, min_hold=MIN_HOLD).lock()
-        gc.collect()
-        two.lock(timeout=DEADLINE)
-    assert in_time(started)
+def dropped(etcd: EtcdClient, key: str) -> None:
+    Microlock(etcd, key, "one", 60, min_hold=MIN_HOLD).lock()
+    gc.collect()
 
 
-def test_a_closed_client_leaves_it_taken_until_then(
-    make: Make, etcd_server: Etcd, key: str
+def closed(etcd: EtcdClient, key: str) -> None:
+    enter(Microlock(etcd, key, "one", 60, min_hold=MIN_HOLD))
+    etcd.close()
+
+
+LEFT = {"dropped": dropped, "the client is closed": closed}
+
+
+@pytest.fixture(scope="module")
+def left(face: str, etcd_server: Etcd) -> Iterator[dict[str, Future[None]]]:
+    """Locks that are left in every way: waits once for all the tests."""
+
+    def leave(way: str, two: Microlock) -> None:
+        started = monotonic()
+        with connect(etcd_server.endpoint) as etcd:
+            LEFT[way](etcd, two.key)
+            two.lock(timeout=DEADLINE)
+        assert in_time(started)
+
+    with nodes(etcd_server.endpoint, f"test-{uuid.uuid4().hex[:8]}") as make:
+        key = f"test-{uuid.uuid4().hex[:8]}"
+        yield {way: begin(partial(leave, way, make("two", key=f"{key}/{way}"))) for way in LEFT}
+
+
+@pytest.mark.parametrize("way", LEFT)
+def test_what_nobody_gives_back_stays_taken_until_then(
+    left: dict[str, Future[None]], way: str
 ) -> None:
-    two, started = make("two"), monotonic()
-    with connect(etcd_server.endpoint) as etcd:
-        enter(Microlock(etcd, key, "one", 60, min_hold=MIN_HOLD))
-    two.lock(timeout=DEADLINE)
-    assert in_time(started)
+    left[way].result(DEADLINE)
 
 
 ENDS = {
@@ -117,15 +139,28 @@ ENDS = {
 }
 
 
-@ONLY_THREADS
-@pytest.mark.parametrize("way", ENDS)
-@pytest.mark.parametrize("ttl", [2, 60])
-def test_a_process_that_ends_leaves_it_taken_until_then(
-    etcd_server: Etcd, make: Make, key: str, way: str, ttl: int
-) -> None:
-    two = make("two")
+@pytest.fixture(scope="module")
+def processes_that_end(face: str, etcd_server: Etcd) -> Iterator[Futures]:
+    """Processes that end in every way with a lock in their hands, all at the same time."""
     min_hold = 5
-    script = f"""
+
+    def end(process: Popen[str], two: Microlock) -> None:
+        assert process.stdin
+        assert process.stdout
+        begun = monotonic()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.wait(DEADLINE)
+        two.lock(timeout=DEADLINE)
+        assert in_time(begun, min_hold)
+
+    with ExitStack() as stack:
+        make = stack.enter_context(nodes(etcd_server.endpoint, "unused"))
+        processes = {}
+        for way, ttl in product(ENDS, TTLS):
+            key = f"test-{uuid.uuid4().hex[:8]}"
+            script = f"""
 foo = Microlock(connect(endpoint), key, "one", ttl={ttl}, auto_renew=True, min_hold={min_hold})
 print(flush=True)
 sys.stdin.readline()
@@ -133,17 +168,21 @@ foo.lock()
 print(flush=True)
 {ENDS[way]}
 """
-    with started(script, etcd_server.endpoint, key) as process:
-        assert process.stdin
-        assert process.stdout
-        process.stdout.readline()
-        begun = monotonic()
-        process.stdin.write("\n")
-        process.stdin.flush()
-        process.stdout.readline()
-        process.wait(DEADLINE)
-        two.lock(timeout=DEADLINE)
-    assert in_time(begun, min_hold)
+            process = stack.enter_context(started(script, etcd_server.endpoint, key))
+            processes[way, ttl] = process, make("two", key=key)
+        for process, _ in processes.values():
+            assert process.stdout
+            process.stdout.readline()  # it has begun
+        yield {name: begin(partial(end, *each)) for name, each in processes.items()}
+
+
+@ONLY_THREADS
+@pytest.mark.parametrize("way", ENDS)
+@pytest.mark.parametrize("ttl", TTLS)
+def test_a_process_that_ends_leaves_it_taken_until_then(
+    processes_that_end: Futures, way: str, ttl: int
+) -> None:
+    processes_that_end[way, ttl].result(2 * DEADLINE)
 
 
 def test_given_back_later_it_is_free_at_once(make: Make, etcdctl: Etcdctl, key: str) -> None:
@@ -205,18 +244,14 @@ def test_an_interrupted_unlock_can_be_tried_again(make: Make, etcdctl: Etcdctl, 
 
 @ONLY_THREADS
 def test_a_manager_makes_such_locks(make: Make, etcd_server: Etcd, key: str) -> None:
-    two = make("two")
     with connect(etcd_server.endpoint) as etcd:
         jobs, begun = LockManager(etcd, "one", ttl=60), monotonic()
         jobs.lock(key, min_hold=MIN_HOLD).unlock()
-        two.lock(timeout=DEADLINE)
-        assert in_time(begun)
-        two.unlock()
-        begun = monotonic()
-        with jobs.create(key, min_hold=MIN_HOLD):
+        with jobs.create(f"{key}-2", min_hold=MIN_HOLD):
             pass
-        two.lock(timeout=DEADLINE)
-        assert in_time(begun)
+        for lock in (make("two"), make("two", key=f"{key}-2")):
+            lock.lock(timeout=DEADLINE)
+            assert in_time(begun)
 
 
 @pytest.mark.parametrize("value", [True, math.nan, math.inf, -1, "5", None, 9_000_000_001, 10**400])
