@@ -23,8 +23,8 @@ M = TypeVar("M", bound=Message)
 Metadata = tuple[tuple[str, str], ...]
 
 # Takes the replies of a stream as they come, and at last the error that ended it. It is called in
-# the order of the replies, on a thread of the wire. No lock of the wire is held, so it may take one,
-# and call streams. It must return at once, since other sinks wait.
+# the order of the replies, on a thread of the wire. No lock of the wire is held then: it may call
+# streams. It must return at once, since other sinks wait.
 Sink = Callable[[M | MicrolockError], None]
 
 # Without this header a stream to a member that is cut off from its leader stays silent for ever.
