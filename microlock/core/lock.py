@@ -341,9 +341,10 @@ class LockCore:
         if not hold.returned:
             try:
                 yield from self._give_back(call, hold)
-            except StoreError:  # no call will try again: the hold ends with its ttl
+            except StoreError:  # no call will try again
                 hold.end()
                 self.status.changed = True
+                self._revoke_later(call, hold)
                 raise
             yield from self._last_words(hold)
 
@@ -368,12 +369,20 @@ class LockCore:
             else:  # an interrupt or a doubt: the hold is over
                 hold.end()
                 self._owes(call, hold)
+                if isinstance(error, LockUncertainError):
+                    self._revoke_later(call, hold)
             raise
         if isinstance(left, Lost):
             status.tell_of(events.lost, hold, reason=left.reason)
             raise status.lost(left.reason)
         self._lease = left
         status.tell_of(events.released, hold)
+
+    def _revoke_later(self, call: Call, hold: HoldState) -> None:
+        """Has another thread revoke, once, what a call could not: etcd may be back by then, long
+        before the ttl is over."""
+        if self._rest(hold, call.now) <= 0:
+            self.status.left = hold.leases
 
     def _release(self, hold: HoldState, ttl: int, now: float) -> Flow[Lease | Lost | None]:
         """Deletes the entry. Before `min_hold` is over, leaves it, under a lease that ends then."""

@@ -293,12 +293,13 @@ def test_a_hold_that_etcd_refuses_to_give_back_is_held_again(foo, hold):
     assert foo.entries == []
 
 
-def test_a_release_in_doubt_ends_the_hold(foo, hold):
+def test_a_release_in_doubt_ends_the_hold_and_another_thread_revokes_its_lease(foo, hold):
     foo.faults[Leave] = NoAnswer(Fate.LATE)
     foo.faults[Revoke] = NoAnswer(Fate.NEVER)
     with pytest.raises(LockUncertainError):
         foo.unlock().result()
     assert foo.state is State.RELEASED
+    assert foo.status.left == hold.leases
 
 
 # For another object of its node, before the first lock().
@@ -514,12 +515,13 @@ def test_the_end_of_with_raises_the_loss_of_its_own_hold_though_there_is_a_later
     assert foo.hold is later
 
 
-def test_a_hold_that_the_end_of_with_cannot_give_back_is_left_to_its_ttl(foo, hold):
-    """Nobody will try again."""
+def test_a_hold_that_the_end_of_with_cannot_give_back_is_revoked_by_another_thread(foo, hold):
+    """No call will try again."""
     foo.faults[Leave] = Refusal(StorePermissionError)
     with pytest.raises(StorePermissionError):
         foo.exit(hold).result()
     assert (foo.held, foo.tracker.next_due, foo.tracker.watches) == (False, math.inf, {})
+    assert foo.status.left == hold.leases
 
 
 def test_what_is_abandoned_is_given_back(foo, hold):

@@ -289,6 +289,13 @@ def test_the_end_of_with_leaves_it_too(brief):
     assert brief.entries
 
 
+def test_the_end_of_with_that_fails_leaves_it_too(brief):
+    brief.faults[Move] = Refusal(StorePermissionError)
+    with pytest.raises(StorePermissionError):
+        brief.exit(brief.hold).result()
+    assert brief.status.left == ()
+
+
 def test_destroy_leaves_it_too(brief, store):
     brief.destroy().result()
     assert brief.entries
