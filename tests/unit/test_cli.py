@@ -459,6 +459,18 @@ def test_what_is_no_token_is_refused_by_its_value(call: Call) -> None:
     assert "Invalid value for 'TOKEN': 'soon'" in said(call("unlock", "a", "soon"))[2]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_can_not_be_written_is_one_line() -> None:
+    script = "from microlock_main import main; main()"
+    command = [sys.executable, "-c", script, "status", "--etcd", "memory://"]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "microlock: [Errno 28] No space left on device\n",
+    )
+
+
 def test_without_a_command_there_is_help_and_2(call: Call) -> None:
     status, out, err = said(call())
     assert (status, out) == (2, "")
