@@ -295,7 +295,7 @@ def test_the_read_of_all_locks_has_a_longer_time_than_other_calls(
 
     monkeypatch.setattr(client.store, "attempt", attempt)
     assert asyncio.run(AllLocks(client, "").read()) == b'{"revision": 7, "locks": []}'
-    assert given[0] > 10
+    assert given[-1] > 10
 
 
 def test_the_watch_ends_some_time_after_the_last_listener(

@@ -13,9 +13,14 @@ import pytest
 
 import microlock.service
 from microlock import connect
+from microlock.core.port import Get
+from microlock.core.retry import Budget
+from microlock.errors import StoreUnavailableError
 from microlock.service.app import create_app
 from microlock.service.metrics import prometheus
+from microlock.service.overall import AllLocks
 from microlock.service.settings import Settings
+from microlock.testing import MemoryStore
 
 PAGE = Path(microlock.service.__file__).parent / "page"
 FILES = sorted(each.name for each in PAGE.iterdir())
@@ -86,3 +91,13 @@ def test_prometheus_gets_how_long_clients_of_the_service_waited_and_nothing_of_h
                 assert "microlock_hold" not in answer.text
 
     asyncio.run(main())
+
+
+def test_all_locks_of_a_store_that_is_away_are_an_error_within_the_clients_timeout() -> None:
+    with MemoryStore() as store:
+        client = store.connect(timeout=5)
+        client.perform(Get(b"health"), Budget.of(client.clock.now(), 5))  # it has answered before
+        began = store.clock.now()
+        with store.unavailable(), pytest.raises(StoreUnavailableError):
+            AllLocks(client, "")._text()
+        assert store.clock.now() - began <= 5
