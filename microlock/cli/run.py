@@ -76,7 +76,7 @@ def run(
         min_hold=min_hold,
         auto_renew=True,
     )
-    with Signals() as signals, ended(lock):
+    with Signals() as signals, ended(lock, client):
         try:
             with signals.raised():
                 lock.lock(timeout=timeout)
@@ -84,5 +84,5 @@ def run(
             if conflict_exit_code:
                 say(error)
             return conflict_exit_code
-        status = run_holding(lock, program, names, grace=grace, signals=signals)
+        status = run_holding(lock, client, program, names, grace=grace, signals=signals)
     return LOST if status is None else status
