@@ -270,6 +270,28 @@ def test_without_locks_the_status_says_so(call: Call) -> None:
     assert said(call("status", "--json")) == (0, "[]\n", "")
 
 
+def test_status_that_watches_goes_on_when_etcd_is_back_and_ends_with_a_refusal(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, refused = StoreTimeoutError("slow"), StorePermissionError("no")
+    answers: Iterator[Exception | list[Any]] = iter([away, away, [], away, refused])
+
+    def look(*_: object) -> list[Any]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("microlock.cli.status.look", look)
+    monkeypatch.setattr("microlock.cli.status.sleep", lambda _: None)
+    away_line = "microlock: etcd does not answer, trying again: slow\n"
+    assert said(call("status", "--watch")) == (
+        69,
+        "no locks\n",
+        f"{away_line}{away_line}microlock: no\n",
+    )
+
+
 def test_what_others_call_themselves_is_text(call: Call, etcd: Client) -> None:
     foo = Microlock(etcd, "a\nb\x1b[31m", "me\r\x1b]0;you\x07\u202e", 60)
     foo.lock()
