@@ -88,7 +88,7 @@ def test_a_listener_is_told_after_an_interruption_what_it_missed() -> None:
             view = Live(client, "")
             events = told_of(view)
             assert await anext(events) == ("status", {"connected": True, "error": None})
-            assert await anext(events) == ("snapshot", {"revision": 0, "locks": []})
+            assert await anext(events) == ("snapshot", {"revision": 1, "locks": []})
             client.store.break_watches(StoreUnavailableError("away"))  # type: ignore[attr-defined]
             lock = Microlock(another, "foo", "a", ttl=60)
             await lock.lock()

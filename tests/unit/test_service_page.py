@@ -12,11 +12,12 @@ import httpx
 import pytest
 
 import microlock.service
-from microlock import connect
+from microlock import Microlock, connect
 from microlock.core.port import Get
 from microlock.core.retry import Budget
 from microlock.errors import StoreUnavailableError
 from microlock.service.app import create_app
+from microlock.service.live import Live
 from microlock.service.metrics import prometheus
 from microlock.service.overall import AllLocks
 from microlock.service.settings import Settings
@@ -101,3 +102,24 @@ def test_all_locks_of_a_store_that_is_away_are_an_error_within_the_clients_timeo
         with store.unavailable(), pytest.raises(StoreUnavailableError):
             AllLocks(client, "")._text()
         assert store.clock.now() - began <= 5
+
+
+def test_the_first_snapshot_without_locks_has_the_revision_of_the_store() -> None:
+    async def main() -> list[bytes]:
+        with connect("memory://") as client:
+            foo = Microlock(client, "foo", "me", 60)
+            foo.lock()
+            foo.unlock()
+            now = client.perform(Get(b"health"), Budget.of(client.clock.now(), 5)).revision
+            assert now > 1
+            view = Live(client, "")
+            pieces = view.listen()
+            try:
+                while not (piece := await anext(pieces)).startswith(b"event: snapshot"):
+                    pass
+            finally:
+                view.stop()
+            return [f"{now}".encode(), piece.splitlines()[1].removeprefix(b"id: ")]
+
+    revision, shown = asyncio.run(main())
+    assert shown == revision
