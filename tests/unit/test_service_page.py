@@ -66,6 +66,11 @@ def test_all_files_of_the_page_are_served_under_its_policy() -> None:
     assert kinds["icon.svg"] == "image/svg+xml"
 
 
+def test_a_method_that_a_path_does_not_have_is_405_without_a_body_too() -> None:
+    (answer,) = asyncio.run(answers(("DELETE", "/lock", None)))
+    assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+
+
 def test_prometheus_gets_how_long_clients_of_the_service_waited_and_nothing_of_holds() -> None:
     wanted = {
         f'microlock_wait_duration_seconds_count{{microlock_kind="multi",'
