@@ -414,6 +414,7 @@ def test_a_client_that_goes_at_the_very_moment_leaves_nothing(
         ({}, b"{", 400, "body: "),
         ({}, b"[]", 422, "body: "),
         ({}, b'{"uid": "a"}', 422, "keys: Field required"),
+        ({}, b'{"uid": "a", "keys": []}', 422, "keys: List should have at least 1 item, not []"),
         ({}, b'{"uid": "a", "keys": "\\u0000"}', 422, "keys: key must not contain NUL: '\\x00'"),
         ({}, b'{"uid": "a", "keys": "x", "exp": -1}', 422, "exp: Input should be greater than 0"),
         ({}, b'{"uid": "a", "keys": "x", "exp": "1"}', 422, "exp: Input should be a valid number"),

@@ -18,11 +18,11 @@ from uuid import uuid4
 
 import click
 import pytest
-from click import FloatRange, IntRange
 from click.testing import CliRunner, Result
 
 from microlock import Client, LockManager, Microlock, connect, events
 from microlock.cli.commands import RunsCommand
+from microlock.cli.number import Number
 from microlock.cli.others import ServeCommand
 from microlock.cli.program import program
 from microlock.core.port import ReadAll
@@ -438,6 +438,7 @@ def test_the_page_names_all_variables() -> None:
         (["run", "a", "--ttl", "0", "--", "true"], "Invalid value for '--ttl': 0"),
         (["status", "--timeout", "0"], "Invalid value for '--timeout': 0"),
         (["unlock", "a", "1", "--limit", "0"], "Invalid value for '--limit': 0"),
+        (["run", "a", "--limit", "b", "--", "true"], "'b' is not a valid integer. ("),
         (["run", "", "--", "true"], "key must not be empty"),
         (["elect", "a", "b", "--", "true"], "unexpected extra argument"),
         (["lokc"], "No such command"),
@@ -466,7 +467,7 @@ def test_what_is_no_number_is_refused_by_the_name_of_the_option_and_the_value(
     command = program.commands[name]
     if isinstance(command, ServeCommand):
         command = command.load()
-    numbers = [each for each in command.params if isinstance(each.type, FloatRange | IntRange)]
+    numbers = [each for each in command.params if isinstance(each.type, Number)]
     options = [each.opts[-1] for each in numbers if isinstance(each, click.Option)]
     assert options
     runs = ("--", "true") if isinstance(command, RunsCommand) else ()
