@@ -35,9 +35,13 @@ class AllLocks:
         return await asyncio.shield(self._next)
 
     async def _read(self, before: asyncio.Future[bytes] | None) -> bytes:
+        failed = None
         if before and not before.done():
             await asyncio.wait({before})
+            failed = before.exception()
         self._reading, self._next = self._next, None
+        if failed:
+            raise failed  # another read would wait for the store as long again
         # On a thread: the loop goes on while the locks are read and encoded.
         return await aside("microlock-locks", self._text)
 

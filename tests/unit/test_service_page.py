@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from itertools import count
 from pathlib import Path
+from threading import Event
 from time import monotonic
 from typing import Any
 
@@ -107,6 +109,35 @@ def test_all_locks_of_a_store_that_is_away_are_an_error_within_the_clients_timeo
         with store.unavailable(), pytest.raises(StoreUnavailableError):
             AllLocks(client, "")._text()
         assert store.clock.now() - began <= 5
+
+
+def test_who_asks_for_all_locks_while_a_read_fails_gets_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go = Event()
+
+    def fail(locks: AllLocks) -> bytes:
+        assert go.wait(30)
+        raise StoreUnavailableError(f"{next(reads)}")
+
+    reads = count(1)
+    monkeypatch.setattr(AllLocks, "_text", fail)
+
+    async def main() -> None:
+        with connect("memory://") as client:
+            locks = AllLocks(client, "")
+            asked = [asyncio.ensure_future(locks.read())]
+            while not locks._reading:
+                await asyncio.sleep(0)
+            asked.append(asyncio.ensure_future(locks.read()))
+            while not locks._next:
+                await asyncio.sleep(0)
+            go.set()
+            for each in asked:
+                with pytest.raises(StoreUnavailableError, match=r"^1$"):
+                    await each
+
+    asyncio.run(main())
 
 
 def test_the_first_snapshot_without_locks_has_the_revision_of_the_store() -> None:
