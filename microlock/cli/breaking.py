@@ -7,6 +7,7 @@ import click
 from microlock.cli.connection import with_etcd
 from microlock.cli.holding import say
 from microlock.cli.looking import NODE_ID, look, places, seconds_left
+from microlock.cli.number import Integer
 from microlock.cli.statuses import FAILED
 from microlock.core.elsewhere import break_place
 from microlock.core.queue import Holder, in_one_line
@@ -18,7 +19,7 @@ from microlock.engine.host import look as call
 @click.argument("name")
 @click.option(
     "--token",
-    type=click.IntRange(1),
+    type=Integer(1),
     help="Break only the hold, or remove only the waiter, with this token.",
 )
 @click.option("--yes", is_flag=True, help="Skip the question.")

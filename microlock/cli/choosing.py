@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from microlock.cli.connection import Command
-from microlock.cli.number import Number
+from microlock.cli.number import Integer, Number
 from microlock.core.keys import MAX_TTL, MAX_WAIT
 from microlock.engine.client import Client
 from microlock.lock import Lock
@@ -31,7 +31,7 @@ def node_id_option(command: Command) -> Command:
 def kind_options(command: Command) -> Command:
     for option in (
         click.option(
-            "--limit", type=click.IntRange(1), metavar="N", help="Use a semaphore with N holders."
+            "--limit", type=Integer(1), metavar="N", help="Use a semaphore with N holders."
         ),
         click.option("--exclusive", is_flag=True, help="Use a read-write lock, as its one writer."),
         click.option(
@@ -46,7 +46,7 @@ def wait_options(command: Command) -> Command:
     for option in (
         click.option(
             "--conflict-exit-code",
-            type=click.IntRange(0, 255),
+            type=Integer(0, 255),
             default=75,
             metavar="STATUS",
             show_default=True,

@@ -42,16 +42,19 @@ def elect(
     As `microlock run`, but after a loss it ends the command and campaigns again, even if etcd is
     away for long. When the command ends by itself, microlock ends with its exit status.
     """
-    program, led = find(command), False
+    program, led, timeout = find(command), False, client.timeout
     with Signals() as signals:
         while True:
+            client.timeout = timeout  # shorter after a loss
             election = LockManager(client, node_id).election(name, ttl=ttl, auto_renew=True)
-            with ended(election):
+            with ended(election, client):
                 try:
                     with signals.raised():
                         election.campaign(value)
                     led = True
-                    status = run_holding(election, program, [name], grace=grace, signals=signals)
+                    status = run_holding(
+                        election, client, program, [name], grace=grace, signals=signals
+                    )
                     if status is not None:
                         return status
                 except (StoreUnavailableError, LockLostError, LockUncertainError) as error:

@@ -16,12 +16,15 @@ from microlock.cli.child import Child, Program, start
 from microlock.cli.guard import Guard
 from microlock.cli.signals import ENDING, Signals, Stopped
 from microlock.cli.terminal import Terminal, stop_job
+from microlock.engine.client import Client
 from microlock.errors import LockLostError, MicrolockError
 from microlock.events import LockEvent
 from microlock.lock import Lock
 
 # Seconds between two checks whether a group has ended, which no signal reports.
 _NAP = 0.05
+# Seconds that etcd has to answer after a loss, when nothing important is left to tell it.
+_FAREWELL = 0.5
 
 
 def say(text: object) -> None:
@@ -31,20 +34,30 @@ def say(text: object) -> None:
 
 
 @contextmanager
-def ended(lock: Lock) -> Iterator[None]:
+def ended(lock: Lock, client: Client) -> Iterator[None]:
     """Destroys the lock after the block. If etcd does not answer, the lock ends with its ttl."""
     try:
         yield
     finally:
-        _quietly(lock, lock.destroy)
+        _quietly(lock, client, lock.destroy)
 
 
 def run_holding(
-    lock: Lock, program: Program, names: Sequence[str], *, grace: float, signals: Signals
+    lock: Lock,
+    client: Client,
+    program: Program,
+    names: Sequence[str],
+    *,
+    grace: float,
+    signals: Signals,
 ) -> int | None:
     """Runs a command under a held lock, and then gives the lock back.
 
+    If the lock is lost, or can't be given back, the client gets a short timeout, so that the end
+    of the lock and of the client does not wait for an etcd that is away.
+
     Args:
+        client: the client of the lock.
         names: the names of the lock, which the command gets as MICROLOCK_KEY.
         grace: seconds that the command has to end when the lock is lost.
 
@@ -57,10 +70,12 @@ def run_holding(
     status, lost = _run(lock, program, names, grace, signals)
     try:
         if not lost:
-            _quietly(lock, lock.unlock)
+            _quietly(lock, client, lock.unlock)
     except LockLostError as error:
         say(error)
         lost = True
+    if lost:
+        client.timeout = min(client.timeout, _FAREWELL)
     if status < 0 and not lost:
         raise Stopped(-status)
     return None if lost else status
@@ -189,11 +204,13 @@ class _Running:
         self._kill_at = monotonic() + self._grace
 
 
-def _quietly(lock: Lock, act: Callable[[], object]) -> None:
-    """Prints an error other than a loss: the lock is then free when its ttl is over."""
+def _quietly(lock: Lock, client: Client, act: Callable[[], object]) -> None:
+    """Prints the first error other than a loss: the lock is then free when its ttl is over."""
     try:
         act()
     except LockLostError:
         raise
     except MicrolockError as error:
-        say(f"{lock.key!r} may stay locked until its ttl ends: {error}")
+        if client.timeout:
+            say(f"{lock.key!r} may stay locked until its ttl ends: {error}")
+        client.timeout = 0.0  # etcd was asked once, and is not asked again

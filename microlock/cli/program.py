@@ -44,6 +44,8 @@ class Program(click.Group):
             if isinstance(error, click.NoSuchOption) and context and context.command is self:
                 why = f"{error.option_name}: options go after the command, if it has them"
             status = _failed(name, f"{why}{hint}", error.exit_code)
+        except OSError as error:
+            status = _failed(self.name, error, FAILED)
         except Stopped as stopped:
             _die_of(stopped.signum)
         except click.Abort as aborted:
@@ -68,10 +70,11 @@ def _failed(name: str | None, why: object, status: int) -> int:
 
 def _forget_what_cannot_be_said() -> None:
     """Drops output that can't be written: else Python tries again at exit, with status 120."""
-    try:
-        sys.stderr.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
 def _die_of(signum: int) -> NoReturn:
@@ -89,7 +92,8 @@ def _die_of(signum: int) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CORE, (0, most))
     sys.stdout.flush()
     if hasattr(signal, "pthread_kill"):
-        signal.signal(signum, signal.SIG_DFL)
+        with suppress(OSError):  # SIGKILL has no handler
+            signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
     sys.exit(128 + signum)  # the first process of a container can't be killed by itself
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from microlock import events
 from microlock.cli.child import find
 from microlock.cli.choosing import (
     chosen,
@@ -22,6 +25,8 @@ from microlock.cli.statuses import LOST
 from microlock.core.keys import MAX_WAIT
 from microlock.engine.client import Client
 from microlock.errors import AlreadyLockedError
+from microlock.events import LockEvent
+from microlock.lock import Lock
 
 
 @click.command("run", cls=RunsCommand)
@@ -76,7 +81,9 @@ def run(
         min_hold=min_hold,
         auto_renew=True,
     )
-    with Signals() as signals, ended(lock):
+    with Signals() as signals, ended(lock, client):
+        if sys.stderr.isatty():
+            lock.once(events.waiting, lambda event: _say_who_holds(lock, event))
         try:
             with signals.raised():
                 lock.lock(timeout=timeout)
@@ -84,5 +91,11 @@ def run(
             if conflict_exit_code:
                 say(error)
             return conflict_exit_code
-        status = run_holding(lock, program, names, grace=grace, signals=signals)
+        status = run_holding(lock, client, program, names, grace=grace, signals=signals)
     return LOST if status is None else status
+
+
+def _say_who_holds(lock: Lock, waiting: LockEvent) -> None:
+    holder = lock.holder()
+    if holder and holder.token != waiting.token:  # else its turn has come
+        say(f"waiting for {lock.key!r}, held by {holder}")

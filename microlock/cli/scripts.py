@@ -19,6 +19,7 @@ from microlock.cli.choosing import (
 from microlock.cli.connection import with_etcd
 from microlock.cli.holding import say
 from microlock.cli.looking import NODE_ID, look, places
+from microlock.cli.number import Integer
 from microlock.cli.signals import Signals
 from microlock.cli.statuses import LOST
 from microlock.engine.client import Client
@@ -26,10 +27,10 @@ from microlock.errors import AlreadyLockedError, LockNotOwnedError
 from microlock.manager import LockManager
 
 _name = click.argument("name")
-_token = click.argument("token", type=click.IntRange(1))
+_token = click.argument("token", type=Integer(1))
 _limit = click.option(
     "--limit",
-    type=click.IntRange(1),
+    type=Integer(1),
     default=1,
     metavar="N",
     help="Number of holders of a semaphore: the same as for `lock`.",

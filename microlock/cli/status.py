@@ -12,6 +12,7 @@ from unicodedata import east_asian_width
 import click
 
 from microlock.cli.connection import with_etcd
+from microlock.cli.holding import say
 from microlock.cli.looking import look, places, seconds_left
 from microlock.cli.number import Number
 from microlock.cli.signals import Signals
@@ -32,7 +33,7 @@ _HOME = "\033[H\033[J"
 
 @click.command("status")
 @click.argument("prefix", default="")
-@click.option("--watch", is_flag=True, help="Refresh until interrupted.")
+@click.option("--watch", is_flag=True, help="Refresh until interrupted, also while etcd is away.")
 @click.option(
     "--interval",
     type=Number(0.1, MAX_WAIT),
@@ -59,16 +60,20 @@ def status(client: Client, prefix: str, watch: bool, interval: float, as_json: b
     if not watch:
         click.echo(seen())
         return
-    live = sys.stdout.isatty() and not as_json
+    live, trouble = sys.stdout.isatty() and not as_json, ""
     with Signals() as signals, signals.raised():
         while True:
+            text, before, trouble = "", trouble, ""
             try:
                 text = seen()
             except StoreUnavailableError as error:
-                if not live:
-                    raise
-                text = str(error)
-            click.echo(f"{_HOME}{_cut(text)}" if live else text)
+                trouble = f"etcd does not answer, trying again: {error}"
+            if live:
+                click.echo(f"{_HOME}{_cut(text or trouble)}")
+            elif text:
+                click.echo(text)
+            elif trouble != before:  # once, not at each refresh
+                say(trouble)
             sleep(interval)
 
 

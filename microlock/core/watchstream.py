@@ -237,6 +237,10 @@ class WatchStream:
         watch = self._watches.get(name) or self._ended.get(name)
         return watch.error if watch else None
 
+    def told(self, name: bytes) -> int:
+        """The last revision that the subscribers of this name know."""
+        return self._watches[name].told if name in self._watches else 0
+
     # Subscribers.
 
     def subscribe(self, name: bytes, subscriber: Subscriber, known: Found | None = None) -> None:

@@ -132,6 +132,11 @@ class Reader:
         with self._lock:
             return self._machine.error(name)
 
+    def told(self, name: bytes) -> int:
+        """The last revision that the subscribers of this name know; 0: none."""
+        with self._lock:
+            return self._machine.told(name)
+
     @property
     def names(self) -> list[bytes]:
         """The names that this client watches."""

@@ -132,7 +132,7 @@ def _told(error: dict[str, Any]) -> str:
     """Text for one error of a validation: where, what, and the value."""
     # The error of a union contains the names of its parts, which are no arguments.
     where = [str(each) for each in error["loc"][1:] if not _is_part(each)]
-    why = str(error["msg"]).removeprefix("Value error, ")
+    why = str(error["msg"]).removeprefix("Value error, ").partition(" after validation")[0]
     shown = "" if error["type"] == "missing" else f", not {error['input']!a:.80}"
     return f"{'.'.join(where) or 'body'}: {why}{shown}"
 

@@ -12,7 +12,7 @@ import click
 from dotenv import dotenv_values
 
 from microlock.cli.connection import SecretOption, with_etcd
-from microlock.cli.number import Number
+from microlock.cli.number import Integer, Number
 from microlock.core.keys import check_prefix
 from microlock.core.port import Get
 from microlock.core.retry import Budget
@@ -60,7 +60,7 @@ def _from_file(values: Mapping[str, str | None], known: set[str]) -> dict[str, s
 @click.option(
     "-p",
     "--port",
-    type=click.IntRange(0, 65535),
+    type=Integer(0, 65535),
     default=3000,
     envvar="MICROLOCK_PORT",
     show_default=True,

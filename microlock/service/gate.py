@@ -56,8 +56,9 @@ class Gate:
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 if scope["path"] not in _READS:
                     self._check_token(headers)
-                _check_body(headers)
-                receive = await _read(receive)
+                if scope["method"] == "POST":  # others are not allowed, whatever their body
+                    _check_body(headers)
+                    receive = await _read(receive)
         except RefusedError as refused:
             answer = JSONResponse({"error": str(refused)}, refused.status, refused.headers)
             # The rest of the body is not read, so the connection can't be used again.

@@ -51,6 +51,7 @@ class _Feed:
     """The subscriber of the watch: called on the watch's thread, it passes news to the loop."""
 
     interest = None
+    reader: Reader  # set before the watch begins
 
     def __init__(self, live: Live, loop: asyncio.AbstractEventLoop) -> None:
         self._live = live
@@ -58,7 +59,7 @@ class _Feed:
 
     def watched(self, name: bytes, changes: Sequence[Any], *, synthesised: bool) -> None:
         if changes or synthesised:
-            self._post(self._live._changed, changes, synthesised)
+            self._post(self._live._changed, changes, self.reader.told(name), synthesised)
 
     def watch_failed(self, name: bytes, error: MicrolockError, *, final: bool) -> None:
         self._post(self._live._failed, error, final)
@@ -187,12 +188,13 @@ class Live:
     def _begin(self) -> None:
         if self._feed is None:
             self._forget()
-            self._feed = _Feed(self, asyncio.get_running_loop())
+            feed = self._feed = _Feed(self, asyncio.get_running_loop())
             self._name = watch_name(self._prefix, next(_numbers))
             try:
-                self._client.one(Reader).watch(self._name, self._feed)
+                feed.reader = self._client.one(Reader)
+                feed.reader.watch(self._name, feed)
             except (MicrolockError, RuntimeError) as error:  # the client is closed; no thread
-                self._failed(self._feed, error, final=True)
+                self._failed(feed, error, final=True)
 
     def _end(self) -> None:
         feed, self._feed = self._feed, None
@@ -200,11 +202,13 @@ class Live:
             with suppress(MicrolockError):  # the client is closed
                 self._client.one(Reader).unwatch(self._name, feed)
 
-    def _changed(self, feed: _Feed, changes: Sequence[Queued], synthesised: bool) -> None:
+    def _changed(
+        self, feed: _Feed, changes: Sequence[Queued], revision: int, synthesised: bool
+    ) -> None:
         if feed is not self._feed:
             return
+        self._revision = max(self._revision, revision)
         for each in changes:
-            self._revision = max(self._revision, each.revision)
             self._encoded.pop(each.lock, None)
             if each.entries:
                 self._locks[each.lock] = each.entries

@@ -64,9 +64,12 @@ def test_stdin_output_and_the_exit_status_pass_through(start: Start, key: str) -
     assert (runner.returncode, out, err) == (3, "what it reads\n", "oh\n")
 
 
-def test_who_runs_a_killed_command_dies_of_the_same_signal(start: Start, key: str) -> None:
-    runner = start("run", key, "--", "sh", "-c", "kill -USR1 $$")
-    assert ended(runner) == (-signal.SIGUSR1, "", "")
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGKILL])
+def test_who_runs_a_killed_command_dies_of_the_same_signal(
+    start: Start, key: str, signum: signal.Signals
+) -> None:
+    runner = start("run", key, "--", "sh", "-c", f"kill -{signum:d} $$")
+    assert ended(runner) == (-signum, "", "")
 
 
 SIGNALS_AND_FILES = "grep Sig /proc/self/status; ls /proc/self/fd | wc -l"

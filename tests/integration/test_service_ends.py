@@ -88,7 +88,7 @@ def test_a_listener_is_told_after_an_interruption_what_it_missed() -> None:
             view = Live(client, "")
             events = told_of(view)
             assert await anext(events) == ("status", {"connected": True, "error": None})
-            assert await anext(events) == ("snapshot", {"revision": 0, "locks": []})
+            assert await anext(events) == ("snapshot", {"revision": 1, "locks": []})
             client.store.break_watches(StoreUnavailableError("away"))  # type: ignore[attr-defined]
             lock = Microlock(another, "foo", "a", ttl=60)
             await lock.lock()
@@ -295,7 +295,7 @@ def test_the_read_of_all_locks_has_a_longer_time_than_other_calls(
 
     monkeypatch.setattr(client.store, "attempt", attempt)
     assert asyncio.run(AllLocks(client, "").read()) == b'{"revision": 7, "locks": []}'
-    assert given[0] > 10
+    assert given[-1] > 10
 
 
 def test_the_watch_ends_some_time_after_the_last_listener(
@@ -414,6 +414,7 @@ def test_a_client_that_goes_at_the_very_moment_leaves_nothing(
         ({}, b"{", 400, "body: "),
         ({}, b"[]", 422, "body: "),
         ({}, b'{"uid": "a"}', 422, "keys: Field required"),
+        ({}, b'{"uid": "a", "keys": []}', 422, "keys: List should have at least 1 item, not []"),
         ({}, b'{"uid": "a", "keys": "\\u0000"}', 422, "keys: key must not contain NUL: '\\x00'"),
         ({}, b'{"uid": "a", "keys": "x", "exp": -1}', 422, "exp: Input should be greater than 0"),
         ({}, b'{"uid": "a", "keys": "x", "exp": "1"}', 422, "exp: Input should be a valid number"),

@@ -87,6 +87,15 @@ def test_what_is_typed_ends_the_command_and_the_shell_sees_it(
     assert foo.holder() is None
 
 
+def test_who_waits_at_a_terminal_learns_for_whom(shell: Shell, make: Make) -> None:
+    foo = make("two")
+    foo.lock()
+    shell.line(f"{RUN} {foo.key} -- echo 'it runs'")
+    shell.says(f"microlock: waiting for {foo.key!r}, held by two\r")
+    foo.unlock()
+    shell.says("it runs")
+
+
 def test_a_command_reads_from_the_terminal(shell: Shell, key: str) -> None:
     shell.line(f"{RUN} {key} -- sh -c 'echo reads; read line; echo got $line'; echo over")
     shell.says("reads")

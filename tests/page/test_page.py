@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -239,6 +239,12 @@ def test_it_says_that_etcd_is_away_and_what_has_changed_when_it_is_back(
     foo.unlock()
     until(lambda: list(page.locks) == ["bar"])
     bar.destroy()
+
+
+def test_opened_while_etcd_is_away_it_counts_no_locks(page: Page) -> None:
+    with closing(Service("localhost:1")) as away:
+        page.open(away, "blind")
+        assert page.text("#summary") == "Locks: unknown"
 
 
 HOSTILE = [

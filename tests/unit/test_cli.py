@@ -18,11 +18,11 @@ from uuid import uuid4
 
 import click
 import pytest
-from click import FloatRange, IntRange
 from click.testing import CliRunner, Result
 
 from microlock import Client, LockManager, Microlock, connect, events
 from microlock.cli.commands import RunsCommand
+from microlock.cli.number import Number
 from microlock.cli.others import ServeCommand
 from microlock.cli.program import program
 from microlock.core.port import ReadAll
@@ -270,6 +270,28 @@ def test_without_locks_the_status_says_so(call: Call) -> None:
     assert said(call("status", "--json")) == (0, "[]\n", "")
 
 
+def test_status_that_watches_goes_on_when_etcd_is_back_and_ends_with_a_refusal(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, refused = StoreTimeoutError("slow"), StorePermissionError("no")
+    answers: Iterator[Exception | list[Any]] = iter([away, away, [], away, refused])
+
+    def look(*_: object) -> list[Any]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("microlock.cli.status.look", look)
+    monkeypatch.setattr("microlock.cli.status.sleep", lambda _: None)
+    away_line = "microlock: etcd does not answer, trying again: slow\n"
+    assert said(call("status", "--watch")) == (
+        69,
+        "no locks\n",
+        f"{away_line}{away_line}microlock: no\n",
+    )
+
+
 def test_what_others_call_themselves_is_text(call: Call, etcd: Client) -> None:
     foo = Microlock(etcd, "a\nb\x1b[31m", "me\r\x1b]0;you\x07\u202e", 60)
     foo.lock()
@@ -416,6 +438,7 @@ def test_the_page_names_all_variables() -> None:
         (["run", "a", "--ttl", "0", "--", "true"], "Invalid value for '--ttl': 0"),
         (["status", "--timeout", "0"], "Invalid value for '--timeout': 0"),
         (["unlock", "a", "1", "--limit", "0"], "Invalid value for '--limit': 0"),
+        (["run", "a", "--limit", "b", "--", "true"], "'b' is not a valid integer. ("),
         (["run", "", "--", "true"], "key must not be empty"),
         (["elect", "a", "b", "--", "true"], "unexpected extra argument"),
         (["lokc"], "No such command"),
@@ -444,7 +467,7 @@ def test_what_is_no_number_is_refused_by_the_name_of_the_option_and_the_value(
     command = program.commands[name]
     if isinstance(command, ServeCommand):
         command = command.load()
-    numbers = [each for each in command.params if isinstance(each.type, FloatRange | IntRange)]
+    numbers = [each for each in command.params if isinstance(each.type, Number)]
     options = [each.opts[-1] for each in numbers if isinstance(each, click.Option)]
     assert options
     runs = ("--", "true") if isinstance(command, RunsCommand) else ()
@@ -457,6 +480,18 @@ def test_what_is_no_number_is_refused_by_the_name_of_the_option_and_the_value(
 
 def test_what_is_no_token_is_refused_by_its_value(call: Call) -> None:
     assert "Invalid value for 'TOKEN': 'soon'" in said(call("unlock", "a", "soon"))[2]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_can_not_be_written_is_one_line() -> None:
+    script = "from microlock_main import main; main()"
+    command = [sys.executable, "-c", script, "status", "--etcd", "memory://"]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "microlock: [Errno 28] No space left on device\n",
+    )
 
 
 def test_without_a_command_there_is_help_and_2(call: Call) -> None:

@@ -12,9 +12,12 @@ import pytest
 
 pytest.importorskip("fcntl", reason="needs a Unix")
 
+from microlock import Microlock
 from microlock.cli.child import NotFoundError, find, start
 from microlock.cli.guard import Guard
+from microlock.cli.holding import ended, run_holding
 from microlock.cli.signals import Signals, Stopped
+from microlock.testing import MemoryStore
 
 # The guard.
 
@@ -53,6 +56,38 @@ def test_a_group_is_left_alone_when_its_command_has_ended_or_never_was(
 def test_what_is_typed_or_sent_to_our_group_does_not_reach_the_guard() -> None:
     with Guard() as guard:
         assert os.getsid(guard._shell.pid) != os.getsid(0)
+
+
+# The end of a lock while etcd is away.
+
+
+@pytest.mark.parametrize(
+    ("lost", "status", "most", "lines"), [(False, 0, 5, 1), (True, None, 1, 0)]
+)
+def test_the_end_of_a_lock_asks_an_etcd_that_is_away_once(
+    lost: bool,
+    status: int | None,
+    most: float,
+    lines: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("microlock.cli.holding._run", lambda *_: (0, lost))
+    with MemoryStore() as store, Signals() as signals:
+        client = store.connect(timeout=5)
+        foo = Microlock(client, "foo", "me", 60)
+        foo.lock()
+        program = find(["true"])
+        with store.unavailable():
+            if lost:
+                store.advance(60)
+            began = store.clock.now()
+            with ended(foo, client):
+                got = run_holding(foo, client, program, ["foo"], grace=5, signals=signals)
+            client.close()
+        assert got == status
+        assert store.clock.now() - began <= most
+    assert capsys.readouterr().err.count("\n") == lines
 
 
 # Signals that end a process.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from itertools import count
 from pathlib import Path
+from threading import Event
 from time import monotonic
 from typing import Any
 
@@ -12,10 +14,16 @@ import httpx
 import pytest
 
 import microlock.service
-from microlock import connect
+from microlock import Microlock, connect
+from microlock.core.port import Get
+from microlock.core.retry import Budget
+from microlock.errors import StoreUnavailableError
 from microlock.service.app import create_app
+from microlock.service.live import Live
 from microlock.service.metrics import prometheus
+from microlock.service.overall import AllLocks
 from microlock.service.settings import Settings
+from microlock.testing import MemoryStore
 
 PAGE = Path(microlock.service.__file__).parent / "page"
 FILES = sorted(each.name for each in PAGE.iterdir())
@@ -60,6 +68,11 @@ def test_all_files_of_the_page_are_served_under_its_policy() -> None:
     assert kinds["icon.svg"] == "image/svg+xml"
 
 
+def test_a_method_that_a_path_does_not_have_is_405_without_a_body_too() -> None:
+    (answer,) = asyncio.run(answers(("DELETE", "/lock", None)))
+    assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+
+
 def test_prometheus_gets_how_long_clients_of_the_service_waited_and_nothing_of_holds() -> None:
     wanted = {
         f'microlock_wait_duration_seconds_count{{microlock_kind="multi",'
@@ -86,3 +99,63 @@ def test_prometheus_gets_how_long_clients_of_the_service_waited_and_nothing_of_h
                 assert "microlock_hold" not in answer.text
 
     asyncio.run(main())
+
+
+def test_all_locks_of_a_store_that_is_away_are_an_error_within_the_clients_timeout() -> None:
+    with MemoryStore() as store:
+        client = store.connect(timeout=5)
+        client.perform(Get(b"health"), Budget.of(client.clock.now(), 5))  # it has answered before
+        began = store.clock.now()
+        with store.unavailable(), pytest.raises(StoreUnavailableError):
+            AllLocks(client, "")._text()
+        assert store.clock.now() - began <= 5
+
+
+def test_who_asks_for_all_locks_while_a_read_fails_gets_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go = Event()
+
+    def fail(locks: AllLocks) -> bytes:
+        assert go.wait(30)
+        raise StoreUnavailableError(f"{next(reads)}")
+
+    reads = count(1)
+    monkeypatch.setattr(AllLocks, "_text", fail)
+
+    async def main() -> None:
+        with connect("memory://") as client:
+            locks = AllLocks(client, "")
+            asked = [asyncio.ensure_future(locks.read())]
+            while not locks._reading:
+                await asyncio.sleep(0)
+            asked.append(asyncio.ensure_future(locks.read()))
+            while not locks._next:
+                await asyncio.sleep(0)
+            go.set()
+            for each in asked:
+                with pytest.raises(StoreUnavailableError, match=r"^1$"):
+                    await each
+
+    asyncio.run(main())
+
+
+def test_the_first_snapshot_without_locks_has_the_revision_of_the_store() -> None:
+    async def main() -> list[bytes]:
+        with connect("memory://") as client:
+            foo = Microlock(client, "foo", "me", 60)
+            foo.lock()
+            foo.unlock()
+            now = client.perform(Get(b"health"), Budget.of(client.clock.now(), 5)).revision
+            assert now > 1
+            view = Live(client, "")
+            pieces = view.listen()
+            try:
+                while not (piece := await anext(pieces)).startswith(b"event: snapshot"):
+                    pass
+            finally:
+                view.stop()
+            return [f"{now}".encode(), piece.splitlines()[1].removeprefix(b"id: ")]
+
+    revision, shown = asyncio.run(main())
+    assert shown == revision

@@ -34,8 +34,9 @@ function show(state, why) {
 function summarise() {
   const { all, shown, waiting } = table.counts();
   const few = shown === all ? "" : `${shown.toLocaleString("en")} of `;
-  find("summary").textContent =
-    `${few}${counted(all, "lock", "locks")}, ${counted(waiting, "waiter", "waiters")}`;
+  find("summary").textContent = table.known
+    ? `${few}${counted(all, "lock", "locks")}, ${counted(waiting, "waiter", "waiters")}`
+    : "Locks: unknown";
   const nothing = find("nothing");
   nothing.hidden = shown > 0 || !table.known;
   const text = all ? "No lock or node matches." : "No locks.";
