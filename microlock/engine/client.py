@@ -155,13 +155,14 @@ class Client:
         Twice is fine. Later calls raise DestroyedError. So do those under way, or, where it can't
         be told any more what became of them, LockUncertainError.
         """
-        if not self.forked and not self.closed.is_set():
+        if self.forked or sys.is_finalizing():
+            self.closed.set()
+            return  # the threads and the connections are the parent's, or stand still for ever
+        if not self.closed.is_set():
             for each in list(self._shared.values()):
                 if hasattr(each, "finish"):  # what needs a client that works still
                     each.finish(self.timeout)
         self.closed.set()
-        if self.forked or sys.is_finalizing():
-            return  # the threads and the connections are the parent's, or stand still for ever
         with self._shared_lock:
             shared = list(self._shared.values())
             self._shared.clear()
