@@ -155,13 +155,14 @@ class Client:
         A second call does nothing. Later calls of its locks raise DestroyedError. Running calls
         raise it too, or LockUncertainError if their outcome is unknown.
         """
-        if not self.forked and not self.closed.is_set():
+        if self.forked or sys.is_finalizing():
+            self.closed.set()
+            return  # the threads and the connections are the parent's, or stand still for ever
+        if not self.closed.is_set():
             for each in list(self._shared.values()):
                 if hasattr(each, "finish"):  # what needs a client that works still
                     each.finish(self.timeout)
         self.closed.set()
-        if self.forked or sys.is_finalizing():
-            return  # the threads and the connections are the parent's, or stand still for ever
         with self._shared_lock:
             shared = list(self._shared.values())
             self._shared.clear()

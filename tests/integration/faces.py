@@ -42,9 +42,9 @@ _under_test = THREADS
 def under_test(face: str) -> Iterator[str]:
     """Locks and managers are made of this face in the block."""
     global _under_test
-    _under_test = face
+    before, _under_test = _under_test, face
     yield face
-    _under_test = THREADS
+    _under_test = before
 
 
 class Microlock:

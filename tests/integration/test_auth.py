@@ -8,6 +8,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -16,7 +17,7 @@ import pytest
 from certificates import Pki, tls
 from conftest import Etcd
 from ctl import Etcdctl
-from watching import DEADLINE, eventually
+from watching import DEADLINE, Recorder, eventually
 from witness import AT_ONCE, Witness, assert_works, at_most, entries, leases
 
 from microlock import (
@@ -315,16 +316,21 @@ def test_a_user_does_no_harm_where_authentication_is_off(etcd_server: Etcd, key:
         assert_works(Microlock(etcd, key, "node-a", ttl=5))
 
 
+def renewed_twice(foo: Microlock) -> bool:
+    """Whether it comes to be; the first time may have been under way."""
+    return len(Recorder(foo, "renewed").wait_for(2)) >= 2
+
+
 def test_authentication_is_switched_off_and_on_and_no_hold_is_lost(guarded: Guarded) -> None:
     with guarded.client() as etcd:
         foo = Microlock(etcd, "mine", "node-a", ttl=3, auto_renew=True)
         witness = Witness(foo, "locked", "unlocked", "suspended", "lost")
         foo.lock()
         guarded.ctl("auth", "disable")
-        assert not foo.lost.wait(4)
+        assert renewed_twice(foo)
         assert_works(Microlock(etcd, "mine/off", "node-a", ttl=5))
         Etcdctl(guarded.endpoint)("auth", "enable")
-        assert not foo.lost.wait(4)
+        assert renewed_twice(foo)
         assert_works(Microlock(etcd, "mine/on", "node-a", ttl=5))
         foo.unlock()
         assert witness.saw("locked", "unlocked"), witness.events
@@ -354,7 +360,7 @@ def test_changes_of_users_and_roles_are_not_seen(
         cycles = 0
         try:
             foo = Microlock(etcd, "mine/foo", "node-a", ttl=60)
-            while cycles < 200 or (len(changes) < 50 and not changing.done()):
+            while cycles < 100 or (len(changes) < 25 and not changing.done()):
                 with foo:
                     cycles += 1
         finally:
@@ -368,17 +374,24 @@ def test_changes_of_users_and_roles_are_not_seen(
 
 
 def test_calls_renew_an_expired_token_unseen(forgetful: Guarded) -> None:
-    with forgetful.client() as etcd:
-        foo = Microlock(etcd, "mine", "node-a", ttl=60)
-        foo.lock()
+    with ExitStack() as stack:
+
+        def lock(call: str) -> Microlock:
+            """With a token of its own."""
+            etcd = stack.enter_context(forgetful.client())
+            foo = Microlock(etcd, f"mine/{call}", "node-a", ttl=60)
+            foo.lock()
+            return foo
+
+        renewed, unlocked, locked, destroyed = map(lock, ("renew", "unlock", "lock", "destroy"))
+        locked.unlock()
         forgetful.outlive_the_tokens()
-        assert foo.renew() > 50
-        forgetful.outlive_the_tokens()
-        foo.unlock()
-        forgetful.outlive_the_tokens()
-        foo.lock()
-        forgetful.outlive_the_tokens()
-        foo.destroy()
+        assert renewed.renew() > 50
+        unlocked.unlock()
+        locked.lock()
+        destroyed.destroy()
+        for each in (renewed, unlocked, locked):
+            each.destroy()
         assert entries(forgetful.ctl, "mine") == []
         assert leases(forgetful.ctl) == []
 
@@ -386,9 +399,8 @@ def test_calls_renew_an_expired_token_unseen(forgetful: Guarded) -> None:
 def test_threads_that_share_an_expired_token_all_get_a_new_one(forgetful: Guarded) -> None:
     with forgetful.client() as etcd, ThreadPoolExecutor(8) as pool:
         locks = [Microlock(etcd, f"mine/{i}", "node-a", ttl=60) for i in range(8)]
-        for _ in range(2):
-            list(pool.map(Microlock.holder, locks))
-            forgetful.outlive_the_tokens()
+        list(pool.map(Microlock.holder, locks))
+        forgetful.outlive_the_tokens()
         assert list(pool.map(Microlock.holder, locks)) == [None] * 8
 
 

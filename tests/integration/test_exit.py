@@ -106,7 +106,7 @@ go_on()
 foo.on("locked", lambda: None)
 class App:
     def __del__(self, close=etcd.close):
-        close()  # when the threads of grpcio stand still
+        close()  # when all other threads stand still
 app = App()
 go_on()
 """,

@@ -154,32 +154,37 @@ def test_a_handler_of_lost_may_lock(make: Make, etcdctl: Etcdctl, key: str) -> N
     assert foo.state is State.HELD
 
 
-@pytest.mark.parametrize("call", ["unlock", "renew", "destroy", "check"])
-def test_a_handler_of_lost_may_call_what_raises(make: Make, call: str) -> None:
-    foo = make(ttl=1)
-    handler = Handler(foo, "lost", getattr(foo, call))
-    foo.lock()
-    result = handler.done()
-    assert (result is None) == (call == "destroy"), result
+def test_a_handler_of_lost_may_call_what_raises(make: Make, key: str) -> None:
+    handlers = {}
+    for call in ("unlock", "renew", "destroy", "check"):
+        foo = make(key=f"{key}-{call}", ttl=1)
+        handlers[call] = Handler(foo, "lost", getattr(foo, call))
+        foo.lock()
+    for call, handler in handlers.items():
+        result = handler.done()
+        assert (result is None) == (call == "destroy"), (call, result)
 
 
-@pytest.mark.parametrize("call", ["unlock", "renew", "destroy", "lock"])
 def test_a_handler_of_suspended_may_call_what_is_not_answered(
-    own_etcd: Callable[..., Etcd], call: str
+    own_etcd: Callable[..., Etcd],
 ) -> None:
     etcd = own_etcd()
     with nodes(etcd.endpoint, "foo", timeout=0.5) as make:
-        foo = make(ttl=3, auto_renew=True)
-        handler = Handler(foo, "suspended", getattr(foo, call))
-        foo.lock()
+        handlers = {}
+        for call in ("unlock", "renew", "destroy", "lock"):  # each of a client of its own
+            foo = make(f"node-{call}", key=call, ttl=3, auto_renew=True)
+            handlers[call] = Handler(foo, "suspended", getattr(foo, call))
+            foo.lock()
         hang(etcd)
-        assert isinstance(handler.done(), MicrolockError)
+        for call, handler in handlers.items():
+            assert isinstance(handler.done(), MicrolockError), call
         etcd.resume()
-        # And the thread of the handlers goes on.
-        bar = make(key="bar")
-        after = Recorder(bar, "acquired")
-        eventually(lambda: _locks(bar))
-        assert len(after.wait_for(1)) == 1
+        for call in handlers:  # and the thread of the handlers goes on
+            bar = make(f"node-{call}", key="bar")
+            after = Recorder(bar, "acquired")
+            eventually(lambda bar=bar: _locks(bar))
+            assert len(after.wait_for(1)) == 1, call
+            bar.unlock()
 
 
 def _locks(lock: Microlock) -> bool:
@@ -339,19 +344,19 @@ def test_a_handler_that_ends_the_program_ends_nothing(make: Make) -> None:
 
 
 def test_a_hold_is_renewed_in_time_while_handlers_are_slow(make: Make) -> None:
-    foo = make(ttl=SHORT, auto_renew=True)
+    foo, lost, over = make(ttl=SHORT, auto_renew=True), threading.Event(), threading.Event()
     for name in ("acquired", "renewed"):
-        foo.on(name, lambda: sleep(SLOW))
-    lost = threading.Event()
+        foo.on(name, lambda: over.wait(SLOW))
     foo.on("lost", lost.set)
     foo.on("suspended", lost.set)
     token = foo.lock().token
-    end = clock.now() + 3 * SHORT
+    end = clock.now() + 2 * SHORT
     while clock.now() < end:
         assert foo.held
         assert not lost.is_set()
         sleep(0.01)
     assert foo.token == token
+    over.set()
 
 
 def test_a_loss_is_a_state_though_a_handler_is_slow(make: Make, etcdctl: Etcdctl, key: str) -> None:
@@ -414,7 +419,7 @@ def test_a_handler_may_wait_for_a_lock_while_another_hold_is_renewed(make: Make)
     handler = Handler(foo, "acquired", lambda: bar.lock(timeout=DEADLINE))
     token = foo.lock().token
     assert queued(theirs)
-    end = clock.now() + 2 * SHORT
+    end = clock.now() + 1.5 * SHORT
     while clock.now() < end:
         assert foo.token == token
         sleep(0.01)
@@ -440,8 +445,8 @@ def test_slow_handlers_of_one_client_do_not_delay_another(
 def test_a_slow_handler_of_one_lock_does_not_delay_the_loss_of_another(
     make: Make, etcdctl: Etcdctl
 ) -> None:
-    foo, bar, entered = make(), make(key="bar"), threading.Event()
-    foo.on("acquired", lambda: (entered.set(), sleep(3)))
+    foo, bar, entered, over = make(), make(key="bar"), threading.Event(), threading.Event()
+    foo.on("acquired", lambda: (entered.set(), over.wait(3)))
     seen = Recorder(bar, "lost")
     bar.lock()
     sleep(0.3)  # by now it is watched
@@ -450,6 +455,7 @@ def test_a_slow_handler_of_one_lock_does_not_delay_the_loss_of_another(
     with at_most(1):
         etcdctl("del", "--prefix", "bar/")
         assert [event.reason for event in seen.wait_for(1)] == [LossReason.DELETED]
+    over.set()
 
 
 def test_a_handler_that_waits_for_a_lock_lets_another_locks_handler_release_it(make: Make) -> None:

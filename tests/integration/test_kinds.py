@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from watching import Recorder, eventually
 from microlock import (
     AlreadyLockedError,
     Election,
+    Hold,
     LockLostError,
     LockManager,
     MultiLock,
@@ -91,9 +94,20 @@ def test_rivals_that_go_let_the_next_in_in_the_order_of_arrival(kind: Kind, node
     assert tokens == sorted(tokens)
 
 
-def test_rivals_that_crash_let_the_next_in(kind: Kind, nodes: Nodes) -> None:
-    nodes.rivals(kind, ttl=SHORT)
-    assert nodes(kind).lock(timeout=LONG)
+@pytest.fixture(scope="module")
+def next_in(etcd_server: Etcd, face: str) -> Iterator[dict[str, Future[Hold]]]:
+    """What waits for rivals that crash, one of each kind: waits once for all the tests."""
+    with ExitStack() as stack:
+        waiting = {}
+        for kind in KINDS.values():
+            nodes = Nodes(etcd_server.endpoint, f"test-{uuid.uuid4().hex[:8]}", stack, face)
+            nodes.rivals(kind, ttl=1)
+            waiting[str(kind)] = begin(partial(nodes(kind).lock, timeout=LONG))
+        yield waiting
+
+
+def test_rivals_that_crash_let_the_next_in(kind: Kind, next_in: dict[str, Future[Hold]]) -> None:
+    assert next_in[str(kind)].result(PATIENCE)
 
 
 def test_a_hold_is_renewed_extended_and_lost(kind: Kind, nodes: Nodes, etcdctl: Etcdctl) -> None:

@@ -15,7 +15,7 @@ from nodes import Make, begin, nodes, queued
 from test_auth import PASSWORD, Guarded
 from watching import DEADLINE, eventually
 
-from microlock import AlreadyLockedError, LockManager, Microlock, MicrolockError, StoreError
+from microlock import AlreadyLockedError, LockManager, Microlock, StoreError
 from microlock.engine import blocked_loop
 
 Logged = Callable[[str], list[logging.LogRecord]]
@@ -163,7 +163,7 @@ def test_only_loggers_of_microlock_log(make: Make, caplog: pytest.LogCaptureFixt
     assert {record.name.partition(".")[0] for record in caplog.records} == {"microlock"}
 
 
-# Secrets
+# Secrets (while all that can happen happens: test_security)
 
 
 def everything(records: list[logging.LogRecord]) -> str:
@@ -175,62 +175,6 @@ def everything(records: list[logging.LogRecord]) -> str:
 @pytest.fixture
 def guarded(own_etcd: Callable[..., Etcd]) -> Guarded:
     return Guarded(own_etcd())
-
-
-def test_a_password_and_its_tokens_are_never_logged(
-    own_etcd: Callable[..., Etcd], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Over all that can happen: a hold that is kept, waited for, suspended, lost, refused."""
-    caplog.set_level(logging.DEBUG)
-    server = own_etcd()
-    guarded = Guarded(server)
-    tokens: set[str | None] = set()
-    with guarded.client() as etcd, guarded.client() as other:
-        foo = Microlock(etcd, "mine", "node-a", ttl=2, auto_renew=True)
-        bar = Microlock(other, "mine", "node-b", ttl=2)
-        foo.on("unlocked", lambda: 1 / 0)
-        foo.lock()
-        waiting = begin(lambda: bar.lock(timeout=DEADLINE))
-        assert queued(foo)
-        foo.unlock()
-        waiting.result(DEADLINE)
-        assert bar.lost.wait(DEADLINE)
-        foo.lock(timeout=DEADLINE)
-        with pytest.raises(StoreError):
-            Microlock(etcd, "theirs", "node-a").lock()
-        tokens.add(dict(etcd.store._identity.known() or ()).get("token"))  # type: ignore[attr-defined]
-        server.kill()
-        assert eventually(lambda: any("suspended" in each.message for each in caplog.records))
-        server.start()  # and has forgotten the tokens
-        foo.lost.wait(2)
-        foo.holder()
-        tokens.add(dict(etcd.store._identity.known() or ()).get("token"))  # type: ignore[attr-defined]
-        foo.destroy()
-        bar.destroy()
-    told = everything(caplog.records)
-    assert "acquired" in told
-    assert len(tokens) == 2
-    assert [secret for secret in (PASSWORD, *tokens) if secret and secret in told] == []
-
-
-@pytest.mark.parametrize("call", ["lock", "with", "listen"])
-def test_a_wrong_password_is_never_logged(
-    guarded: Guarded, caplog: pytest.LogCaptureFixture, call: str
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    secret = "hunter2-is-wrong"
-    with guarded.client(password=secret) as etcd:
-        foo = Microlock(etcd, "mine", "node-a", ttl=2, auto_renew=True)
-        calls: dict[str, Callable[[], object]] = {
-            "lock": foo.lock,
-            "with": foo.__enter__,
-            "listen": lambda: foo.on("unlocked", print),
-        }
-        with pytest.raises(MicrolockError):
-            calls[call]()
-        foo.destroy()
-    assert call == "listen" or "failed" in caplog.text
-    assert secret not in everything(caplog.records)
 
 
 def test_a_user_that_is_gone_is_logged_without_its_password(

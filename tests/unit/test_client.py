@@ -134,6 +134,29 @@ def test_a_forked_child_asks_nothing(client, store, monkeypatch):
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_client_that_is_closed_waits_for_its_threads_unless_they_stand_still(
+    client, monkeypatch, ends
+):
+    """As they do when a `__del__` closes it at the end of the interpreter."""
+
+    class Shared:
+        waited = 0
+
+        def __init__(self, client: Client) -> None: ...
+
+        def finish(self, timeout: float) -> None:
+            Shared.waited += 1
+
+        def close(self) -> None: ...
+
+    client.one(Shared)
+    monkeypatch.setattr("microlock.engine.client.sys.is_finalizing", lambda: ends)
+    client.close()
+    assert Shared.waited == (not ends)
+    assert client.closed.is_set()
+
+
 def test_closing_ends_the_pause_of_a_call(client, store):
     def fail() -> StoreError:
         if len(store.asked) == 2:
