@@ -196,4 +196,4 @@ def _quietly(lock: Lock, act: Callable[[], object]) -> None:
     except LockLostError:
         raise
     except MicrolockError as error:
-        say(f"{lock.key!r} may stay locked until its ttl ends: {error}")
+        say(f"{lock.key!r} may stay locked until its ttl ends: {error.args[0]}")
