@@ -10,7 +10,7 @@ from weakref import ref
 from microlock import events
 from microlock.core.admission import LEADER
 from microlock.core.queue import Leader
-from microlock.errors import StoreAuthenticationError, StorePermissionError
+from microlock.errors import StoreAuthenticationError, StorePermissionError, about
 from microlock.events import LockEvent
 from microlock.face import Face
 
@@ -115,7 +115,8 @@ class Following:
     def leaders(self, event: LockEvent) -> Iterator[Leader]:
         """The leader that this event brings, if any. Raises the error that ended the watch."""
         if event.error:
-            raise event.error
+            with about(event.key):
+                raise event.error
         if event.token is not None and event.value is not None:
             yield Leader(event.value, event.token)
 

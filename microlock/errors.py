@@ -28,7 +28,10 @@ Each error carries the data that a handler needs. Its docstring says whether the
 
 from __future__ import annotations
 
+import copy
 import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -197,13 +200,39 @@ class StoreError(MicrolockError):
     """etcd refused a request, or could not be reached.
 
     Attributes:
+        key: the name of the lock that the call was for. The text begins with it; `args` does not
+            have it. None: the call was for no lock.
         may_have_happened: False: etcd has certainly not done it. True: the request was sent and its
             outcome is unknown; etcd may have done it, or may still do it.
     """
 
+    key: str | None = None
+
     def __init__(self, message: str, *, may_have_happened: bool = False) -> None:
         super().__init__(message)
         self.may_have_happened = may_have_happened
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if self.key is None else f"{self.key!r}: {text}"
+
+    def about(self, key: str) -> StoreError:
+        """The same error of a call on this lock. A copy, since calls on several locks may get one
+        error: of a common login, or of a watch."""
+        if self.key is not None:
+            return self
+        mine = copy.copy(self)
+        mine.key = key
+        return mine
+
+
+@contextmanager
+def about(key: str) -> Iterator[None]:
+    """A `with` block whose StoreErrors name this lock."""
+    try:
+        yield
+    except StoreError as error:
+        raise error.about(key) from error.__cause__
 
 
 class StoreUnavailableError(StoreError):

@@ -170,7 +170,7 @@ class Lock(ContextDecorator, Face):
         except MicrolockError as failure:
             if error is None:
                 raise
-            log.warning("at the end of `with` of the lock %r: %s", self.key, failure)
+            log.warning("at the end of `with` of the lock %r: %s", self.key, failure.args[0])
         except BaseException:  # an interrupt: the block is left, and so must be the lock
             entered = entered or self._innermost()
             self._abandon(entered and entered[1])

@@ -223,7 +223,8 @@ class Lock(AsyncContextDecorator, Face):
         except MicrolockError as failure:
             if error is None:
                 raise
-            log.warning("at the end of `async with` of the lock %r: %s", self.key, failure)
+            why = failure.args[0]  # without the key
+            log.warning("at the end of `async with` of the lock %r: %s", self.key, why)
         except asyncio.CancelledError:  # the block is left, and so must be the lock
             await self._abandon(self._owner(), entered and entered[1])
             raise

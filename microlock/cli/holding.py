@@ -212,5 +212,5 @@ def _quietly(lock: Lock, client: Client, act: Callable[[], object]) -> None:
         raise
     except MicrolockError as error:
         if client.timeout:
-            say(f"{lock.key!r} may stay locked until its ttl ends: {error}")
+            say(f"{lock.key!r} may stay locked until its ttl ends: {error.args[0]}")
         client.timeout = 0.0  # etcd was asked once, and is not asked again

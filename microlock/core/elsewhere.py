@@ -5,8 +5,10 @@ Each is a generator, like the calls of `core.lock`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 from microlock.core import flows
 from microlock.core.admission import READER
@@ -15,7 +17,10 @@ from microlock.core.keys import Names, lock_of
 from microlock.core.place import Lost, Place
 from microlock.core.port import Found, Get, Lifetime, Read, ReadAll, TimeToLive
 from microlock.core.queue import Holder, LockStatus, holding, statuses
-from microlock.errors import LockLostError, LockNotOwnedError, LossReason
+from microlock.errors import LockLostError, LockNotOwnedError, LossReason, about
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def places(names: Names) -> Steps[tuple[list[Holder], list[Holder]]]:
@@ -23,7 +28,8 @@ def places(names: Names) -> Steps[tuple[list[Holder], list[Holder]]]:
     holders: list[Holder] = []
     waiters: list[Holder] = []
     for lock in names.locks:
-        found: Found = yield Read(lock)
+        with about(names.key):
+            found: Found = yield Read(lock)
         held = holding(lock, found.keys)
         holders += [Holder.of(kv, lock) for kv in held]
         waiters += [Holder.of(kv, lock) for kv in found.keys if kv not in held]
@@ -51,6 +57,19 @@ def remaining(lease_id: int) -> Steps[float]:
 # `kinds`: the kind of a lock is unknown, so these are its names in all layouts.
 
 
+def _named(
+    act: Callable[Concatenate[Sequence[Names], P], Steps[T]],
+) -> Callable[Concatenate[Sequence[Names], P], Steps[T]]:
+    """A decorator: StoreErrors of the call name the lock."""
+
+    @wraps(act)
+    def whole(kinds: Sequence[Names], /, *args: P.args, **kwargs: P.kwargs) -> Steps[T]:
+        with about(kinds[0].key):
+            return (yield from act(kinds, *args, **kwargs))
+
+    return whole
+
+
 def holder(kinds: Sequence[Names]) -> Steps[Holder | None]:
     """The first holder of the lock."""
     for names in kinds:
@@ -60,6 +79,7 @@ def holder(kinds: Sequence[Names]) -> Steps[Holder | None]:
     return None
 
 
+@_named
 def release(kinds: Sequence[Names], token: int) -> Steps[None]:
     """Gives back the hold with this token."""
     names, place = yield from _seek(kinds, token)
@@ -67,6 +87,7 @@ def release(kinds: Sequence[Names], token: int) -> Steps[None]:
         raise _not_held(names, token)
 
 
+@_named
 def extend(
     kinds: Sequence[Names], token: int, ttl: int, *, lease_ids: Iterator[int]
 ) -> Steps[float]:
@@ -88,6 +109,7 @@ def extend(
     return remaining
 
 
+@_named
 def break_lock(kinds: Sequence[Names]) -> Steps[Holder | None]:
     """Ends the first hold, of any node. Returns its holder."""
     for names in kinds:

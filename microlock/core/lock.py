@@ -59,6 +59,8 @@ def _in_turn(
         except GeneratorExit:  # the call was dropped: no request can be made
             core.ends_late = False
             raise
+        except StoreError as error:
+            raise error.about(core.names.key) from error.__cause__
         except BaseException as error:
             if not isinstance(error, Exception):  # an interrupt: nothing else reports it
                 core._left_by(call)
@@ -165,7 +167,7 @@ class LockCore:
             except LockLostError:
                 pass  # nothing is left
             except MicrolockError as error:
-                call.unsettled = str(error)
+                call.unsettled = error.args[0]
                 self._left_by(call)
 
     # Taking the lock.

@@ -71,8 +71,8 @@ class Turns:
         return self._busy() if late else None
 
     def _busy(self) -> MicrolockError:
-        key = self._status.names.key
-        return StoreTimeoutError(f"another call on the lock {key!r} of this object still runs")
+        error = StoreTimeoutError("another call of this object still runs")
+        return error.about(self._status.names.key)
 
     def check(self, call: Call) -> None:
         """Raises the error that ends a call early, if any."""

@@ -74,5 +74,7 @@ def bare(error: MicrolockError, before: BaseException | None) -> MicrolockError:
     each: BaseException | None = error
     while isinstance(each, MicrolockError) and each is not before and each.__traceback__:
         each.__traceback__ = None
+        if each.__cause__:
+            each.__context__ = None  # not shown; see `StoreError.about`
         each = each.__cause__ or each.__context__
     return error

@@ -26,7 +26,7 @@ from microlock.engine.emitter import LockEmitter
 from microlock.engine.reader import Reader
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.timer import Timer
-from microlock.errors import DestroyedError, MicrolockError
+from microlock.errors import DestroyedError, MicrolockError, about
 
 T = TypeVar("T")
 
@@ -230,7 +230,8 @@ class Host:
         with self.client.one(Reader).settling(lock) as settled:
             yield settled
         if self._refusal:
-            raise self._refusal
+            with about(self.core.names.key):
+                raise self._refusal
 
     # Called by the watches.
 
@@ -323,7 +324,8 @@ class Host:
             yield
         except MicrolockError as error:
             if held:
-                log.warning("%r may stay locked until its ttl ends: %s", self.core.names.key, error)
+                key, why = self.core.names.key, error.args[0]
+                log.warning("%r may stay locked until its ttl ends: %s", key, why)
 
     def orphaned(self, call: Call, steps: Steps[object]) -> None:
         """Undoes a call that is not driven any more, because its loop has ended."""

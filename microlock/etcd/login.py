@@ -30,6 +30,14 @@ _NOBODY: Metadata = ()
 
 
 class Identity(Protocol):
+    """
+    Attributes:
+        user: the name of the user; None: unknown.
+    """
+
+    @property
+    def user(self) -> str | None: ...
+
     def known(self) -> Metadata | None:
         """The metadata to send; None: a login is needed. Never blocks."""
 
@@ -43,6 +51,8 @@ class Identity(Protocol):
 
 class Given:
     """Metadata that comes from elsewhere; none by default."""
+
+    user = None
 
     def __init__(self, metadata: Callable[[], Metadata] = tuple) -> None:
         self._metadata = metadata
@@ -66,7 +76,7 @@ class Login:
     """
 
     def __init__(self, user: str, password: str) -> None:
-        self._user = user
+        self.user = user
         self._password = password
         self._known: Metadata | None = None
         # Guards the running logins, by the address of the member. An interrupt could leave it
@@ -123,7 +133,7 @@ class Login:
         outcome.there.set()
 
     def _ask(self, wire: Wire, timeout: float) -> Metadata:
-        request = pb.AuthenticateRequest(name=self._user, password=self._password)
+        request = pb.AuthenticateRequest(name=self.user, password=self._password)
         try:
             reply = wire.call(
                 AUTHENTICATE, request, pb.AuthenticateResponse, timeout=timeout, metadata=()

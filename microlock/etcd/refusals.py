@@ -9,7 +9,12 @@ from typing import Any
 
 from microlock.engine import clock
 from microlock.engine.backoff import jitter
-from microlock.errors import StoreAuthenticationError, StoreError, StoreUnavailableError
+from microlock.errors import (
+    StoreAuthenticationError,
+    StoreError,
+    StorePermissionError,
+    StoreUnavailableError,
+)
 from microlock.etcd.login import Identity
 from microlock.etcd.translate import Refusal, refusal
 from microlock.etcd.wire import Metadata
@@ -79,6 +84,10 @@ async def attempt(
             timeout = end - clock.now()
         try:
             return await send(metadata, timeout)
+        except StorePermissionError as error:
+            if identity.user:
+                error.args = (f"{error} (user {identity.user!r})",)
+            raise
         except StoreAuthenticationError as error:
             refusals = refusals or Refusals()
             then = refusals.then(error, metadata, fresh=fresh)

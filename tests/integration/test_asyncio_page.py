@@ -153,6 +153,20 @@ def test_a_request_whose_client_is_gone_leaves_nothing(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("framework", ["FastAPI", "aiohttp"])
+def test_a_request_is_answered_503_while_etcd_is_away(framework: str) -> None:
+    async def main() -> None:
+        async with (
+            served(framework, "localhost:1", Reports()) as url,
+            aiohttp.ClientSession() as session,
+            session.post(f"{url}/reports/nightly") as response,
+        ):
+            assert response.status == 503
+            assert "'reports/nightly': no connection to localhost:1" in await response.text()
+
+    asyncio.run(main())
+
+
 async def _true(value: object) -> bool:
     return bool(value)
 

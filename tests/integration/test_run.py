@@ -163,7 +163,7 @@ def test_etcd_that_does_not_answer_is_one_line_and_69() -> None:
     with processes("localhost:1") as start:
         status, _, err = ended(start("run", "foo", "--", "true"))
     assert status == 69
-    assert err.startswith("microlock: no connection to localhost:1")
+    assert err.startswith("microlock: 'foo': no connection to localhost:1")
     assert err.count("\n") == 1
 
 

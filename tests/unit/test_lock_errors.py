@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import pickle
 import traceback
+from typing import Any
 
 import pytest
 
 import microlock.asyncio
-from microlock import LockLostError, LossReason, Microlock, State
+from microlock import (
+    LockLostError,
+    LossReason,
+    Microlock,
+    State,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
 from microlock.testing import MemoryStore
 
 TTL = 5
@@ -59,3 +69,41 @@ def test_a_loss_that_was_seen_keeps_its_reason() -> None:
         store.revoke(foo._status.hold.place.lease.id)  # type: ignore[union-attr]
         store.advance(TTL)
         assert (told, foo.lost_reason) == ([LossReason.EXPIRED], LossReason.EXPIRED)
+
+
+def test_an_error_of_the_store_names_the_lock_once_and_not_for_others() -> None:
+    shared = StoreTimeoutError("no answer", may_have_happened=True)
+    mine, theirs = shared.about("foo"), shared.about("bar")
+    assert (str(mine), str(theirs), str(shared)) == (
+        "'foo': no answer",
+        "'bar': no answer",
+        "no answer",
+    )
+    assert mine.about("bar") is mine
+    again = pickle.loads(pickle.dumps(mine))
+    assert (str(again), again.key, again.args) == ("'foo': no answer", "foo", ("no answer",))
+    assert again.may_have_happened
+
+
+@pytest.mark.parametrize("call", ["lock", "holder", "waiters"])
+@pytest.mark.parametrize("face", [microlock, microlock.asyncio])
+def test_a_call_without_an_answer_names_its_lock(face: Any, call: str) -> None:
+    with microlock.connect("localhost:1") as etcd:
+        foo, failures = face.Microlock(etcd, "foo", "one", TTL), []
+        foo.on("failed", lambda event: failures.append(str(event.error)))
+
+        async def main() -> None:
+            calling = getattr(foo, call)()
+            if inspect.isawaitable(calling):
+                await calling
+
+        with pytest.raises(StoreUnavailableError, match=r"^'foo': no connection") as error:
+            asyncio.run(main())
+        asyncio.run(_destroyed(foo))
+    assert failures == ([str(error.value)] if call == "lock" else [])
+
+
+async def _destroyed(foo: Any) -> None:
+    ending = foo.destroy()
+    if inspect.isawaitable(ending):
+        await ending

@@ -167,7 +167,7 @@ def test_a_call_does_not_wait_longer_for_its_turn_than_the_client_allows(foo, st
     first = foo.lock().to(Enter)
     begun = store.now
     going = getattr(foo, call)(OTHER)
-    with pytest.raises(StoreTimeoutError, match="another call on the lock 'foo'"):
+    with pytest.raises(StoreTimeoutError, match="'foo': another call of this object"):
         going.result()
     assert store.now == begun + TIMEOUT
     assert foo.core.turns.current is first.call
