@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -58,14 +57,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     report = yield
     item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     return report
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections() -> None:
-    """What other tests of this process keep is left alone: to look through it all, again and again,
-    would stop every thread for seconds."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
