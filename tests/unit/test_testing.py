@@ -417,9 +417,8 @@ def test_where_all_is_lost_nobody_can_say(store: MemoryStore, lost: str) -> None
     foo.lock()
     with getattr(store, lost)(times=None), pytest.raises(LockUncertainError):
         foo.unlock()
-    assert (foo.holder() is None) == (lost == "lose_reply")
-    store.advance(LONG)
-    assert foo.holder() is None
+    store.advance(1)
+    assert foo.holder() is None  # another thread has asked again, long before the ttl is over
 
 
 def test_without_space_a_hold_stands_and_is_renewed(store: MemoryStore) -> None:
