@@ -123,6 +123,7 @@ def cluster(
 
 
 def _made(choice: etcds.Choice, *, fast: bool, flags: Sequence[str] = ()) -> Etcd:
+    flags = ["--bcrypt-cost=4", *flags]  # a login of the default's takes a core for 0.1 s
     if choice.tag is not None:
         return docker_etcd.DockerEtcd(choice.tag, fast=fast, flags=flags)
     flags = [*_unsynced(choice.binary), *flags]

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from time import monotonic
 from weakref import ref
 
@@ -137,8 +138,10 @@ def end(script: str, endpoint: str, key: str, signum: signal.Signals | None = No
         return monotonic() - begun
 
 
-@pytest.mark.parametrize("auto_renew", [False, True])
-@pytest.mark.parametrize("way", ENDS)
+@pytest.mark.parametrize(
+    ("way", "auto_renew"),
+    [*product(ENDS, [True]), *product(["normally", "by SIGTERM with a handler"], [False])],
+)
 def test_a_process_that_ends_leaves_no_place_in_any_queue(
     etcd_server: Etcd, etcdctl: Etcdctl, key: str, way: str, auto_renew: bool
 ) -> None:

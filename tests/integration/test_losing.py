@@ -294,7 +294,7 @@ def test_the_deadline_needs_no_network(
 ) -> None:
     etcd = own_etcd()
     with nodes(etcd.endpoint, "foo", timeout=0.5) as make:
-        foo = make(ttl=2, auto_renew=auto_renew)
+        foo = make(ttl=1, auto_renew=auto_renew)
         seen = Recorder(foo, "lost")
         called = clock.now()
         hold = foo.lock()

@@ -112,7 +112,9 @@ def test_8_threads_and_a_watch_go_on_when_etcd_is_back(own_etcd: OwnEtcd, fault:
         watched.destroy()
 
 
-def test_a_peer_that_falls_silent_is_noticed_within_about_10_s(etcd_server: Etcd) -> None:
+@pytest.mark.usefixtures("soon_silent")
+def test_a_peer_that_falls_silent_is_given_up(etcd_server: Etcd) -> None:
+    """Not before its time: of 9 s, which tests/unit holds, it has 3 s here."""
     with (
         closing(Proxy(etcd_server.endpoint)) as proxy,
         closing(SocketWire(address_of(proxy.endpoint))) as wire,
@@ -128,7 +130,7 @@ def test_a_peer_that_falls_silent_is_noticed_within_about_10_s(etcd_server: Etcd
             assert isinstance(error, StoreUnavailableError)
             assert error.may_have_happened
         assert isinstance(seen.get(timeout=DEADLINE), StoreUnavailableError)
-        assert 8 < monotonic() - began < 14
+        assert 2 < monotonic() - began < 8
         proxy.let_through()
         assert grant(wire).ID
 
