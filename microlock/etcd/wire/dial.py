@@ -128,8 +128,8 @@ def _first(places: Sequence[_Place], deadline: float) -> socket.socket:
                 patience = deadline - now
                 for key, _ in trying.select(min(patience, NEXT_AFTER) if left else patience):
                     each = key.fileobj  # type: ignore[assignment]
-                    trying.unregister(each)
                     code = each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    trying.unregister(each)  # now: an interrupt closes what is registered
                     if not code:
                         return each
                     error = OSError(code, os.strerror(code))

@@ -9,6 +9,7 @@ Ctrl-C does, can end its call on any line, and with it the connection.
 
 from __future__ import annotations
 
+import socket
 import threading
 from contextlib import suppress
 from copy import copy
@@ -175,20 +176,25 @@ class SocketWire:
         """Raises a MicrolockError: nothing was sent."""
         if self._member.closed:
             raise self._member.error(CLOSED)
+        sock: socket.socket | None = None
+        link: Link | None = None
         try:
             connection = self._member.connection()
             deadline = min(deadline, clock.now() + PATIENCE)  # another member may answer
-            link = Link(self._dialler.dial(deadline), connection, of_main=_on_main())
+            sock = self._dialler.dial(deadline)
+            link = Link(sock, connection, of_main=_on_main())
             self._links.add(link)
-            try:
-                if self._member.closed:  # `close()` has not seen this one
-                    link.shut()
-                link.greet(deadline)
-            except BaseException:
+            if self._member.closed:  # `close()` has not seen this one
+                link.shut()
+            link.greet(deadline)
+        except BaseException as error:
+            if link is not None:
                 self._drop(link)
-                raise
-        except (OSError, BrokenFramesError) as error:
-            raise self._member.not_connected(error) from error
+            elif sock is not None:
+                sock.close()
+            if isinstance(error, OSError | BrokenFramesError):
+                raise self._member.not_connected(error) from error
+            raise
         return link
 
     def _dial_for_loop(self) -> Link:
