@@ -78,6 +78,7 @@ class Status:
         "changed",
         "closed",
         "destroyed",
+        "doubted",
         "env",
         "hold",
         "left",
@@ -95,6 +96,7 @@ class Status:
         self.left: tuple[Lease, ...] = ()
         self.wait: Wait | None = None
         self.destroyed = self.closed = self.changed = False
+        self.doubted = False  # only a read can tell whether our entries are still in etcd
 
     # The hold.
 

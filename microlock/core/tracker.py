@@ -13,7 +13,7 @@ from microlock.core.call import NOW, Call, Park, Steps
 from microlock.core.flows import Flow
 from microlock.core.hold import HoldState
 from microlock.core.lease import Lease
-from microlock.core.place import AwaitTurn, TurnResult
+from microlock.core.place import AwaitTurn, Place, TurnResult
 from microlock.core.port import Found, KeyValue, Lifetime
 from microlock.core.queue import Change, Standing
 from microlock.core.status import Status
@@ -151,6 +151,41 @@ class Tracker:
                 token=change.holder and change.holder.token,
                 synthesised=synthesised,
             )
+        if synthesised and any(map(self._unseen, self.places)):
+            self._status.doubted = True
+        self._stir()
+
+    @property
+    def places(self) -> list[Place]:
+        """The places of the hold and of the wait."""
+        hold, wait = self._status.hold, self._status.wait
+        places = [hold.place] if hold and hold.alive else []
+        return [*places, wait.place] if wait and wait.place else places
+
+    def _unseen(self, place: Place) -> bool:
+        """Whether a view that was read anew has not come to the token of this place. It will, if
+        the entry was put after the read. It never may if etcd has lost its last revisions."""
+        wait = self._status.wait
+        seen = list(zip(self._status.names.locks, place.entries, strict=True))
+        names = [(name, entry, place.token) for lock, entry in seen for name in (lock, entry)]
+        if wait and wait.place is place and wait.after:
+            names.append((wait.after[0], *wait.after))
+        return any(
+            name in self.views and self.views[name].look(entry, token)[0] is Standing.UNKNOWN
+            for name, entry, token in names
+        )
+
+    def verified(self, place: Place, found: Found) -> None:
+        """A read has told what is in etcd of this place."""
+        if [(kv.name, kv.create_revision) for kv in found.keys if kv.name == place.entry] == [
+            (place.entry, place.token)
+        ]:
+            return
+        hold, wait = self._status.hold, self._status.wait
+        if hold and hold.alive and hold.place.entry == place.entry and hold.token == place.token:
+            self._status.lose(hold, LossReason.DELETED)
+        if wait and wait.place and wait.place.entry == place.entry:
+            wait.end(place.token)
         self._stir()
 
     def _tell_of_leader(self, change: Change, *, synthesised: bool) -> None:

@@ -82,6 +82,15 @@ class Wait:
         return (self._after[0],) if self._after else self._locks
 
     @property
+    def after(self) -> tuple[bytes, int] | None:
+        """The entry that it watches, and its token, if it is far from its turn."""
+        return self._after
+
+    def end(self, token: int) -> None:
+        """The entry of the place with this token is gone."""
+        self._ended |= self.place is not None and self.place.token == token
+
+    @property
     def interest(self) -> Sequence[bytes]:
         """The entries whose changes matter."""
         assert self.place

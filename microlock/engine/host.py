@@ -26,7 +26,7 @@ from microlock.engine.emitter import LockEmitter
 from microlock.engine.reader import Reader
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.timer import Timer
-from microlock.errors import DestroyedError, MicrolockError, about
+from microlock.errors import DestroyedError, MicrolockError, StorePermissionError, about
 
 T = TypeVar("T")
 
@@ -161,6 +161,11 @@ class Host:
                         raise
         if status.left:
             self._end_the_rest()
+        if status.doubted:
+            status.doubted = False
+            if not self.client.forked:
+                with suppress(DestroyedError):  # the client is closed
+                    self.timer.aside(self._verify)
         if self._said:  # not under the mutex: a handler of logging may take long
             with self.mutex:
                 said, self._said = self._said, ()
@@ -175,6 +180,21 @@ class Host:
             steps = flows.discard(self.core.names, *leases)
             with suppress(DestroyedError):  # the client is closed: they end with their ttl
                 self.timer.aside(partial(self._quietly, steps))
+
+    def _verify(self) -> None:
+        """Reads whether our entries are still in etcd."""
+        with self.mutex:
+            places = self.core.tracker.places
+        try:
+            for place in places:
+                found = look(self.client, flows.find(place))
+                self.step(self.core.tracker.verified, place, found)
+        except (DestroyedError, StorePermissionError):
+            pass
+        except MicrolockError:  # etcd does not answer
+            with self.mutex:
+                self.core.status.doubted = True
+            self.sync()
 
     def _quietly(self, steps: Steps[object]) -> None:
         with self.quietly():

@@ -117,7 +117,7 @@ def create_app(client: Client, settings: Settings, *, metrics: Metrics | None = 
     @app.get("/leases", responses=answers(bodies.Leases, body=False))
     async def leases(
         id: Annotated[
-            list[Annotated[str, Query(pattern="^[0-9a-f]{1,16}$")]],
+            list[Annotated[str, Query(pattern="^([0-7][0-9a-f]{15}|[0-9a-f]{1,15})$")]],
             Query(min_length=1, max_length=MAX_LEASES),
         ],
     ) -> Response:

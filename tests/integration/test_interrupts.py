@@ -6,14 +6,13 @@ import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 from conftest import Etcd
-from nodes import Make, begin, nodes
+from nodes import Make
 from test_processes import started
 from watching import threads_of_microlock
 
@@ -70,14 +69,6 @@ def no_thread_is_taken_for_another_tests() -> Iterator[None]:
     gc.collect()
     for thread in threads_of_microlock():
         thread.name = "left by an interrupt"
-
-
-@pytest.fixture
-def make(etcd_server: Etcd, key: str) -> Iterator[Make]:
-    """Nobody waits for the end of its clients, in which such a thread takes no part."""
-    with ExitStack() as stack:
-        yield stack.enter_context(nodes(etcd_server.endpoint, key))
-        begin(stack.pop_all().close)
 
 
 def lock(foo: Microlock) -> None:

@@ -644,6 +644,25 @@ def test_a_request_of_1_mib_goes_as_far_as_the_windows_allow_and_no_further() ->
     assert_answered(rpc)
 
 
+def test_what_a_larger_window_allows_is_sent_at_once() -> None:
+    talk = Talk()
+    talk.call(bytes(MIB))
+    talk.take()
+    assert not talk.connection.wants_taking(talk.now)
+    talk.hear(window_update(0, 100) + window_update(1, 100))
+    assert talk.connection.wants_taking(talk.now)
+
+
+def test_a_call_that_waited_for_a_stream_is_sent_as_soon_as_one_has_ended() -> None:
+    talk = Talk(settings(MAX_CONCURRENT_STREAMS=1) + frame(SETTINGS, ACK, 0))
+    talk.call()
+    talk.call()
+    talk.take()
+    assert not talk.connection.wants_taking(talk.now)
+    talk.hear(answer(1, b"reply"))
+    assert talk.connection.wants_taking(talk.now)
+
+
 def test_a_request_obeys_a_window_and_a_frame_that_become_smaller() -> None:
     talk = Talk()
     talk.hear(settings(INITIAL_WINDOW_SIZE=1_000, MAX_FRAME_SIZE=16_384))

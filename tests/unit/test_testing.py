@@ -460,8 +460,47 @@ def test_a_hold_that_a_backup_does_not_know_is_lost(store: MemoryStore) -> None:
     foo.lock()
     store.advance(1)
     store.restore(backup)
-    store.advance(LONG / 3)
-    assert foo.lost_reason is LossReason.LEASE_GONE
+    store.advance(1)
+    assert foo.lost_reason is LossReason.DELETED
+
+
+def older_than_its_entry(store: MemoryStore) -> tuple[Microlock, Microlock, Any]:
+    """A lock whose lease is in a backup, and another one of the same key; the backup."""
+    foo = Microlock(store.connect(), "foo", "node-a", ttl=5, auto_renew=True)
+    other = Microlock(store.connect(), "foo", "node-b", ttl=LONG)
+    foo.lock()
+    foo.unlock()
+    backup = store.backup()
+    for _ in range(5):
+        other.lock()
+        other.unlock()
+    return foo, other, backup
+
+
+def test_a_hold_that_a_backup_does_not_know_is_lost_though_its_lease_is_in_it(
+    store: MemoryStore,
+) -> None:
+    foo, other, backup = older_than_its_entry(store)
+    foo.lock()
+    store.advance(1)
+    store.restore(backup)
+    store.advance(1)
+    assert foo.lost_reason is LossReason.DELETED
+    assert other.lock()
+
+
+def test_a_waiter_that_a_backup_does_not_know_joins_again_though_its_lease_is_in_it(
+    store: MemoryStore,
+) -> None:
+    foo, other, backup = older_than_its_entry(store)
+    other.lock()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(foo.lock, timeout=None)
+        while not other.waiters():
+            store.advance(0)
+        store.restore(backup)
+        store.advance(1)
+        assert waiting.result(timeout=10)
 
 
 def test_an_operator_may_break_a_lock(store: MemoryStore) -> None:

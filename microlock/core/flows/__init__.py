@@ -9,7 +9,7 @@ that did not see it. So a flow reports "not done" only after it has revoked the 
 uses a lease in doubt for another hold.
 """
 
-from microlock.core.flows.keeping import adopt, extend, release, remove, renew, seek
+from microlock.core.flows.keeping import adopt, extend, find, release, remove, renew, seek
 from microlock.core.flows.settling import Flow, discard
 from microlock.core.flows.taking import try_lock, wait
 
@@ -18,6 +18,7 @@ __all__ = [
     "adopt",
     "discard",
     "extend",
+    "find",
     "release",
     "remove",
     "renew",

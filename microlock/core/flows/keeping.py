@@ -69,6 +69,11 @@ def renew(names: Names, place: Place) -> Flow[Place | Lost]:
     return replace(place, lease=place.lease.renewed(lifetime))
 
 
+def find(place: Place) -> Flow[Found]:
+    """Reads the entry of a place."""
+    return (yield Get(place.entry))  # type: ignore[no-any-return]
+
+
 def extend(
     names: Names,
     place: Place,

@@ -125,6 +125,8 @@ class Connection:
         self._pinged = inf  # when the ping without an answer was sent
         self._taken = -inf  # when bytes were last taken
         self._received = 0  # bytes since then
+        self._room = False  # the peer allows more bytes or streams than before
+        self._limit: float = inf  # streams that it allows at a time
 
     @property
     def usable(self) -> bool:
@@ -171,7 +173,7 @@ class Connection:
 
     def take(self, now: float) -> bytes:
         """Returns the bytes to send to the peer."""
-        self._taken, self._received = now, 0
+        self._taken, self._received, self._room = now, 0, False
         if self.broken:
             return b""
         try:
@@ -184,7 +186,8 @@ class Connection:
 
     def wants_taking(self, now: float) -> bool:
         """Whether the bytes for the peer should be sent now, not with the next request."""
-        return not self.ready or now - self._taken > _LINGER or self._received > _UNTAKEN
+        late = now - self._taken > _LINGER or self._received > _UNTAKEN
+        return self._room or late or not self.ready
 
     def receive(self, data: bytes, now: float) -> None:
         """Processes bytes of the peer. No bytes: the peer has closed the connection."""
@@ -223,7 +226,12 @@ class Connection:
 
     def on_settings(self) -> None:
         """The peer speaks HTTP/2."""
-        self.ready = True
+        self.ready = self._room = True
+        self._limit = self._frames.limit
+
+    def on_room(self) -> None:
+        """The peer allows more bytes than before."""
+        self._room = True
 
     def on_headers(self, stream: int, headers: Headers, ended: bool) -> None:
         if rpc := self._rpcs.get(stream):
@@ -330,6 +338,7 @@ class Connection:
             failure = Failure("INTERNAL", "the stream ended without a reply")
         rpc.failure = failure
         rpc.ended = True
+        self._room |= len(self._rpcs) >= self._limit  # one that waited can begin now
         if rpc.notify is not None:
             rpc.notify()
 

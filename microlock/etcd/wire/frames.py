@@ -21,6 +21,7 @@ from ngh2 import (
     SettingsReceived,
     StreamClosed,
     TrailersReceived,
+    WindowUpdated,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ class Frames:
         with suppress(NGH2Error):
             self._connection.reset_stream(stream)
 
+    @property
+    def limit(self) -> int:
+        """The number of streams that the peer allows at a time."""
+        return self._connection.remote_settings[Setting.MAX_CONCURRENT_STREAMS]
+
     def ping(self) -> None:
         with suppress(NGH2Error):
             self._connection.ping()
@@ -117,5 +123,7 @@ class Frames:
             elif kind is GoAwayReceived:
                 self._going = True
                 events.on_goaway(event.last_stream_id)
+            elif kind is WindowUpdated:
+                events.on_room()
             elif kind is SettingsReceived:
                 events.on_settings()

@@ -203,8 +203,8 @@ class SocketWire:
         return link
 
     def _drop(self, link: Link) -> None:
+        link.close()  # first: interrupted, it is left for `close()`
         self._links.discard(link)
-        link.close()
 
 
 def _on_main() -> bool:
