@@ -751,7 +751,9 @@ def test_an_interrupt_in_the_middle_of_the_clean_up_does_not_leave_a_connection_
     assert link not in wire._free_on_main
     assert grant(wire, 3) == 3
     member.wait(lambda: len(member.requests) == 3)
-    link.sock.close()
+    del link.listen, link.close
+    wire.close()
+    assert link.sock.fileno() == -1
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no signals to itself")
