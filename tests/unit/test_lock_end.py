@@ -72,6 +72,15 @@ def test_a_destroy_in_doubt_says_so(foo, hold):
     assert not foo.held
 
 
+def test_a_destroy_that_is_interrupted_as_it_revokes_leaves_no_lease(foo, hold, store):
+    foo.unlock().result()
+    going = foo.destroy().to(Revoke)
+    going.throw(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        going.go().result()
+    assert store.ours() == []
+
+
 @pytest.mark.parametrize("call", ["lock", "unlock", "renew", "lock and wait"])
 def test_no_call_begins_after_destroy(foo, call):
     foo.destroy().result()

@@ -61,12 +61,13 @@ def discard(
     most likely overtaken the grant, so a second one follows.
 
     If a lease can't be revoked, it ends by itself. If it is in doubt, this raises
-    LockUncertainError, but not in place of an interrupt (`after`).
+    LockUncertainError, but not in place of an interrupt (`after`). An interrupted revocation is
+    made once more.
     """
     if isinstance(after, GeneratorExit):
         return  # the flow was dropped: no request can be made
     uncertain: LockUncertainError | None = None
-    for lease in leases:
+    for number, lease in enumerate(leases):
         if lease.asked is None and not lease.doubtful:
             continue  # the lease of another object, which keeps or ends it
         try:
@@ -77,6 +78,12 @@ def discard(
             if lease.doubtful:
                 uncertain = LockUncertainError(names.key, names.node_id, lease.id, error)
                 uncertain.__cause__ = after or error
+        except GeneratorExit:
+            raise
+        except BaseException as interrupt:
+            if after is None or isinstance(after, Exception):  # once more; another one ends it
+                yield from discard(names, *leases[number:], after=interrupt, granted=granted)
+            raise
     if uncertain and (after is None or isinstance(after, MicrolockError)):
         raise uncertain
     if isinstance(after, StoreError):
