@@ -558,7 +558,8 @@ def test_after_expiry_calls_raise_and_touch_nothing(
     hold = case.second.lock()
     with pytest.raises(LockLostError) as caught:
         CALLS[call](case.lock)
-    assert caught.value.reason is LossReason.EXPIRED
+    # Whichever thread is first: the one of deadlines, or the one of the watch.
+    assert caught.value.reason in (LossReason.EXPIRED, LossReason.DELETED)
     case.second.renew()
     assert case.second.token == hold.token
 
