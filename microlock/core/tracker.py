@@ -177,9 +177,7 @@ class Tracker:
 
     def verified(self, place: Place, found: Found) -> None:
         """A read has told what is in etcd of this place."""
-        if [(kv.name, kv.create_revision) for kv in found.keys if kv.name == place.entry] == [
-            (place.entry, place.token)
-        ]:
+        if any((kv.name, kv.create_revision) == (place.entry, place.token) for kv in found.keys):
             return
         hold, wait = self._status.hold, self._status.wait
         if hold and hold.alive and hold.place.entry == place.entry and hold.token == place.token:

@@ -45,6 +45,7 @@ class Wait:
         place: the present place; None between two of them.
         holder: the holder of the lock, as far as known; None before the first place.
         error: the error that has ended the wait, if any.
+        after: the entry that it watches, and its token, if it is far from its turn.
     """
 
     def __init__(self, locks: tuple[bytes, ...], until: float | None, early: float) -> None:
@@ -57,14 +58,14 @@ class Wait:
         self._early = early
         self._tried = 0.0  # when a renewal failed last
         self._ended = False  # etcd has said that the lease has ended
-        self._after: tuple[bytes, int] | None = None  # the entry that it watches, if far
+        self.after: tuple[bytes, int] | None = None
 
     def begin(self, request: AwaitTurn, now: float) -> bool:
         """Waits at this place. Returns whether the place is new."""
         news = request.place.token not in self.tokens
         self.tokens.add(request.place.token)
         self.place, self.holder, self._ended = request.place, request.holder, False
-        self._after = None if self._late(now) else request.after
+        self.after = None if self._late(now) else request.after
         return news
 
     def attempts(self, place: Place) -> int:
@@ -74,17 +75,12 @@ class Wait:
     @property
     def near(self) -> bool:
         """Whether it watches the whole lock."""
-        return self._after is None
+        return self.after is None
 
     @property
     def watches(self) -> tuple[bytes, ...]:
         """The names of the locks or of the entry that it watches."""
-        return (self._after[0],) if self._after else self._locks
-
-    @property
-    def after(self) -> tuple[bytes, int] | None:
-        """The entry that it watches, and its token, if it is far from its turn."""
-        return self._after
+        return (self.after[0],) if self.after else self._locks
 
     def end(self, token: int) -> None:
         """The entry of the place with this token is gone."""
@@ -94,7 +90,7 @@ class Wait:
     def interest(self) -> Sequence[bytes]:
         """The entries whose changes matter."""
         assert self.place
-        return self._after[:1] if self._after else self.place.entries
+        return self.after[:1] if self.after else self.place.entries
 
     def _late(self, now: float) -> bool:
         return self._until is not None and self._until - _LAST <= now
@@ -118,7 +114,7 @@ class Wait:
 
     def _standing(self, views: Mapping[bytes, Watched], place: Place, now: float) -> Standing:
         if self._locks[0] in views:  # maybe because another object of this client watches the lock
-            self._after = None
+            self.after = None
             found = [
                 views[lock].look(entry, place.token) if lock in views else _NOTHING
                 for lock, entry in zip(self._locks, place.entries, strict=True)
@@ -126,11 +122,11 @@ class Wait:
             standing, holder = min(found, key=lambda each: _DECIDES.index(each[0]))
             self.holder = holder or self.holder
             return standing
-        if self._after:
-            view = views.get(self._after[0])
-            gone = view is not None and view.look(*self._after)[0] is Standing.GONE
+        if self.after:
+            view = views.get(self.after[0])
+            gone = view is not None and view.look(*self.after)[0] is Standing.GONE
             if gone or self._late(now):
-                self._after = None
+                self.after = None
         return Standing.UNKNOWN
 
     def wakes(self) -> float:
@@ -139,7 +135,7 @@ class Wait:
         deadline = self.place.lease.deadline
         if self._until is None:
             return deadline
-        return min(deadline, self._until - _LAST if self._after else self._until)
+        return min(deadline, self._until - _LAST if self.after else self._until)
 
     # Keeping the lease.
 

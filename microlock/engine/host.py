@@ -26,11 +26,14 @@ from microlock.engine.emitter import LockEmitter
 from microlock.engine.reader import Reader
 from microlock.engine.reentrant_event import ReentrantEvent
 from microlock.engine.timer import Timer
-from microlock.errors import DestroyedError, MicrolockError, StorePermissionError, about
+from microlock.errors import DestroyedError, MicrolockError, StoreUnavailableError, about
 
 T = TypeVar("T")
 
 log = logging.getLogger("microlock")
+
+# Seconds until a read is tried again that etcd did not answer.
+_AGAIN = 1.0
 
 
 def _lease_id() -> int:
@@ -189,12 +192,13 @@ class Host:
             for place in places:
                 found = look(self.client, flows.find(place))
                 self.step(self.core.tracker.verified, place, found)
-        except (DestroyedError, StorePermissionError):
-            pass
-        except MicrolockError:  # etcd does not answer
+        except StoreUnavailableError:
+            self.client.closed.wait(_AGAIN, self.clock)
             with self.mutex:
                 self.core.status.doubted = True
             self.sync()
+        except MicrolockError as error:  # another try is of no use
+            log.warning("nothing tells whether %r stands: %s", self.core.names.key, error)
 
     def _quietly(self, steps: Steps[object]) -> None:
         with self.quietly():
