@@ -768,7 +768,7 @@ def test_a_peer_that_was_idle_is_not_blamed_for_the_time_before_it_was_asked() -
 def test_a_ping_of_the_peer_is_answered_with_the_next_request() -> None:
     talk = Talk()
     talk.take()
-    talk.hear(frame(PING, 0, 0, b"12345678"))
+    talk.hear(window_update(0, 9) + frame(PING, 0, 0, b"12345678"))  # as etcd, with each reply
     assert not talk.connection.wants_taking(talk.now + 0.1)
     talk.call()
     assert (PING, ACK, 0, b"12345678") in talk.take()

@@ -230,7 +230,7 @@ class Connection:
         self._limit = self._frames.limit
 
     def on_room(self) -> None:
-        """The peer allows more bytes than before."""
+        """The peer allows more of the bytes that wait for it."""
         self._room = True
 
     def on_headers(self, stream: int, headers: Headers, ended: bool) -> None:

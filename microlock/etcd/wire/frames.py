@@ -124,6 +124,7 @@ class Frames:
                 self._going = True
                 events.on_goaway(event.last_stream_id)
             elif kind is WindowUpdated:
-                events.on_room()
+                if self._connection.queued_body_size():  # etcd sends one with nearly every reply
+                    events.on_room()
             elif kind is SettingsReceived:
                 events.on_settings()
