@@ -1,6 +1,6 @@
 """Machines with a network of their own, made of network namespaces: for real partitions and losses.
 
-Needs root, `ip` of iproute2 and `iptables`. Nothing is left of them at the end.
+Needs root, `ip` and `ss` of iproute2, and `iptables`. Nothing is left of them at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def why_not() -> str | None:
     """What is missing for it; None if nothing is."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    for tool in ("ip", "iptables"):
+    for tool in ("ip", "ss", "iptables"):
         if shutil.which(tool) is None:
             return f"network namespaces need `{tool}`"
     try:
@@ -74,6 +74,20 @@ class Network:
         chance = ["--match", "statistic", "--mode", "random", "--probability", str(share)]
         self._filter(i, "INPUT", "--source", self.here, *chance)
         self._filter(i, "OUTPUT", "--destination", self.here, *chance)
+
+    def forget(self, i: int) -> None:
+        """From now on nothing passes on the connections that are open between machine `i` and here;
+        new ones work. As when a firewall on the way has forgotten them."""
+        listed = subprocess.run(
+            ["ss", "--tcp", "--numeric", "--no-header", "dst", self.addresses[i]],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        for line in listed.stdout.splitlines():
+            port = line.split()[3].rpartition(":")[2]
+            self._filter(i, "INPUT", "--protocol", "tcp", "--source-port", port)
+            self._filter(i, "OUTPUT", "--protocol", "tcp", "--destination-port", port)
 
     def mend(self) -> None:
         """Everything passes again."""

@@ -27,6 +27,9 @@ _TICK = 0.5
 _LINGER = 30.0
 # The most seconds for a dial, and for a peer to read our bytes.
 PATIENCE = 3.0
+# The most seconds until the peer's system acknowledges our bytes. It does so even while the peer is
+# paused; otherwise the path is dead, for example because a firewall has forgotten the connection.
+_UNACKNOWLEDGED = 2.0
 
 _timeval = struct.Struct("@ll").pack
 
@@ -54,6 +57,9 @@ class Link:
         """Waits until the peer speaks HTTP/2. Raises the error if it does not."""
         if self.sock.family != getattr(socket, "AF_UNIX", None):
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere pings notice it, later
+                most = int(_UNACKNOWLEDGED * 1000)
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, most)
         if self._kernels:
             self.sock.settimeout(None)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0, 500_000))
