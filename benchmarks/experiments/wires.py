@@ -96,12 +96,9 @@ async def on_loop(
     kind: str, address: Address, security: Security | None, seconds: float
 ) -> list[tuple[int, float]]:
     if kind == "asyncio":
-        from microlock.engine.reentrant_event import ReentrantEvent
-        from microlock.etcd.wire.aio import AioWire
-        from microlock.etcd.wire.dial import Dialler
-        from microlock.etcd.wire.member import Member
+        from microlock.etcd.wire.sockets import SocketWire
 
-        wire = AioWire(Member(address, security, None, ReentrantEvent()), Dialler(address))
+        wire = SocketWire(address, security=security).on_loop()
 
         async def call(method: str, message: Any, reply: Any) -> Any:
             return await wire.call(method, message, reply, **CALL)
