@@ -663,6 +663,20 @@ def test_a_call_that_waited_for_a_stream_is_sent_as_soon_as_one_has_ended() -> N
     assert talk.connection.wants_taking(talk.now)
 
 
+def test_a_call_that_waited_for_the_stream_of_an_answered_keep_alive_is_sent_at_once() -> None:
+    path = "/etcdserverpb.Lease/LeaseKeepAlive"
+    talk = Talk(settings(MAX_CONCURRENT_STREAMS=1) + frame(SETTINGS, ACK, 0), streams=[path])
+    talk.call(head=(*REQUEST[:2], (b":path", path.encode()), *REQUEST[3:]))
+    waiting = talk.call()
+    talk.take()
+    talk.hear(leading(1) + data(1, message(b"reply")))
+    assert talk.connection.wants_taking(talk.now)
+    assert [(each.stream, each.flags) for each in talk.take()] == [(1, END_STREAM)]
+    talk.hear(trailing(1))
+    assert talk.connection.wants_taking(talk.now)
+    assert {each.stream for each in talk.take()} == {waiting.stream}
+
+
 def test_a_request_obeys_a_window_and_a_frame_that_become_smaller() -> None:
     talk = Talk()
     talk.hear(settings(INITIAL_WINDOW_SIZE=1_000, MAX_FRAME_SIZE=16_384))

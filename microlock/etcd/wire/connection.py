@@ -125,8 +125,7 @@ class Connection:
         self._pinged = inf  # when the ping without an answer was sent
         self._taken = -inf  # when bytes were last taken
         self._received = 0  # bytes since then
-        self._room = False  # the peer allows more bytes or streams than before
-        self._limit: float = inf  # streams that it allows at a time
+        self._room = False  # the peer may allow more bytes or streams than before
 
     @property
     def usable(self) -> bool:
@@ -199,6 +198,8 @@ class Connection:
             if self._tls is not None:
                 data = self._tls.open(data)
             self._frames.receive(data, self)
+            # What came may have opened a window or ended a stream, also one whose call is over.
+            self._room |= self._frames.waiting
         except (BrokenFramesError, OSError) as error:  # ssl.SSLError is one
             self.fail(error)
         self._unheard = now if self._rpcs else inf
@@ -227,11 +228,6 @@ class Connection:
     def on_settings(self) -> None:
         """The peer speaks HTTP/2."""
         self.ready = self._room = True
-        self._limit = self._frames.limit
-
-    def on_room(self) -> None:
-        """The peer allows more of the bytes that wait for it."""
-        self._room = True
 
     def on_headers(self, stream: int, headers: Headers, ended: bool) -> None:
         if rpc := self._rpcs.get(stream):
@@ -338,7 +334,6 @@ class Connection:
             failure = Failure("INTERNAL", "the stream ended without a reply")
         rpc.failure = failure
         rpc.ended = True
-        self._room |= len(self._rpcs) >= self._limit  # one that waited can begin now
         if rpc.notify is not None:
             rpc.notify()
 

@@ -21,7 +21,6 @@ from ngh2 import (
     SettingsReceived,
     StreamClosed,
     TrailersReceived,
-    WindowUpdated,
 )
 
 if TYPE_CHECKING:
@@ -76,9 +75,9 @@ class Frames:
             self._connection.reset_stream(stream)
 
     @property
-    def limit(self) -> int:
-        """The number of streams that the peer allows at a time."""
-        return self._connection.remote_settings[Setting.MAX_CONCURRENT_STREAMS]
+    def waiting(self) -> bool:
+        """Whether data waits for a window or a stream of the peer, or for `take`."""
+        return bool(self._connection.queued_body_size())
 
     def ping(self) -> None:
         with suppress(NGH2Error):
@@ -123,8 +122,5 @@ class Frames:
             elif kind is GoAwayReceived:
                 self._going = True
                 events.on_goaway(event.last_stream_id)
-            elif kind is WindowUpdated:
-                if self._connection.queued_body_size():  # etcd sends one with nearly every reply
-                    events.on_room()
             elif kind is SettingsReceived:
                 events.on_settings()
