@@ -82,7 +82,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def dialled(address: Address, timeout: float = DEADLINE) -> socket.socket:
-    return Dialler(address).dial(clock.now() + timeout)
+    return Dialler(address).dial(clock.now() + timeout)[0]
 
 
 def at(port: int, host: str = "127.0.0.1") -> Address:
@@ -106,6 +106,24 @@ def test_the_addresses_of_a_name_are_tried_in_turn(listening: Made, names: dict[
     names["etcd"] = "127.0.0.1", "127.0.0.2", "127.0.0.3"
     with dialled(at(port, "etcd")) as sock:
         assert sock.getpeername() == ("127.0.0.3", port)
+
+
+def test_addresses_that_were_of_no_use_are_tried_last(
+    listening: Made, names: dict[str, Any]
+) -> None:
+    hosts = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+    port = port_of(listening(hosts[0]))
+    for host in hosts[1:]:
+        listening(host, port)
+    names["etcd"] = hosts
+    dialler = Dialler(at(port, "etcd"))
+    tried = []
+    for _ in range(5):
+        sock, where = dialler.dial(clock.now() + DEADLINE)
+        sock.close()
+        dialler.avoid(where)
+        tried.append(where[0])
+    assert tried == [*hosts, *hosts[:2]]
 
 
 def test_all_that_refuse_are_an_error_at_once(names: dict[str, Any]) -> None:
@@ -218,7 +236,7 @@ def test_each_dial_looks_the_name_up_anew(listening: Made, names: dict[str, Any]
     names["etcd"] = lambda: next(found)
     dialler = Dialler(at(port, "etcd"))
     for host in ("127.0.0.1", "127.0.0.2"):
-        with dialler.dial(clock.now() + DEADLINE) as sock:
+        with dialler.dial(clock.now() + DEADLINE)[0] as sock:
             assert sock.getpeername() == (host, port)
 
 
@@ -241,7 +259,7 @@ def test_a_look_up_that_hangs_ends_with_the_deadline_and_no_second_one_begins(
             dialler.dial(clock.now() + 0.02)
     assert len(begun) == 1
     resolver_is_back.set()
-    with dialler.dial(clock.now() + DEADLINE) as sock:
+    with dialler.dial(clock.now() + DEADLINE)[0] as sock:
         assert sock.getpeername() == ("127.0.0.1", port)
 
 
@@ -264,7 +282,7 @@ def test_a_look_up_whose_thread_did_not_start_is_not_waited_for_by_the_next_dial
         kind = OSError if isinstance(error, Exception) else KeyboardInterrupt
         with pytest.raises(kind):
             dialler.dial(clock.now() + DEADLINE)
-    with dialler.dial(clock.now() + 2) as sock:
+    with dialler.dial(clock.now() + 2)[0] as sock:
         assert sock.getpeername() == ("127.0.0.1", port)
 
 

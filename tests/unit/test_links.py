@@ -346,6 +346,17 @@ def test_a_peer_that_reads_nothing_ends_a_large_call_with_the_deadline() -> None
         assert late.value.may_have_happened
 
 
+def test_after_an_address_that_connects_and_says_nothing_the_next_dial_tries_another(
+    wire: SocketWire, member: Member
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        both = [(socket.AF_INET, each.getsockname()) for each in (mute, member._listening)]
+        wire._dialler._places = lambda _: both  # type: ignore[method-assign]
+        with pytest.raises(StoreTimeoutError):
+            grant(wire, 1, 0.05)
+        assert grant(wire, 2) == 2
+
+
 def test_a_second_call_waits_for_the_dial_of_the_first_until_its_own_deadline() -> None:
     with script(lambda _: None) as wire, ThreadPoolExecutor() as pool:
         first = pool.submit(watch, wire)  # on the shared connection: it has 3 s

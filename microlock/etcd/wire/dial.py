@@ -1,6 +1,7 @@
 """Dials a member: looks its name up at each dial, and tries all its addresses (RFC 8305).
 
-If an address does not answer soon, the next one is tried beside it.
+If an address does not answer soon, the next one is tried beside it. An address that connects but is
+of no use then, for example because the process behind it hangs, comes last at the next dial.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import selectors
 import socket
 from collections.abc import Sequence
 from itertools import zip_longest
+from math import inf
 from typing import Any
 
 from microlock.engine import clock
@@ -34,9 +36,10 @@ class Dialler:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._looking_up: _LookUp | None = None
+        self._useless: dict[Any, float] = {}  # addresses, and when they were of no use
 
-    def dial(self, deadline: float) -> socket.socket:
-        """Returns a connected, non-blocking socket.
+    def dial(self, deadline: float) -> tuple[socket.socket, Any]:
+        """Returns a connected, non-blocking socket, and its address.
 
         Raises:
             OSError: the error of the last address that failed.
@@ -44,7 +47,15 @@ class Dialler:
         """
         if not self._address.host:
             return _first([(socket.AF_UNIX, self._address.path)], deadline)
-        return _first(self._places(deadline), deadline)
+        useless = self._useless
+        order = sorted(self._places(deadline), key=lambda place: useless.get(place[1], -inf))
+        return _first(order, deadline)
+
+    def avoid(self, where: Any) -> None:
+        """Tries this address last from now on."""
+        if len(self._useless) > 100:  # addresses come and go
+            self._useless.clear()
+        self._useless[where] = clock.now()
 
     def _places(self, deadline: float) -> Sequence[_Place]:
         host, port = self._address.host, self._address.port
@@ -101,8 +112,8 @@ def places(host: str, port: int, *, numeric: bool = False) -> Sequence[_Place]:
     return [each for turn in zip_longest(*kinds.values()) for each in turn if each]
 
 
-def _first(places: Sequence[_Place], deadline: float) -> socket.socket:
-    """The first socket that connects."""
+def _first(places: Sequence[_Place], deadline: float) -> tuple[socket.socket, Any]:
+    """The first socket that connects, and its address."""
     left = list(places)
     error: OSError = TimeoutError("the connection timed out")
     with selectors.DefaultSelector() as trying:
@@ -121,7 +132,7 @@ def _first(places: Sequence[_Place], deadline: float) -> socket.socket:
                         error = OSError(code, os.strerror(code))
                         each.close()
                         continue
-                    trying.register(each, selectors.EVENT_WRITE)
+                    trying.register(each, selectors.EVENT_WRITE, where)
                 now = clock.now()
                 if now >= deadline:
                     raise TimeoutError("the connection timed out")
@@ -131,7 +142,7 @@ def _first(places: Sequence[_Place], deadline: float) -> socket.socket:
                     code = each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                     trying.unregister(each)  # now: an interrupt closes what is registered
                     if not code:
-                        return each
+                        return each, key.data
                     error = OSError(code, os.strerror(code))
                     each.close()
             raise error

@@ -181,7 +181,7 @@ class SocketWire:
         try:
             connection = self._member.connection()
             deadline = min(deadline, clock.now() + PATIENCE)  # another member may answer
-            sock = self._dialler.dial(deadline)
+            sock, where = self._dialler.dial(deadline)
             link = Link(sock, connection, of_main=_on_main())
             self._links.add(link)
             if self._member.closed:  # `close()` has not seen this one
@@ -193,6 +193,8 @@ class SocketWire:
             elif sock is not None:
                 sock.close()
             if isinstance(error, OSError | BrokenFramesError):
+                if sock is not None:
+                    self._dialler.avoid(where)
                 raise self._member.not_connected(error) from error
             raise
         return link
