@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import socket
@@ -106,6 +107,22 @@ def test_the_addresses_of_a_name_are_tried_in_turn(listening: Made, names: dict[
     names["etcd"] = "127.0.0.1", "127.0.0.2", "127.0.0.3"
     with dialled(at(port, "etcd")) as sock:
         assert sock.getpeername() == ("127.0.0.3", port)
+
+
+def test_an_address_of_a_kind_that_the_system_lacks_does_not_hinder_the_others(
+    listening: Made, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoIpv6(socket.socket):
+        def __init__(self, family: int = -1, *args: Any, **options: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *args, **options)
+
+    port = port_of(listening())
+    names["etcd"] = "::1", "127.0.0.1"
+    monkeypatch.setattr(socket, "socket", NoIpv6)
+    with dialled(at(port, "etcd")) as sock:
+        assert sock.getpeername() == ("127.0.0.1", port)
 
 
 def test_addresses_that_were_of_no_use_are_tried_last(

@@ -121,7 +121,11 @@ def _first(places: Sequence[_Place], deadline: float) -> tuple[socket.socket, An
             while left or trying.get_map():
                 if left:
                     family, where = left.pop(0)
-                    each = socket.socket(family, socket.SOCK_STREAM)
+                    try:
+                        each = socket.socket(family, socket.SOCK_STREAM)
+                    except OSError as failed:  # the system has no IPv6, but the name has
+                        error = failed
+                        continue
                     each.setblocking(False)
                     try:
                         code = each.connect_ex(where)
