@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -370,6 +371,45 @@ def test_a_second_call_waits_for_the_dial_of_the_first_until_its_own_deadline() 
         wire.close()
         with pytest.raises(DestroyedError):
             first.result(DEADLINE)
+
+
+def test_a_dial_whose_own_time_was_too_short_fails_no_call_that_has_more(
+    wire: SocketWire, member: Member
+) -> None:
+    late, goes_on = threading.Event(), threading.Event()
+
+    def slow(_: socket.socket) -> None:
+        late.set()
+        goes_on.wait(DEADLINE)
+
+    member.before_hello = slow
+    wire._free.clear()  # as if another thread used the other connection
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(grant, wire, 1, 0.2)
+        assert late.wait(DEADLINE)
+        second = pool.submit(grant, wire, 2)  # waits for the dial of the first
+        with pytest.raises(StoreTimeoutError):
+            first.result(DEADLINE)
+        goes_on.set()
+        assert second.result(DEADLINE) == 2
+
+
+def test_a_dial_that_failed_keeps_no_object_of_its_caller() -> None:
+    class Object:
+        pass
+
+    def caller() -> weakref.ref[Object]:
+        mine = Object()
+        with pytest.raises(StoreUnavailableError):
+            watch(wire)
+        return weakref.ref(mine)
+
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        wire = wire_to(bound)
+        left = aside(caller)
+        gc.collect()
+        assert left() is None
 
 
 @pytest.mark.parametrize(

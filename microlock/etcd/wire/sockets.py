@@ -160,7 +160,9 @@ class SocketWire:
         try:
             link = self._dial(deadline)
         except MicrolockError as error:
-            self._dial_failed = clock.now(), error
+            now = clock.now()
+            if now < deadline:  # otherwise others may have more time
+                self._dial_failed = now, copy(error)  # its traceback keeps the callers' locals
             raise
         shared = SharedLink(link, self._drop)
         try:
