@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -284,6 +285,22 @@ def test_what_a_read_meets_changes_the_connection_only_when_it_is_heard() -> Non
         link.hear(met, 0.0)
         assert isinstance(met, OSError)
         assert link.connection.broken is met
+
+
+def test_a_path_that_tcp_gives_up_ends_the_connection_with_that_reason() -> None:
+    class DeadPath(socket.socket):
+        def recv(self, *_: object) -> bytes:
+            raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+        def send(self, *_: object) -> int:
+            return len(self.recv())
+
+    with DeadPath() as sock:
+        reading, writing = (links.Link(sock, Connection(), of_main=False) for _ in range(2))
+        reading.hear(reading.read(), 0.0)
+        writing.flush(0.0, clock.now() + DEADLINE)
+        for each in reading, writing:
+            assert str(each.connection.broken) == f"[Errno {errno.ETIMEDOUT}] Connection timed out"
 
 
 def test_the_thread_that_reads_ends_when_nothing_was_under_way_for_a_while(

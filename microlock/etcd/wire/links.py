@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import sys
@@ -28,7 +29,8 @@ _LINGER = 30.0
 # The most seconds for a dial, and for a peer to read our bytes.
 PATIENCE = 3.0
 # The most seconds until the peer's system acknowledges our bytes. It does so even while the peer is
-# paused; otherwise the path is dead, for example because a firewall has forgotten the connection.
+# paused, as long as it has room. Otherwise the path is dead, for example because a firewall has
+# forgotten the connection.
 _UNACKNOWLEDGED = 2.0
 
 _timeval = struct.Struct("@ll").pack
@@ -111,10 +113,8 @@ class Link:
         error."""
         try:
             return self.sock.recv(_CHUNK)
-        except (BlockingIOError, TimeoutError):
-            return None
         except OSError as error:
-            return error
+            return None if _is_tick(error) else error
 
     def hear(self, data: bytes | OSError | None, now: float) -> None:
         if data is None:
@@ -144,7 +144,9 @@ class Link:
         while out:
             try:
                 sent = self.sock.send(out)
-            except (BlockingIOError, TimeoutError):
+            except OSError as error:
+                if not _is_tick(error):
+                    raise
                 sent = 0
             if sent == len(out):
                 return
@@ -162,6 +164,11 @@ class Link:
         self.shut()
         with self._ending:
             self.sock.close()
+
+
+def _is_tick(error: OSError) -> bool:
+    """Whether the time of one read or write is over. ETIMEDOUT, TCP's own, ends the connection."""
+    return isinstance(error, BlockingIOError | TimeoutError) and error.errno != errno.ETIMEDOUT
 
 
 class SharedLink:
