@@ -411,22 +411,41 @@ def test_a_dial_whose_own_time_was_too_short_fails_no_call_that_has_more(
         assert second.result(DEADLINE) == 2
 
 
-def test_a_dial_that_failed_keeps_no_object_of_its_caller() -> None:
-    class Object:
-        pass
+class Object:
+    pass
+
+
+def failing(call: Callable[[], object]) -> weakref.ref[Object]:
+    """What its caller had, after the call failed and the caller ended."""
 
     def caller() -> weakref.ref[Object]:
         mine = Object()
         with pytest.raises(StoreUnavailableError):
-            watch(wire)
+            call()
         return weakref.ref(mine)
 
+    left: weakref.ref[Object] = aside(caller)
+    gc.collect()
+    return left
+
+
+def test_a_dial_that_failed_keeps_no_object_of_its_caller() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         wire = wire_to(bound)
-        left = aside(caller)
-        gc.collect()
-        assert left() is None
+        assert failing(lambda: watch(wire))() is None
+
+
+def test_a_connection_that_a_call_broke_keeps_no_object_of_its_caller(
+    wire: SocketWire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    watch(wire)
+    wire._free.clear()  # as if another thread used the other connection
+    monkeypatch.setattr(links.Link, "send", send)
+    assert failing(lambda: grant(wire, 1))() is None
 
 
 @pytest.mark.parametrize(

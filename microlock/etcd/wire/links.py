@@ -260,6 +260,7 @@ class SharedLink:
                 self._connection.fail(error)
             if not isinstance(error, OSError):
                 raise
+            error.__traceback__ = None  # the connection keeps it, and so the callers' locals
         finally:
             if self._connection.broken is not None:
                 self._link.shut()  # the reading thread gets the end, and reports it

@@ -74,13 +74,14 @@ class SocketWire:
         if not main and self._shared and self._shared.calls:  # one link is faster for many than two
             return self._shared_link(deadline).call(headers, data, deadline)
         free = self._free_on_main if main else self._free
-        link: Link | None
+        link: Link | None = None
+        busy = False
         try:
             link = free.pop()
         except IndexError:
-            if not main:  # another thread uses the link
-                return self._shared_link(deadline).call(headers, data, deadline)
-            link = None  # this is a signal's handler, in the middle of a call
+            busy = True  # on main: this is a signal's handler, in the middle of a call
+        if busy and not main:  # not in the handler: each error would have the IndexError as context
+            return self._shared_link(deadline).call(headers, data, deadline)
         try:
             if link is not None:
                 now = clock.now()
