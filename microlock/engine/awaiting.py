@@ -170,4 +170,10 @@ async def aside(
                 unwanted(result)  # type: ignore[arg-type]
 
     Daemon(name, run).start()
-    return await future
+    try:
+        return await future
+    except asyncio.CancelledError:
+        # It may have come after the result, in the same turn of the loop.
+        if future.done() and not (future.cancelled() or future.exception()):
+            unwanted(future.result())
+        raise

@@ -170,3 +170,20 @@ def test_a_thread_that_can_not_be_started_is_told_as_what_is_passing(
     with pytest.raises(StoreUnavailableError, match="no thread can") as error:
         asyncio.run(asyncio.wait_for(act(), DEADLINE))  # type: ignore[arg-type]
     assert not error.value.may_have_happened
+
+
+def test_a_result_that_came_in_the_turn_of_the_cancellation_is_unwanted() -> None:
+    unwanted: list[str] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(
+            awaiting.aside(
+                "test", lambda: "link", unwanted.append, ended=lambda: loop.call_soon(task.cancel)
+            )
+        )
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, DEADLINE)
+
+    asyncio.run(main())
+    assert unwanted == ["link"]
