@@ -151,6 +151,7 @@ class LockUncertainError(MicrolockError):
     The operation may have happened, or may still happen, and could not be undone. This object holds
     nothing, and never uses that lease again. An entry that is left in etcd ends with the lease: at
     most `ttl` seconds after etcd applied the operation, or later if etcd elects a leader meanwhile.
+    Another thread tries once more to revoke the lease, which ends the entry earlier.
 
     Attributes:
         key: the name of the lock.

@@ -36,6 +36,8 @@ class SemaphoreFace:
             timeout=timeout,
         )
 
+    __init__.__qualname__ = "Semaphore.__init__"  # in the TypeErrors of wrong arguments
+
     @property
     def limit(self) -> int:
         """How many objects may hold it at a time."""
@@ -67,6 +69,8 @@ class MultiFace:
             min_hold=min_hold,
             timeout=timeout,
         )
+
+    __init__.__qualname__ = "MultiLock.__init__"  # in the TypeErrors of wrong arguments
 
     def _named(self, key: Any, node_id: str) -> Names:
         return Names.of_all(key, node_id)

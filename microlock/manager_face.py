@@ -67,6 +67,8 @@ class ManagerFace(Generic[L, S, R, W, M, E]):
         self._retries = check_int("retries", retries, 0)
         self._interval = check_seconds("interval", interval)
 
+    __init__.__qualname__ = "LockManager.__init__"  # in the TypeErrors of wrong arguments
+
     def __repr__(self) -> str:
         return f"<LockManager of {self._node_id!r} under {self._prefix!r}>"
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from time import sleep
 from unicodedata import east_asian_width
 
@@ -14,7 +15,7 @@ import click
 from microlock.cli.connection import with_etcd
 from microlock.cli.holding import say
 from microlock.cli.looking import look, places, seconds_left
-from microlock.cli.number import Number
+from microlock.cli.number import Integer, Number
 from microlock.cli.signals import Signals
 from microlock.core.jsonable import lock_object
 from microlock.core.keys import MAX_WAIT
@@ -42,19 +43,29 @@ _HOME = "\033[H\033[J"
     show_default=True,
     help="Time between refreshes with --watch.",
 )
+@click.option(
+    "--limit",
+    type=Integer(1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Show locks as semaphores with N holders.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array in one line.")
 @with_etcd
-def status(client: Client, prefix: str, watch: bool, interval: float, as_json: bool) -> None:
+def status(
+    client: Client, prefix: str, watch: bool, interval: float, limit: int, as_json: bool
+) -> None:
     """Show the holders and waiters of locks, in order.
 
     Shows all locks whose names begin with PREFIX. LEASE is the number of seconds until the lease
-    ends if nothing renews it. Only the first holder of a semaphore is shown as a holder, since etcd
-    does not store the limit.
+    ends if nothing renews it. Without --limit, only the first holder of a semaphore is shown as a
+    holder, since etcd does not store the limit.
     """
     shown = _as_json if as_json else _table
 
     def seen() -> str:
-        locks = look(client, prefix)
+        locks = [_of(lock, limit) for lock in look(client, prefix)]
         return shown(locks, seconds_left(client, places(locks)))
 
     if not watch:
@@ -75,6 +86,14 @@ def status(client: Client, prefix: str, watch: bool, interval: float, as_json: b
             elif trouble != before:  # once, not at each refresh
                 say(trouble)
             sleep(interval)
+
+
+def _of(lock: LockStatus, limit: int) -> LockStatus:
+    """The lock, where a queue is that of a semaphore."""
+    if lock.kind != "queue":
+        return lock
+    queue = lock.holders + lock.waiters
+    return replace(lock, holders=queue[:limit], waiters=queue[limit:])
 
 
 def _as_json(locks: Sequence[LockStatus], left: Left) -> str:

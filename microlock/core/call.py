@@ -136,9 +136,10 @@ class Call:
 
     def tried(self, request: object, error: MicrolockError | None = None) -> None:
         """A request has ended without an interrupt: with an answer, or with this error."""
-        if isinstance(request, Revoke):
+        if isinstance(request, Revoke) and error:
+            self.unsettled = str(error)
+        elif isinstance(request, Revoke):
             self.leases -= {request.lease_id}
-            self.unsettled = str(error) if error else self.unsettled
 
     def parked(self, now: float) -> None:
         """A wait is over. If it had no limit, what follows has its own time."""

@@ -277,8 +277,11 @@ class LockCore:
             self._say(before.value)
             if isinstance(entered, Place):  # the caller gets an error, so it must not hold the lock
                 yield from self._withdraw(call, entered)
-            elif not isinstance(error, Exception):  # it may have come where no flow could undo
+            elif not isinstance(error, Exception) and not call.unsettled:
+                # It may have come where no flow could undo.
                 yield from self._undo(call, *map(_revoke, call.leases))
+            if not isinstance(error, StoreError):  # which leaves no entry
+                status.left += tuple([Lease(each, 0, 0, 0.0) for each in call.leases])
             raise
         self._say(before.value)
         self._lease = entered.lease

@@ -66,7 +66,7 @@ class Status:
     Attributes:
         hold: the last hold; None: there was none.
         lost_of: the lost holds of other owners; see `remember`.
-        left: leases of a lost hold, which other entries may still be under.
+        left: leases that entries may still be under; another thread revokes them, once.
         wait: the wait of the call that is in the queue, if any.
         destroyed: whether no call begins any more.
         closed: whether there are no more events and watches.

@@ -194,6 +194,9 @@ class WatchStream:
         self._last_id = 0
         self._ours = False  # whether the replies have our ids
         self._reached = 0  # a revision that etcd has reached, even if this member lags behind
+        # Of all streams:
+        self._seen = 0  # the last revision that was seen
+        self._lost = 0  # the last revision of a history that etcd has lost
         # The present outage:
         self._attempts = 0  # streams since a watch last ran
         self._told: type[MicrolockError] | None = None  # the kind of failure that was reported
@@ -247,8 +250,10 @@ class WatchStream:
         """Notifies it from now on.
 
         `known`: the state at some revision. If there is no watch of this name yet, it starts there,
-        and nothing is read.
+        and nothing is read. But it is read if an interruption may have replaced that state.
         """
+        if known and (self._told or known.revision <= self._lost):
+            known = None
         watch = self._watches.get(name) or self._watches.setdefault(name, _Watch(name, known))
         watch.subscribers[id(subscriber)] = subscriber
 
@@ -312,6 +317,8 @@ class WatchStream:
             if not watch.settled and not passing:  # it never ran, and will not
                 commands += self._end(watch, error)
             elif news or not watch.settled:
+                if not watch.settled:
+                    watch.view.forget()  # see `subscribe`
                 watch.error, watch.settled = error, True
                 commands.append(watch.fail(error))
         return commands + reopen
@@ -351,15 +358,19 @@ class WatchStream:
             # The watch was refused, but the user may read the name. So the stream was opened with a
             # token that has expired since, and the read has logged in again.
             return self.restart()
-        if watch.view.next_revision is None:
-            self._runs(watch)
-            return [watch.tell(watch.view.rebase(result), about=None)]
         self._reached = result.revision
-        if result.revision >= watch.told:
-            self._runs(watch)
-            return []
-        watch.view.forget(outdated=True)
-        return [*self._leave(watch), *self._want(watch)]
+        if result.revision < self._seen:
+            # No watch can tell whether it knows more than what is left of the old history: by now
+            # etcd may have passed that revision again.
+            for each in self._watches.values():
+                each.view.forget(outdated=True)
+            self._lost, self._seen = self._seen, result.revision
+            return self.restart()
+        self._seen = result.revision
+        self._runs(watch)
+        if watch.view.next_revision is None:
+            return [watch.tell(watch.view.rebase(result), about=None)]
+        return []
 
     # One watch.
 
@@ -389,6 +400,7 @@ class WatchStream:
     def _create(self, watch: _Watch) -> Create:
         # Ids begin with 1: when etcd 3.5.1 forbids a watch, it ends watch 0 of the stream instead.
         self._last_id += 1
+        self._seen = max(self._seen, watch.told)  # not earlier: a read may be on its way
         watch.watch_id = self._last_id
         self._asked[self._last_id] = watch
         return Create(self._last_id, watch.name, watch.view.next_revision)
@@ -406,11 +418,11 @@ class WatchStream:
             return [Cancel(reply.watch_id)]
         watch.watch_id = reply.watch_id
         self._running[reply.watch_id] = watch
-        # If this member alone lags behind what subscribers know, it will catch up. If all of etcd
-        # does, its data was restored from an older state. The read shows which, whatever member
-        # answers it.
-        if watch.view.next_revision is None or max(reply.revision, self._reached) < watch.told:
+        # If this member alone lags behind what was seen, it will catch up. If all of etcd does, its
+        # data was restored from an older state. The read shows which, whatever member answers it.
+        if watch.view.next_revision is None or max(reply.revision, self._reached) < self._seen:
             return [self._query(watch)]
+        self._seen = max(self._seen, reply.revision)
         self._runs(watch)
         return []
 
@@ -426,6 +438,7 @@ class WatchStream:
 
     def _apply(self, watch: _Watch, events: Iterable[Event]) -> list[Command]:
         watch.odd = 0
+        self._seen = max([self._seen, *(event.revision for event in events)])
         held = frozenset(watch.view.held)
         changes = watch.view.apply(events)
         admitted = frozenset(watch.view.held) - held

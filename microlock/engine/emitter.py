@@ -73,6 +73,12 @@ class LockEmitter(EventEmitter):
         with self._lock:
             return super().listeners(event)
 
+    def remove_listener(self, event: str, f: Callable[..., Any]) -> None:
+        """Removes a handler of an event."""
+        if event != _PYEES_OWN:
+            _check(event)
+        super().remove_listener(event, f)
+
     def event_names(self) -> set[str]:
         """The events that have handlers."""
         with self._lock:
@@ -80,7 +86,7 @@ class LockEmitter(EventEmitter):
 
     def _listened(self, name: str) -> bool:
         """Whether an event has handlers."""
-        return name in self._events
+        return bool(self._events.get(name))  # pyee may leave an event without one
 
     def _listens(self, event: str) -> None:
         """Called after a handler of this event was added. If it raises, the handler is removed."""
@@ -92,7 +98,7 @@ class LockEmitter(EventEmitter):
         """Emits an event: its handlers run after those of earlier events. Returns what to log."""
         level = _LEVELS.get(name, logging.NOTSET)
         logged = level and log.isEnabledFor(level)
-        listened = name in self._events
+        listened = self._listened(name)
         if not logged and not listened:
             return None
         event = LockEvent(name, fields.pop("key", self._key), **fields)
@@ -143,9 +149,7 @@ class LockEmitter(EventEmitter):
         if event == _PYEES_OWN:
             super()._add_event_handler(event, k, v)
             return
-        if not isinstance(event, str) or event not in events.ALL:
-            names = ", ".join(sorted(events.ALL))
-            raise InvalidArgumentError(f"event must be one of {names}, not {event!r}")
+        _check(event)
         if not callable(k):
             raise InvalidArgumentError(f"a handler of {event!r} must be callable, not {k!r}")
         if inspect.iscoroutinefunction(k) and not self._runner.awaits:
@@ -181,6 +185,12 @@ class LockEmitter(EventEmitter):
             return
         if self._runner.awaits and inspect.isawaitable(outcome):
             self._begun.append((event, outcome))
+
+
+def _check(event: object) -> None:
+    if not isinstance(event, str) or event not in events.ALL:
+        names = ", ".join(sorted(events.ALL))
+        raise InvalidArgumentError(f"event must be one of {names}, not {event!r}")
 
 
 def _accepts(handler: Callable[..., Any], *args: object) -> bool:

@@ -154,7 +154,9 @@ class Handlers:
             while job := self._job(mailbox):
                 try:
                     job()
-                except Exception:  # errors of a handler are caught where it is called
+                # A fault of ours, since the errors of handlers are caught earlier: it must not end
+                # the thread, which other locks need.
+                except Exception:
                     log.exception("a thread of the handlers failed in a job")
                 del job  # or the thread would keep its lock alive until the next job
             del mailbox

@@ -176,7 +176,7 @@ class Host:
                 log.log(*each)
 
     def _end_the_rest(self) -> None:
-        """Revokes the leases that a lost hold still has, on another thread."""
+        """Revokes the leases that calls or a lost hold have left, on another thread."""
         with self.mutex:
             leases, self.core.status.left = self.core.status.left, ()
         if leases and not self.client.forked:

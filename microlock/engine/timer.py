@@ -292,7 +292,7 @@ class Timer:
             )
         except MicrolockError as failure:
             return {}, failure
-        except Exception as failure:
+        except Exception as failure:  # a fault of ours: it must not stop the renewals of others
             log.exception("a renewal by %r failed", self._client)
             return {}, MicrolockError(f"the renewal failed: {failure!r}")
 

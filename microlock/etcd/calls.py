@@ -31,6 +31,7 @@ async def attempt(
     request: Request | Transaction,
     call: Caller,
     *,
+    member: str,
     timeout: float,
     metadata: Metadata,
     repeated: bool,
@@ -39,6 +40,7 @@ async def attempt(
 
     Args:
         call: the `call` of a `LoopWire`, or one that blocks and does not suspend.
+        member: the address of the member, for an error.
         timeout: seconds.
         metadata: identifies the caller.
         repeated: an earlier attempt had no answer, and may still be applied.
@@ -58,7 +60,12 @@ async def attempt(
         if isinstance(request, Revoke):
             return False
         raise
-    return messages.decode(request, reply, sent, clock.now(), repeated=repeated)
+    try:
+        return messages.decode(request, reply, sent, clock.now(), repeated=repeated)
+    except IndexError as error:
+        raise StoreError(
+            f"the reply of {member} has too few parts", may_have_happened=True
+        ) from error
 
 
 def keep_alives(

@@ -142,7 +142,10 @@ def _beside(lock: bytes, entry: bytes) -> bool:
 def decode(
     request: Request | Transaction, reply: Any, sent: float, at: float, *, repeated: bool
 ) -> Any:
-    """The reply to a request that was sent at `sent`; etcd's reply came at `at`."""
+    """The reply to a request that was sent at `sent`; etcd's reply came at `at`.
+
+    Raises IndexError if the reply has fewer parts than the request.
+    """
     match request:
         case Enter():
             return _entered(request, reply, at, repeated)
@@ -189,8 +192,9 @@ def _joined(request: Join, reply: pb.TxnResponse, at: float, repeated: bool) -> 
     before: list[KeyValue] = []
     token = reply.header.revision
     if reply.succeeded:
-        found = iter(_ranges(reply))
-        for (lock, _), oldest, newest in zip(_all(request), found, found, strict=True):
+        found = _ranges(reply)
+        for lock, _ in _all(request):
+            oldest, newest = found.pop(0), found.pop(0)
             there = newest if oldest[-1:] in ((), newest[-1:]) else (*oldest, *newest)
             if there is not newest and not entries(lock, oldest):
                 # A nested name is the oldest, and there may be older entries that were not read.
@@ -211,9 +215,9 @@ def _read_of(
     request: Enter | Join, reply: pb.TxnResponse
 ) -> Iterator[tuple[bytes, bytes, tuple[KeyValue, ...], tuple[KeyValue, ...]]]:
     """The results of `_reads`: for each lock, and for my entry if it is outside of the range."""
-    found = iter(_ranges(reply))
+    found = _ranges(reply)
     for lock, entry in _all(request):
-        yield lock, entry, next(found), next(found) if _beside(lock, entry) else ()
+        yield lock, entry, found.pop(0), found.pop(0) if _beside(lock, entry) else ()
 
 
 def _by_age(found: list[KeyValue]) -> tuple[KeyValue, ...]:

@@ -35,7 +35,9 @@ class EtcdLoopStore:
 
         # Keep-alives of many leases do not come here: the client's thread sends those.
         def send(metadata: Metadata, left: float) -> Coroutine[Any, Any, Any]:
-            return attempt(request, call, timeout=left, metadata=metadata, repeated=repeated)
+            return attempt(
+                request, call, member=member, timeout=left, metadata=metadata, repeated=repeated
+            )
 
         log_in = partial(self._log_in, member)
         return refusals.attempt(

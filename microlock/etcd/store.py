@@ -45,7 +45,9 @@ class EtcdStore:
         async def send(metadata: Metadata, left: float) -> Any:
             if isinstance(request, KeepAlives) and len(request.lease_ids) > 1:
                 return keep_alives(request.lease_ids, wire, timeout=left, metadata=metadata)
-            return await attempt(request, call, timeout=left, metadata=metadata, repeated=repeated)
+            return await attempt(
+                request, call, member=member, timeout=left, metadata=metadata, repeated=repeated
+            )
 
         async def log_in(left: float) -> Metadata:
             return self._identity.log_in(wire, left)

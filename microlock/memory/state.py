@@ -218,7 +218,7 @@ class State:
                     return reply
                 if version in self._version:
                     return reply
-            except Exception:
+            except Exception:  # any: what it read may have changed in the middle
                 if version in self._version:
                     raise
 

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import sleep
 from typing import Any
 
+import loop_face
 import pytest
 from cluster import Cluster
 from conftest import Etcd
@@ -256,43 +257,99 @@ def test_a_grpc_proxy_restarts(own_etcd: OwnEtcd) -> None:
 # Restores
 
 
-def test_a_restore_to_before_a_hold_is_a_loss_that_is_told(
-    etcd_choice: Any, tmp_path: Path
-) -> None:
-    snapshot = tmp_path / "snapshot"
-    with ExitStack() as stack:
-        server = EtcdServer(binary=etcd_choice.binary, data_dir=tmp_path / "data", fast=True)
-        stack.callback(server.close)
-        server.start()
-        etcd = stack.enter_context(connect(server.endpoint))
+class Restorable:
+    """An etcd that can be set back to an earlier state, on the same port."""
+
+    def __init__(self, binary: Path | None, directory: Path) -> None:
+        self._binary = binary
+        self._snapshot, self._restored = directory / "snapshot", directory / "restored"
+        self._server = EtcdServer(binary=binary, data_dir=directory / "data", fast=True)
+        self.endpoint = ""
+        self.close = self._server.close
+
+    def start(self) -> None:
+        self._server.start()
+        self.endpoint = self._server.endpoint
+
+    def save(self) -> None:
+        Etcdctl(self.endpoint)("snapshot", "save", str(self._snapshot))
+
+    def restore(self) -> None:
+        """Brings back what was saved."""
+        self._server.close()
+        command = ["snapshot", "restore", str(self._snapshot), f"--data-dir={self._restored}"]
+        subprocess.run([find_binary("etcdctl"), *command], check=True, capture_output=True)
+        self._server = EtcdServer(
+            binary=self._binary,
+            data_dir=self._restored,
+            port=int(self.endpoint.rpartition(":")[2]),
+            fast=True,
+            flags=["--force-new-cluster"],
+        )
+        self.close = self._server.close
+        self._server.start()
+
+
+@pytest.fixture
+def restorable(etcd_choice: Any, tmp_path: Path) -> Iterator[Restorable]:
+    if etcd_choice.tag is not None:
+        pytest.skip("its files are in a container")
+    made = Restorable(etcd_choice.binary, tmp_path)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+def test_a_restore_to_before_a_hold_is_a_loss_that_is_told(restorable: Restorable) -> None:
+    with connect(restorable.endpoint) as etcd:
         before = Microlock(etcd, "before", "one", ttl=12, auto_renew=True)
         before.lock()
-        Etcdctl(server.endpoint)("snapshot", "save", str(snapshot))
+        restorable.save()
         after = Microlock(etcd, "after", "one", ttl=12, auto_renew=True)
         told = Witness(after, "lost")
         after.lock()
         assert not after.lost.wait(0.5)  # its entry is watched by now
-        port = int(server.endpoint.rpartition(":")[2])
-        server.stop()
-        ctl = str(find_binary("etcdctl"))
-        restored = tmp_path / "restored"
-        subprocess.run(
-            [ctl, "snapshot", "restore", str(snapshot), f"--data-dir={restored}"],
-            check=True,
-            capture_output=True,
-        )
-        again = EtcdServer(
-            binary=etcd_choice.binary,
-            data_dir=restored,
-            port=port,
-            fast=True,
-            flags=["--force-new-cluster"],
-        )
-        stack.callback(again.close)
-        again.start()
+        restorable.restore()
         assert after.lost.wait(DEADLINE)
         assert after.lost_reason in (LossReason.DELETED, LossReason.LEASE_GONE)
         assert told.saw("lost")
         assert before.renew() > 8
         before.unlock()
         assert_works(Microlock(etcd, "after", "one", ttl=5))
+
+
+def test_a_restore_that_keeps_the_leases_of_a_hold_and_a_wait_ends_both(
+    restorable: Restorable, task_loop: None
+) -> None:
+    """Their renewals succeed as before, and a watch says nothing of entries that never were."""
+    with ThreadPoolExecutor(2) as pool, connect(restorable.endpoint) as etcd:
+        faces = (Microlock, loop_face.lock)
+        kept = [face(etcd, f"held-{face.__name__}", "one", 12, auto_renew=True) for face in faces]
+        waiters = [face(etcd, "queue", f"{face.__name__}", 12, auto_renew=True) for face in faces]
+        for each in (*kept, *waiters):
+            each.lock()
+            each.unlock()
+        restorable.save()
+        holder = Microlock(etcd, "queue", "one", ttl=12, auto_renew=True)
+        holder.lock()
+        told = [Witness(each, "lost") for each in kept]
+        for each in kept:
+            each.lock()
+        waiting = [pool.submit(each.lock, timeout=60) for each in waiters]
+        assert eventually(lambda: len(holder.waiters()) == 2)
+        restorable.restore()
+        for each, lost in zip(kept, told, strict=True):
+            assert lost.saw("lost")
+            assert each.lost_reason is LossReason.DELETED
+            with Microlock(etcd, each.key, "two", ttl=5):
+                pass
+        for _ in waiting:
+            first = next(as_completed(waiting, DEADLINE))
+            assert not holder.held
+            now_held = [each for each in waiters if each.held]
+            assert [each.token for each in now_held] == [first.result().token]
+            assert holder.holder().token == first.result().token
+            waiting.remove(first)
+            now_held[0].unlock()

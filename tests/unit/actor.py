@@ -250,7 +250,8 @@ class Actor:
         if isinstance(how, tuple) and isinstance(how[0], type):
             resume = partial(task.steps.throw, _error(*how))
         if resume.args[0] is how or isinstance(resume.args[0], MicrolockError):
-            task.call.tried(task.request)
+            error = resume.args[0] if isinstance(resume.args[0], MicrolockError) else None
+            task.call.tried(task.request, error)
         self._go_on(owner, resume)
 
     def _go_on(self, owner: int, resume: Callable[[], Any]) -> None:

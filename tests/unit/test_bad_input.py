@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import microlock.asyncio
 from microlock import (
     ClientRequiredError,
     Guard,
@@ -118,3 +119,10 @@ def test_an_error_of_a_transaction_shows_no_data(etcd: EtcdClient, data: Any) ->
     with pytest.raises(InvalidArgumentError) as told:
         etcd.transaction(Guard(b"foo/1", 5, "foo", "one"), **data)
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("face", [microlock, microlock.asyncio], ids=lambda face: face.__name__)
+@pytest.mark.parametrize("name", ["Semaphore", "MultiLock", "LockManager"])
+def test_missing_arguments_are_those_of_the_class_that_was_called(face: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) missing"):
+        getattr(face, name)()

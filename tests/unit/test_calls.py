@@ -1,4 +1,4 @@
-"""One attempt at several keep-alives, on one stream."""
+"""One attempt at a request: a reply that can't be right, and several keep-alives on one stream."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from microlock.core.port import Enter, Join
 from microlock.engine import clock
+from microlock.engine.drive import finished
 from microlock.errors import StoreError, StoreTimeoutError, StoreUnavailableError
 from microlock.etcd import calls
 from microlock.etcd import rpc_pb2 as pb
-from microlock.etcd.calls import keep_alives
+from microlock.etcd.calls import attempt, keep_alives
 
 
 class Wire:
@@ -103,3 +105,21 @@ def test_without_any_answer_in_time_it_is_an_error():
 def test_the_error_that_the_stream_ends_with_is_raised():
     with pytest.raises(StoreUnavailableError, match="away"):
         keep_alive(Wire(0, StoreUnavailableError("away")))
+
+
+ENTER = Enter(b"foo/", b"foo/a1", b"one", 0xA1)
+
+
+@pytest.mark.parametrize(
+    ("request_", "succeeded"),
+    [(ENTER, False), (Join(b"foo/", b"foo/a1", b"one", 0xA1, 1), True)],
+    ids=["a try", "a wait"],
+)
+def test_a_reply_with_too_few_parts_names_the_member_and_may_have_happened(request_, succeeded):
+    async def call(*_: Any, **__: Any) -> Any:
+        return pb.TxnResponse(succeeded=succeeded)
+
+    options = {"member": "nowhere", "timeout": 1, "metadata": (), "repeated": False}
+    with pytest.raises(StoreError, match="the reply of nowhere has too few parts") as wrong:
+        finished(attempt, request_, call, **options)
+    assert wrong.value.may_have_happened

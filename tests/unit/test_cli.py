@@ -247,6 +247,17 @@ def test_status_as_json_is_stable(call: Call, jobs: LockManager) -> None:
     assert second["token"] == behind.token
 
 
+def test_status_with_a_limit_shows_the_holders_of_a_semaphore(
+    call: Call, jobs: LockManager
+) -> None:
+    held = [jobs.semaphore("foo", 2), jobs.semaphore("foo", 2), jobs.read("bar")]
+    for each in held:
+        each.lock()
+    locks = json.loads(call("status", "--json", "--limit", "2").stdout)
+    found = [[len(lock[each]) for each in ("holders", "waiters")] for lock in locks]
+    assert found == [[1, 0], [2, 0]]
+
+
 @pytest.mark.parametrize(
     ("prefix", "shown"),
     [

@@ -196,6 +196,12 @@ def test_a_handler_removed_before_its_turn_is_not_called(foo):
     assert foo.calls == []
 
 
+def test_an_event_whose_handlers_were_all_removed_has_none(foo):
+    foo.on("locked", foo.note)
+    foo.remove_all_listeners("locked")
+    assert not foo._listened("locked")
+
+
 def test_an_event_nobody_listens_to_is_not_dispatched(foo):
     foo._tell("locked")
     assert not foo.client.jobs
@@ -230,6 +236,8 @@ def test_an_event_that_nobody_tells_is_refused(foo, event):
     with pytest.raises(InvalidArgumentError, match=re.escape(f"not {event!r}")):
         foo.on(event, foo.note)
     assert not foo.event_names()
+    with pytest.raises(InvalidArgumentError, match=re.escape(f"not {event!r}")):
+        foo.remove_listener(event, foo.note)
 
 
 @pytest.mark.parametrize("handler", [lambda one, two: None, lambda *, one: None])

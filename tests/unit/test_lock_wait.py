@@ -371,11 +371,28 @@ def test_who_waits_is_given_back_at_exit_and_never_comes_again(foo, beta, store)
     assert foo.entries == []
 
 
-def test_a_wait_whose_end_is_left_in_doubt_says_so(foo, beta):
+def test_a_wait_whose_end_is_left_in_doubt_says_so_and_another_thread_revokes_its_lease(foo, beta):
     going = foo.lock(timeout=2).go()
     foo.faults[Revoke] = NoAnswer(Fate.NEVER)
-    with pytest.raises(LockUncertainError):
+    with pytest.raises(LockUncertainError) as raised:
         going.result()
+    assert [lease.id for lease in foo.status.left] == [raised.value.lease_id]
+
+
+def test_an_interrupted_wait_is_undone_once_and_another_thread_revokes_what_it_leaves(foo, beta):
+    going = foo.lock(timeout=FOREVER).go()
+    (lease,) = going.call.leases
+    foo.faults[Revoke] = NoAnswer(Fate.NEVER)
+    going.throw(KeyboardInterrupt())
+    assert isinstance(going.go().error, KeyboardInterrupt)
+    assert [each.id for each in foo.status.left] == [lease]
+
+
+def test_a_wait_that_is_undone_leaves_nothing_to_others(foo, beta):
+    going = foo.lock(timeout=FOREVER).go()
+    going.throw(KeyboardInterrupt())
+    assert isinstance(going.go().error, KeyboardInterrupt)
+    assert foo.status.left == ()
 
 
 def test_who_waits_looks_again_when_the_client_is_closed(foo, beta):

@@ -343,6 +343,22 @@ def test_who_is_back_in_time_goes_on(store: MemoryStore) -> None:
     assert foo.state is State.HELD
 
 
+def test_a_wait_that_could_not_be_undone_ends_as_soon_as_etcd_is_back(store: MemoryStore) -> None:
+    """The place does not stay for its ttl."""
+    foo, other = (Microlock(store.connect(), "foo", name, ttl=LONG) for name in ("a", "b"))
+    other.lock()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(foo.lock, timeout=10)
+        while not other.waiters():
+            store.advance(0)
+        with store.unavailable():
+            store.advance(11)
+            assert isinstance(waiting.exception(PATIENCE), LockUncertainError)
+        assert other.waiters()
+        store.advance(2)
+    assert other.waiters() == []
+
+
 def test_a_call_gives_up_when_its_time_is_over(store: MemoryStore) -> None:
     foo = Microlock(store.connect(timeout=3), "foo", "node-a", ttl=TTL)
     fault, began = store.unavailable(), store.clock.now()

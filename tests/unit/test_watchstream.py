@@ -654,6 +654,22 @@ def test_a_member_that_lags_behind_is_asked_about_once_for_each_stream(machine):
         assert machine.received(WatchCreated(2, 4)) == []
 
 
+def test_what_is_known_of_a_later_moment_than_a_read_says_nothing_about_the_read(machine, one):
+    """Another thread subscribes while the answer is on its way."""
+    running(machine, ENTRY)
+    machine.subscribe(LOCK, one)
+    machine.review(LOCK)
+    machine.received(WatchCreated(2, 9))
+    machine.subscribe(SECOND, one, known=Found(12, ()))
+    assert told(machine.read(LOCK, Found(11, ()))) == []
+
+
+def test_a_reply_without_events_changes_nothing(machine):
+    (one,) = running(machine, LOCK)
+    told(machine.received(WatchEvents(1, ())))
+    assert [changes for _, changes, _ in one.told] == [(), ()]
+
+
 def test_what_the_read_about_a_lagging_member_finds_is_left_to_the_watch_to_tell(machine):
     (one,) = running(machine, LOCK)
     machine.broke(AWAY)
@@ -670,9 +686,10 @@ def put_back(machine: WatchStream, found: Found) -> None:
     machine.broke(AWAY)
     machine.opened()
     machine.received(WatchCreated(1, 6))
-    assert machine.read(LOCK, Found(6, ())) == [Cancel(1), Create(2, LOCK, None)]
+    assert machine.read(LOCK, Found(6, ())) == [Reopen(2)]
     assert machine.look(LOCK, SECOND, 8) == UNKNOWN
-    machine.received(WatchCreated(2, found.revision))
+    assert machine.opened() == [Create(1, LOCK, None)]
+    machine.received(WatchCreated(1, found.revision))
     told(machine.read(LOCK, found))
 
 
@@ -706,6 +723,48 @@ def test_a_lock_that_was_free_and_is_held_in_an_etcd_that_was_put_back_is_told(m
     (one,) = running(machine, LOCK, found=Found(9, ()))
     put_back(machine, Found(8, (BETA,)))
     assert one.told[1:] == [(LOCK, (Change(True, HOLDER),), True)]
+
+
+def test_an_etcd_that_was_put_back_makes_every_watch_begin_anew(machine):
+    """It may reach again what the others know before each of them has asked."""
+    running(machine, LOCK)
+    running(machine, ENTRY, found=Found(20, ()))
+    machine.broke(AWAY)
+    machine.opened()
+    machine.received(WatchCreated(1, 15))
+    machine.read(LOCK, Found(15, ()))
+    assert machine.opened() == [Create(1, LOCK, None)]
+    assert machine.received(WatchCreated(1, 25))[0] == Create(2, ENTRY, None)
+
+
+def test_what_was_known_of_a_history_that_is_lost_is_read(machine, one):
+    running(machine, LOCK)
+    machine.broke(AWAY)
+    machine.opened()
+    machine.received(WatchCreated(1, 4))
+    machine.read(LOCK, Found(4, ()))
+    running(machine, found=Found(4, ()))
+    for revision, start in ((9, None), (10, 11)):
+        name = b"foo/%d" % revision
+        machine.subscribe(name, one, known=Found(revision, ()))
+        (create,) = machine.review(name)
+        assert create == Create(create.watch_id, name, start)
+
+
+@pytest.mark.parametrize("breaks_first", [False, True])
+def test_what_was_known_before_an_interruption_is_read_when_etcd_is_back(
+    machine, one, breaks_first
+):
+    """A hold may have been taken just before: its watch is not sure to notice older data."""
+    if breaks_first:
+        told(machine.broke(AWAY))
+    machine.subscribe(ENTRY, one, known=Found(5, (ALPHA,)))
+    if not breaks_first:
+        told(machine.broke(AWAY))
+    assert machine.opened() == [Create(1, ENTRY, None)]
+    assert machine.received(WatchCreated(1, 9)) == [Query(ENTRY, Get(ENTRY))]
+    machine.read(ENTRY, Found(9, ()))
+    assert machine.look(ENTRY, ENTRY, 5)[0] is Standing.GONE
 
 
 # To wait until it runs.

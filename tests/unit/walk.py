@@ -336,8 +336,8 @@ class Going(Generic[T]):
                 raise StoreTimeoutError("no time was left", may_have_happened=False)
         try:
             reply = self.foo.caller.perform(request)
-        except MicrolockError:
-            self.call.tried(request)
+        except MicrolockError as error:
+            self.call.tried(request, error)
             raise
         self.call.tried(request)
         return reply
