@@ -344,9 +344,9 @@ class Tracker:
     def _of(self, lease_id: int, sent: float) -> HoldState | None:
         """The hold that a renewal was for; None if it was given back or extended meanwhile."""
         hold = self._status.hold
-        if hold is None or sent < hold.since:
+        if hold is None or sent < hold.since or not hold.place.has(lease_id):
             return None
-        return hold if any(lease.id == lease_id for lease in hold.leases) else None
+        return hold
 
     def unanswered(self, hold: HoldState, error: MicrolockError, now: float) -> None:
         """A renewal of the hold failed."""
