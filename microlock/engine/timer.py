@@ -66,6 +66,9 @@ class Timer:
         self._clock = client.clock
         # Any code may fill it, also a garbage collection: it takes no mutex of ours.
         self._inbox = self._clock.inbox()  # dropped locks, jobs, and None
+        # The callback of all locks. It is C: an interrupt of our code in a garbage collection would
+        # be lost.
+        self._dropped = self._inbox.put
         self._cleaning = cycle([Mailbox() for _ in range(_AT_ONCE)])
         self._lock = threading.RLock()
         # Under the lock:
@@ -83,8 +86,7 @@ class Timer:
         """From now on, gives back the hold of this lock when the lock is dropped, or at exit."""
         with self._lock:
             if not self._closed:
-                # The callback is C: an interrupt of our code in a garbage collection would be lost.
-                self._faces[host] = dropped = _Face(face, self._inbox.put)
+                self._faces[host] = dropped = _Face(face, self._dropped)
                 dropped.host = host
         self._start()
 
