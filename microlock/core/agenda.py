@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
-from itertools import count
 from typing import Generic, TypeVar
 
 from microlock.core.lease import Lease
@@ -26,49 +24,52 @@ BATCH = 500
 
 
 class Agenda(Generic[T]):
-    """A queue ordered by time. An item that is added again keeps the earlier of the two times."""
+    """What is due at each tick. An item that is added again keeps the earlier of the two times.
+
+    A signal handler, or a garbage collection, may `add` or `drop` in the middle of any method.
+    """
 
     def __init__(self) -> None:
-        self._entries: list[tuple[float, int, T]] = []  # a heap, with outdated times too
-        self._times: dict[T, float] = {}  # when each is due
-        self._numbers = count()
+        self._times: dict[T, float] = {}  # when each is due; its items are in that tick
+        self._ticks: dict[float, dict[T, None]] = {}  # may have items that are not due then
 
     @property
     def next(self) -> float:
         """When the next item is due."""
-        while self._entries and not self._stands(self._entries[0]):
-            heappop(self._entries)
-        return self._entries[0][0] if self._entries else math.inf
+        return min([at for at, items in list(self._ticks.items()) if items], default=math.inf)
 
     def has(self, item: T, at: float) -> bool:
         """Whether the item is due by then."""
         return self._times.get(item, math.inf) <= at
 
-    def add(self, item: T, at: float) -> None:
+    def add(self, item: T, at: float) -> float:
+        """Returns the tick."""
         at = math.ceil(at / TICK) * TICK
         if not self.has(item, at):
+            self.drop(item)
+            self._ticks.setdefault(at, {})[item] = None
             self._times[item] = at
-            heappush(self._entries, (at, next(self._numbers), item))
-            if len(self._entries) > 2 * len(self._times) + 64:  # most times are outdated
-                self._entries = [each for each in self._entries if self._stands(each)]
-                heapify(self._entries)
+        return at
 
-    def _stands(self, entry: tuple[float, int, T]) -> bool:
-        return self._times.get(entry[2]) == entry[0]
-
-    def due(self, now: float, limit: float) -> list[T]:
+    def due(self, now: float, limit: int) -> list[T]:
         """Takes what is due, `limit` items at most, the longest overdue first."""
         found: list[T] = []
-        while self._entries and self._entries[0][0] <= now and len(found) < limit:
-            entry = heappop(self._entries)
-            if self._stands(entry):
-                del self._times[entry[2]]
-                found.append(entry[2])
+        for at in sorted(self._ticks):
+            items = self._ticks[at]
+            for item in list(items)[: limit - len(found)] if at <= now else ():
+                del items[item]
+                if self._times.get(item) == at:
+                    del self._times[item]
+                    found.append(item)
+            if not items:
+                del self._ticks[at]
         return found
 
     def drop(self, item: T) -> None:
         """It is not due any more."""
-        self._times.pop(item, None)
+        at = self._times.pop(item, None)
+        if at is not None:
+            self._ticks[at].pop(item, None)
 
 
 def patience(leases: Sequence[Lease], now: float, timeout: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from microlock.core.port import Lifetime
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Lease:
     """A lease, as far as we know.
 

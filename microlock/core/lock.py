@@ -509,7 +509,7 @@ class LockCore:
     def cancel(self) -> None:
         """Ends the waits of this object for the lock."""
         self.turns.cancel()
-        self.tracker.woken.set()
+        self.tracker.wake()
 
     def begin_to_end(self, owner: object) -> bool:
         """Refuses new calls and ends a wait. Returns whether `destroy()` can go on.

@@ -10,7 +10,7 @@ from microlock.core.queue import Holder, Standing
 from microlock.errors import LossReason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """A place in the queue: the entry, its fencing token and its lease. The first place is a hold.
 
@@ -38,6 +38,12 @@ class Place:
     def deadline(self) -> float:
         deadline = self.lease.deadline
         return min(deadline, self.next_lease.deadline) if self.next_lease else deadline
+
+    def has(self, lease_id: int) -> bool:
+        """Whether this is one of its leases."""
+        return lease_id == self.lease.id or (
+            self.next_lease is not None and lease_id == self.next_lease.id
+        )
 
     def under(self, lease: Lease) -> Place:
         """The same place with this state of its lease."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from microlock import events
 from microlock.core.call import NOW, Call, Park, Steps
 from microlock.core.flows import Flow
-from microlock.core.hold import HoldState
+from microlock.core.hold import Event, HoldState
 from microlock.core.lease import Lease
 from microlock.core.place import AwaitTurn, Place, TurnResult
 from microlock.core.port import Found, KeyValue, Lifetime
@@ -38,7 +38,7 @@ class Tracker:
 
     Attributes:
         views: the views of the watches, by watched name; the host keeps them up to date.
-        woken: set when a call that waits for news should check again.
+        woken: set when a call that waits for news should check again. None: no call ever waited.
         early: see `Lease.due`.
         key_watched: whether the whole lock should be watched.
     """
@@ -58,7 +58,7 @@ class Tracker:
 
     def __init__(self, status: Status, turns: Turns, *, max_hold: float | None) -> None:
         self.views: dict[bytes, Watched] = {}
-        self.woken = status.env.event()
+        self.woken: Event | None = None
         self.early = 0.8 + 0.2 * status.env.random()  # so that not all renewals come at once
         self.key_watched = False
         self._status = status
@@ -215,19 +215,26 @@ class Tracker:
 
     def _stir(self) -> None:
         """Wakes the call that waits for news, and passes the turn on."""
-        self.woken.set()
+        self.wake()
         self._turns.pass_on()
 
     def stir_all(self) -> None:
         """Wakes every call."""
-        self.woken.set()
+        self.wake()
         self._turns.wake()
+
+    def wake(self) -> None:
+        """Wakes the call that waits for news."""
+        if self.woken:
+            self.woken.set()
 
     # Waits.
 
     def await_turn(self, call: Call, wait: Wait, request: AwaitTurn) -> Flow[TurnResult]:
         """Waits until the place of this call is the first in the queue, or the wait has ended."""
         status, now = self._status, (yield NOW)
+        # Before the check: a signal handler may wake this call after it.
+        self.woken = self.woken or status.env.event()
         self._turns.check(call)
         if wait.begin(request, now):
             token = request.place.token
@@ -258,6 +265,7 @@ class Tracker:
 
     def hear_the_end(self, hold: HoldState, until: float) -> Steps[None]:
         """Waits until the watch of the lock, if there is one, has seen the end of the hold."""
+        self.woken = self.woken or self._status.env.event()
         for lock, entry in zip(self._status.names.locks, hold.place.entries, strict=True):
             view = self.views.get(lock)
             while (
@@ -318,7 +326,7 @@ class Tracker:
         """etcd has answered a renewal."""
         status = self._status
         if status.wait and status.wait.renewed(lease_id, lifetime):
-            self.woken.set()
+            self.wake()
             return
         hold = self._of(lease_id, lifetime.sent)
         if hold is None:
@@ -344,9 +352,9 @@ class Tracker:
     def _of(self, lease_id: int, sent: float) -> HoldState | None:
         """The hold that a renewal was for; None if it was given back or extended meanwhile."""
         hold = self._status.hold
-        if hold is None or sent < hold.since:
+        if hold is None or sent < hold.since or not hold.place.has(lease_id):
             return None
-        return hold if any(lease.id == lease_id for lease in hold.leases) else None
+        return hold
 
     def unanswered(self, hold: HoldState, error: MicrolockError, now: float) -> None:
         """A renewal of the hold failed."""

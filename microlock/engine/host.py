@@ -74,7 +74,6 @@ class Host:
         "_refusal",
         "_said",
         "_timer",
-        "_watched",
         "client",
         "clock",
         "core",
@@ -94,7 +93,6 @@ class Host:
         self.random = client.random
         self._face = ref(face)
         self.mutex = threading.RLock()
-        self._watched: tuple[bytes, ...] = ()
         self._adopted = False
         self._timer: Timer | None = None
         self._refusal: MicrolockError | None = None  # why a watch has ended
@@ -206,22 +204,19 @@ class Host:
 
     def _watch(self) -> None:
         # In a loop: a signal handler may change it in between.
-        while (wanted := self._wanted()) or self._watched:
-            if wanted.keys() == (watched := set(self._watched)):
-                return
+        views = self.core.tracker.views
+        while (wanted := self._wanted()).keys() != (watched := set(views)):
             reader = self.client.one(Reader)
             for name in watched - wanted.keys():
                 reader.unwatch(name, self)
-                self._watched = tuple(each for each in self._watched if each != name)
-                self.core.tracker.views.pop(name, None)
+                views.pop(name, None)
             for name in wanted.keys() - watched:
                 try:
                     view = reader.watch(name, self, known=wanted[name])
                 except RuntimeError as error:  # no thread can be started
                     self.warn("the lock %r is not watched: %s", self.core.names.key, error)
                     return
-                self._watched = (*self._watched, name)
-                self.core.tracker.views[name] = view
+                views[name] = view
                 self.core.tracker.seen()
 
     def _wanted(self) -> dict[bytes, Found | None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -65,6 +66,9 @@ class Timer:
         self._clock = client.clock
         # Any code may fill it, also a garbage collection: it takes no mutex of ours.
         self._inbox = self._clock.inbox()  # dropped locks, jobs, and None
+        # The callback of all locks. It is C: an interrupt of our code in a garbage collection would
+        # be lost.
+        self._dropped = self._inbox.put
         self._cleaning = cycle([Mailbox() for _ in range(_AT_ONCE)])
         self._lock = threading.RLock()
         # Under the lock:
@@ -74,7 +78,7 @@ class Timer:
         self._sleeps_until = 0.0
         self._closed = False
         # Of the thread alone:
-        self._at_once: float = agenda.BATCH  # the most renewals at a time
+        self._at_once = agenda.BATCH  # the most renewals at a time
         self._renewals = Renewals()
         _timers.add(self)
 
@@ -82,8 +86,7 @@ class Timer:
         """From now on, gives back the hold of this lock when the lock is dropped, or at exit."""
         with self._lock:
             if not self._closed:
-                # The callback is C: an interrupt of our code in a garbage collection would be lost.
-                self._faces[host] = dropped = _Face(face, self._inbox.put)
+                self._faces[host] = dropped = _Face(face, self._dropped)
                 dropped.host = host
         self._start()
 
@@ -103,18 +106,17 @@ class Timer:
                 return
             if closed:
                 self._forget(host)
-            else:
-                self._agenda.add(host, at)
-                if self._agenda.next < self._sleeps_until:
-                    self._sleeps_until = 0.0
-                    self._inbox.put(None)
+            elif self._agenda.add(host, at) < self._sleeps_until:
+                self._sleeps_until = 0.0
+                self._inbox.put(None)
         self._start()
 
     def _start(self) -> None:
         """Starts the thread, if it has something to do."""
         with self._lock:
-            idle = not self._faces and self._agenda.next == math.inf
-            if idle or (self._thread and self._thread.is_alive()):
+            if self._thread and self._thread.is_alive():
+                return
+            if not self._faces and self._agenda.next == math.inf:
                 return
             thread = self._thread = Daemon("microlock-renewal", self._run)
         # Without the lock: a new thread may collect garbage before it says that it runs.
@@ -259,8 +261,7 @@ class Timer:
     def _renew(self, leases: list[tuple[Host, Lease]], now: float) -> set[Host]:
         """Renews leases. Returns the hosts that etcd had no time for, though it answered others."""
         leases.sort(key=lambda each: each[1].deadline)  # the most urgent first
-        hosts = {lease.id: host for host, lease in leases}
-        left, answered = dict(hosts), False
+        left, answered = {lease.id: host for host, lease in leases}, False
         renewing = self._renewals.renew([lease for _, lease in leases], now)
         answer: Any = None
         try:
@@ -277,7 +278,7 @@ class Timer:
                 _do(partial(host.silent, sent=now), lease_id, error)
         # If etcd is silent, handle all at once: no loss may be noticed late because of the others.
         heard = answered or left or all(map(is_refusal, failed.values()))
-        self._at_once = agenda.BATCH if heard else math.inf
+        self._at_once = agenda.BATCH if heard else sys.maxsize
         return set(left.values())
 
     def _ask(self, ask: Ask) -> Answer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -84,30 +86,36 @@ def keep_alives(
         timeout=timeout,
         metadata=metadata + HAS_LEADER,
     )
-    lifetimes: dict[int, Lifetime] = {}
+    ttls: dict[int, int] = {}
     try:
         stream.send(*map(messages.keep_alive, lease_ids))
         until = end = sent + timeout
-        for _ in lease_ids:
-            reply = _next(replies, until)
+        while len(ttls) < len(lease_ids):
+            for reply in _come(replies, until):
+                if isinstance(reply, MicrolockError):
+                    raise reply
+                ttls[reply.ID] = reply.TTL
             until = min(end, clock.now() + _SILENCE)
-            lifetimes[reply.ID] = Lifetime(reply.TTL, sent, clock.now())
         stream.finish()
     except StoreError:
-        if not lifetimes:
+        if not ttls:
             raise
     finally:
         stream.close()
-    return lifetimes
+    at = clock.now()
+    # Nearly all have the same ttl: one object for each ttl, not for each of thousands of leases.
+    of = {ttl: Lifetime(ttl, sent, at) for ttl in set(ttls.values())}
+    return {lease_id: of[ttl] for lease_id, ttl in ttls.items()}
 
 
-def _next(
+def _come(
     replies: SimpleQueue[pb.LeaseKeepAliveResponse | MicrolockError], until: float
-) -> pb.LeaseKeepAliveResponse:
+) -> Iterator[pb.LeaseKeepAliveResponse | MicrolockError]:
+    """The replies that have come. Waits until that time if there is none."""
     try:
-        reply = replies.get(timeout=max(0.0, until - clock.now()))
+        yield replies.get(timeout=max(0.0, until - clock.now()))
     except Empty:
         raise StoreTimeoutError("etcd did not answer in time", may_have_happened=True) from None
-    if isinstance(reply, MicrolockError):
-        raise reply
-    return reply
+    with suppress(Empty):
+        while True:
+            yield replies.get_nowait()

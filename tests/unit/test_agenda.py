@@ -100,13 +100,33 @@ def test_an_item_that_was_due_can_be_put_on_again(agenda):
     assert agenda.due(20.0, BATCH) == [item]
 
 
-def test_what_was_done_at_an_earlier_time_is_dropped_when_it_is_most_of_it(agenda):
+def test_ticks_that_nothing_is_left_of_are_forgotten(agenda):
     item, other = Item(), Item()
     agenda.add(other, 1500.0)
     for time in range(1000, 0, -1):
         agenda.add(item, float(time))
-    assert len(agenda._entries) < 100
+    assert agenda.due(0.5, BATCH) == []
+    assert len(agenda._ticks) == 2
     assert agenda.due(2000.0, BATCH) == [item, other]
+
+
+class Interrupted(dict[object, None]):
+    """A tick that is interrupted when an item comes."""
+
+    def __setitem__(self, item: object, value: None) -> None:
+        super().__setitem__(item, value)
+        raise KeyboardInterrupt
+
+
+def test_an_item_whose_addition_was_interrupted_can_be_added_again_and_is_due_once(agenda):
+    item = Item()
+    agenda._ticks[10.0] = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        agenda.add(item, 10.0)
+    assert not agenda.has(item, 10.0)
+    agenda.add(item, 20.0)
+    assert agenda.due(15.0, BATCH) == []
+    assert agenda.due(20.0, BATCH) == [item]
 
 
 # How long a request for renewals may take.
