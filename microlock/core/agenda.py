@@ -57,7 +57,7 @@ class Agenda(Generic[T]):
         for at in sorted(self._ticks):
             items = self._ticks[at]
             for item in list(items)[: limit - len(found)] if at <= now else ():
-                del items[item]
+                items.pop(item, None)
                 if self._times.get(item) == at:
                     del self._times[item]
                     found.append(item)

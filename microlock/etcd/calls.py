@@ -87,14 +87,16 @@ def keep_alives(
         metadata=metadata + HAS_LEADER,
     )
     ttls: dict[int, int] = {}
+    missing = len(lease_ids)  # two objects may have one lease
     try:
         stream.send(*map(messages.keep_alive, lease_ids))
         until = end = sent + timeout
-        while len(ttls) < len(lease_ids):
+        while missing > 0:
             for reply in _come(replies, until):
                 if isinstance(reply, MicrolockError):
                     raise reply
                 ttls[reply.ID] = reply.TTL
+                missing -= 1
             until = min(end, clock.now() + _SILENCE)
         stream.finish()
     except StoreError:

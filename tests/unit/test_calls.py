@@ -23,7 +23,7 @@ class Wire:
     address, answered = "nowhere", True
 
     def __init__(self, answers: int, end: Exception | None = None) -> None:
-        self.closed = False
+        self.closed = self.finished = False
         self._answers = answers
         self._end = end
 
@@ -41,7 +41,8 @@ class Wire:
             elif self._end:
                 self._sink(self._end)
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        self.finished = True
 
     def close(self) -> None:
         self.closed = True
@@ -55,6 +56,12 @@ def test_each_lease_has_its_lifetime():
     wire = Wire(3)
     assert {lease: each.ttl for lease, each in keep_alive(wire).items()} == {1: 60, 2: 60, 3: 60}
     assert wire.closed
+
+
+def test_for_one_lease_of_two_objects_there_is_no_third_answer_to_wait_for():
+    wire = Wire(3)
+    assert list(keep_alives((1, 1, 2), wire, timeout=60, metadata=())) == [1, 2]
+    assert wire.finished
 
 
 class Proxy(Wire):
