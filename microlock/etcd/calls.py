@@ -49,21 +49,20 @@ async def attempt(
     """
     sent = clock.now()
     asked = messages.encode(request)
-    if asked is None:
-        end = sent + timeout
-
-        async def ask(*asked: Any) -> Any:
-            return await call(*asked, timeout=end - clock.now(), metadata=metadata)
-
-        return await read(request, ask)
     try:
+        if asked is None:
+            end = sent + timeout
+
+            async def ask(*asked: Any) -> Any:
+                return await call(*asked, timeout=end - clock.now(), metadata=metadata)
+
+            return await read(request, ask)
         reply = await call(*asked, timeout=timeout, metadata=metadata)
+        return messages.decode(request, reply, sent, clock.now(), repeated=repeated)
     except LeaseNotFoundError:
         if isinstance(request, Revoke):
             return False
         raise
-    try:
-        return messages.decode(request, reply, sent, clock.now(), repeated=repeated)
     except IndexError as error:
         raise StoreError(
             f"the reply of {member} has too few parts", may_have_happened=True

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from microlock.core.port import Enter, Join
+from microlock.core.port import Enter, Join, ReadAll
 from microlock.engine import clock
 from microlock.engine.drive import finished
 from microlock.errors import StoreError, StoreTimeoutError, StoreUnavailableError
@@ -118,13 +118,17 @@ ENTER = Enter(b"foo/", b"foo/a1", b"one", 0xA1)
 
 
 @pytest.mark.parametrize(
-    ("request_", "succeeded"),
-    [(ENTER, False), (Join(b"foo/", b"foo/a1", b"one", 0xA1, 1), True)],
-    ids=["a try", "a wait"],
+    ("request_", "reply"),
+    [
+        (ENTER, pb.TxnResponse()),
+        (Join(b"foo/", b"foo/a1", b"one", 0xA1, 1), pb.TxnResponse(succeeded=True)),
+        (ReadAll(b"foo"), pb.RangeResponse(more=True)),
+    ],
+    ids=["a try", "a wait", "a page"],
 )
-def test_a_reply_with_too_few_parts_names_the_member_and_may_have_happened(request_, succeeded):
+def test_a_reply_with_too_few_parts_names_the_member_and_may_have_happened(request_, reply):
     async def call(*_: Any, **__: Any) -> Any:
-        return pb.TxnResponse(succeeded=succeeded)
+        return reply
 
     options = {"member": "nowhere", "timeout": 1, "metadata": (), "repeated": False}
     with pytest.raises(StoreError, match="the reply of nowhere has too few parts") as wrong:
