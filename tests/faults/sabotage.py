@@ -119,7 +119,7 @@ def overlook_writers() -> AbstractContextManager[Any]:
 def one_too_many() -> AbstractContextManager[Any]:
     """Lets one more than the limit have a semaphore."""
     semaphore = admission.semaphore
-    return patch("microlock.kinds.semaphore", lambda limit: semaphore(limit + 1))
+    return patch("microlock.kinds_face.semaphore", lambda limit: semaphore(limit + 1))
 
 
 def two_transactions() -> AbstractContextManager[Any]:
