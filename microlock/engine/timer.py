@@ -70,6 +70,7 @@ class Timer:
         # be lost.
         self._dropped = self._inbox.put
         self._cleaning = cycle([Mailbox() for _ in range(_AT_ONCE)])
+        self._asides = cycle([Mailbox() for _ in range(_AT_ONCE)])
         self._lock = threading.RLock()
         # Under the lock:
         self._agenda: Agenda[Host] = Agenda()
@@ -131,8 +132,8 @@ class Timer:
             )
 
     def finish(self, timeout: float) -> None:
-        """The client is about to close: waits until the holds of dropped locks are given back, at
-        most `timeout` seconds."""
+        """The client is about to close: waits until the holds of dropped locks are given back, and
+        posted jobs are done, at most `timeout` seconds."""
         end = self._clock.now() + timeout
         done = [threading.Event() for _ in range(_AT_ONCE)]  # one for each mailbox
         with self._lock:
@@ -144,8 +145,11 @@ class Timer:
             each.wait(max(0.0, end - self._clock.now()))
 
     def aside(self, job: Callable[[], object]) -> None:
-        """Does it on another thread, soon; for a host that is adopted."""
-        self._inbox.put(job)
+        """Does this on a thread of the handlers. `finish` does not wait for it."""
+        try:
+            self._client.one(Handlers).submit(next(self._asides), job)
+        except RuntimeError:  # no thread can be started
+            self.post(job)
 
     def close(self) -> None:
         with self._lock:
