@@ -201,7 +201,8 @@ def test_a_thousand_tasks_on_one_key_all_get_their_turn_in_order_and_need_no_thr
             while await queued(count) < count:
                 await asyncio.sleep(0.05)
             expected = range(count) if shared else [int(e.node_id) for e in await first.waiters()]
-            assert len(threads()) <= one_task + 2  # those of the watches
+            # Those of the watches, and those that verify an entry which a read did not see yet.
+            assert len(threads()) <= one_task + 2 + 8
             async with ticking():
                 await first.unlock()
                 await asyncio.gather(*tasks)
